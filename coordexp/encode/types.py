@@ -1,0 +1,73 @@
+"""An answer as tokens, typed once and carried along. Contract ids: ENC-*; token types are contract-facts section 4."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+from coordexp.coords.types import GeometryKind
+
+IGNORE_INDEX = -100
+
+
+class TokenType(IntEnum):
+    """What a token is. Exactly one holds; `OTHER` is everything outside the assistant's answer."""
+
+    OTHER = 0
+    STRUCT = 1
+    DESC = 2
+    COORD = 3
+    EOS = 4
+
+
+class TokenSubset(IntEnum):
+    """Which part of the target a token belongs to; the mask table of contract-facts section 4 is keyed by it.
+
+    Stage 1 knows `NONE` (prompt) and `GT` alone. The others describe a rollout-context target.
+    """
+
+    NONE = 0
+    GT = 1
+    MATCHED = 2
+    FP = 3
+    DROPPED = 4
+    FN = 5
+    OPENING = 6
+    OPENING_INJECTED = 7
+    CLOSURE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSlots:
+    """Where one object's coord tokens lie: `positions` index the row, `bins` are the targets (0..999), same length."""
+
+    kind: GeometryKind
+    positions: tuple[int, ...]
+    bins: tuple[int, ...]
+    subset: TokenSubset = TokenSubset.GT
+    row: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSample:
+    """One sample as the model sees it. T tokens, P vision patches, N images.
+
+    `input_ids`, `labels` (IGNORE_INDEX where unsupervised), `token_types`, `subsets`, `mm_token_type_ids`: int64 [T].
+    `pixel_values`: float32 [P, D]; `image_grid_thw`: int64 [N, 3]; both None without images. `prompt_length` tokens precede
+    the answer; the answer ends with `<|im_end|>`.
+    """
+
+    sample_id: str
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    token_types: torch.Tensor
+    subsets: torch.Tensor
+    mm_token_type_ids: torch.Tensor
+    objects: tuple[ObjectSlots, ...]
+    prompt_length: int
+    pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.input_ids.shape[0])
