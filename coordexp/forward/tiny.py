@@ -1,0 +1,65 @@
+"""A tiny Qwen3-VL with every part of the real one: deepstack vision tower, interleaved mRoPE, tied head. Contract ids: FWD-*.
+
+It is what CPU tests and the quick start run on; sizes follow the recipe of design/stack-facts.md.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+
+@dataclass(frozen=True, slots=True)
+class TinySizes:
+    """Widths and depths of the tiny model; `head_dim` is 32 throughout, which the mRoPE sections [6, 5, 5] fill."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    vision_hidden: int = 128
+    vision_layers: int = 3
+    max_positions: int = 4096
+
+
+SMALLEST = TinySizes(hidden=64, layers=2, vision_hidden=64, vision_layers=2)
+
+
+def build_tiny_config(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *,
+                      tied: bool = True) -> Qwen3VLConfig:
+    """Configuration for `tokenizer`'s vocabulary, rounded up to a multiple of 64 rows.
+
+    Special ids (image, video, vision start and end) are looked up in the tokenizer, so any vocabulary that has them fits.
+    """
+    from transformers import Qwen3VLConfig
+
+    ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+           for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end", "endoftext")}
+    rows = -(-len(tokenizer) // 64) * 64
+    text = dict(
+        vocab_size=rows, hidden_size=sizes.hidden, intermediate_size=4 * sizes.hidden, num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads, num_key_value_heads=max(1, sizes.heads // 2), head_dim=32,
+        max_position_embeddings=sizes.max_positions, tie_word_embeddings=tied, eos_token_id=ids["im_end"],
+        pad_token_id=ids["endoftext"], bos_token_id=None,
+        rope_parameters=dict(rope_type="default", rope_theta=5e6, mrope_interleaved=True, mrope_section=[6, 5, 5]))
+    vision = dict(
+        depth=sizes.vision_layers, hidden_size=sizes.vision_hidden, intermediate_size=4 * sizes.vision_hidden,
+        num_heads=sizes.vision_hidden // 32, out_hidden_size=sizes.hidden, num_position_embeddings=256, patch_size=16,
+        spatial_merge_size=2, temporal_patch_size=2, deepstack_visual_indexes=[0, 1])
+    config = Qwen3VLConfig(
+        text_config=text, vision_config=vision, image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"], tie_word_embeddings=tied)
+    config.architectures = ["Qwen3VLForConditionalGeneration"]
+    return config
+
+
+def build_tiny_model(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *, seed: int = 0,
+                     tied: bool = True) -> Qwen3VLForConditionalGeneration:
+    """A randomly initialized float32 model in eval mode; the same seed gives the same weights."""
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3VLForConditionalGeneration(build_tiny_config(tokenizer, sizes, tied=tied)).eval()
