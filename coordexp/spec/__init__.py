@@ -1,4 +1,5 @@
-"""Finds and indexes `contracts/`: `check(id, obj)` at every boundary, invariants, requirements, cases, grammars. No torch."""
+"""Finds and indexes `contracts/`: `check(id, obj)` at every boundary, invariants, requirements, cases. No torch."""
+
 from __future__ import annotations
 
 from coordexp.spec.declarations import load_cases, load_invariants, load_requirements, read_grammar
@@ -17,7 +18,26 @@ from coordexp.spec.types import (
 )
 
 __all__ = [
-    "ROOT_VARIABLE", "Case", "CaseFile", "ContractFileError", "ContractViolation", "Invariant", "Mutant", "Requirement",
-    "Violation", "check", "contract_path", "contracts_root", "load_cases", "load_invariants", "load_requirements",
-    "read_grammar", "read_json", "read_schema", "read_yaml", "schema_ids", "schema_path", "violations",
+    "ROOT_VARIABLE",
+    "Case",
+    "CaseFile",
+    "ContractFileError",
+    "ContractViolation",
+    "Invariant",
+    "Mutant",
+    "Requirement",
+    "Violation",
+    "check",
+    "contract_path",
+    "contracts_root",
+    "load_cases",
+    "load_invariants",
+    "load_requirements",
+    "read_grammar",
+    "read_json",
+    "read_schema",
+    "read_yaml",
+    "schema_ids",
+    "schema_path",
+    "violations",
 ]

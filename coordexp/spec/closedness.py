@@ -1,7 +1,9 @@
 """Finds the places where a contract schema is open by accident: in, a schema; out, one text for each such place.
 
-An object is closed by `additionalProperties` false or a schema, or `unevaluatedProperties` false; an open one says why in `x-open`.
+An object is closed by `additionalProperties` (false or a schema) or `unevaluatedProperties`; an open one says why in
+`x-open`.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
-"""Reads what the contracts declare besides schemas: invariants, requirements, case files and grammars, each checked on reading.
+"""Reads what the contracts declare besides schemas: invariants, requirements, case files and grammars.
 
-Every file passes its meta-schema (contracts/meta/) and ids are unique over the tree. Contract ids: SPEC-004..008.
+Each is checked on reading: every file passes its meta-schema (contracts/meta/) and ids are unique over the tree. Contract ids: SPEC-004..008.
 """
+
 from __future__ import annotations
 
 import re
@@ -15,7 +16,7 @@ from coordexp.spec.types import Case, CaseFile, ContractFileError, Invariant, Mu
 
 
 def load_invariants() -> tuple[Invariant, ...]:
-    """Every invariant of `contracts/invariants/*.yaml`, by id. Raises `ContractFileError` for a bad file or a repeated id."""
+    """Every invariant of `contracts/invariants/*.yaml`, by id; a bad file or a repeated id is a `ContractFileError`."""
     folder = contracts_root() / "invariants"
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
@@ -25,7 +26,8 @@ def load_invariants() -> tuple[Invariant, ...]:
     for path in paths:
         for invariant in _read_invariant_file(path):
             if invariant.id in found:
-                raise ContractFileError(f"{path}:{invariant.line}: id {invariant.id} is already that of {found[invariant.id].path}")
+                first = found[invariant.id].path
+                raise ContractFileError(f"{path}:{invariant.line}: id {invariant.id} is already in {first}")
             if invariant.title in titles:
                 raise ContractFileError(f"{path}:{invariant.line}: title is already that of {titles[invariant.title]}")
             found[invariant.id], titles[invariant.title] = invariant, invariant.id
@@ -45,15 +47,21 @@ def load_requirements() -> tuple[Requirement, ...]:
 
 
 def load_cases(path: Path) -> CaseFile:
-    """The cases of a file `fixtures/<area>/<topic>.json`. Raises `ContractFileError` when it does not fit `coordexp:case-file`."""
+    """The cases of a file `fixtures/<area>/<topic>.json`; one that does not fit `case-file` is a `ContractFileError`."""
     group = _fits("case-file", read_json(path), path)
     descriptions = [case["description"] for case in group["cases"]]
     for description in descriptions:
         if descriptions.count(description) > 1:
             raise ContractFileError(f"{path}: two cases are described {description!r}")
     cases = tuple(
-        Case(description=case["description"], input=case["input"], valid=case.get("valid"), expect=case.get("expect"),
-             has_expect="expect" in case, comment=case.get("comment", ""))
+        Case(
+            description=case["description"],
+            input=case["input"],
+            valid=case.get("valid"),
+            expect=case.get("expect"),
+            has_expect="expect" in case,
+            comment=case.get("comment", ""),
+        )
         for case in group["cases"]
     )
     return CaseFile(path=path, description=group["description"], invariants=tuple(group["invariants"]), cases=cases)
@@ -88,7 +96,15 @@ def _line_of(text: str, invariant_id: str) -> int:
 
 def _invariant(row: dict[str, Any], path: Path, line: int) -> Invariant:
     return Invariant(
-        id=row["id"], area=path.stem, title=row["title"], severity=row["severity"], statement=row["statement"],
-        requirements=tuple(row["requirements"]), evidence=tuple(row["evidence"]), tier=row["tier"],
-        mutants=tuple(Mutant(**mutant) for mutant in row["mutants"]), path=path, line=line,
+        id=row["id"],
+        area=path.stem,
+        title=row["title"],
+        severity=row["severity"],
+        statement=row["statement"],
+        requirements=tuple(row["requirements"]),
+        evidence=tuple(row["evidence"]),
+        tier=row["tier"],
+        mutants=tuple(Mutant(**mutant) for mutant in row["mutants"]),
+        path=path,
+        line=line,
     )

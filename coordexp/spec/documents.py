@@ -1,4 +1,5 @@
 """Reads YAML and JSON files of the contracts strictly: a duplicate key is an error that names file and line."""
+
 from __future__ import annotations
 
 import json

@@ -1,17 +1,26 @@
-"""Turns errors of the jsonschema library into `Violation`s: one an unknown key, short texts, the allowed values, the nearest."""
+"""Turns errors of the jsonschema library into `Violation`s: one per unknown key, with what is allowed there."""
+
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from jsonschema import ValidationError
 
 from coordexp.spec.types import Violation
 
 _SHOWN = 80
-_TYPE_NAMES = {"object": "a mapping", "array": "a list", "string": "a string", "integer": "an integer", "number": "a number",
-               "boolean": "true or false", "null": "null"}
+_TAGS = ("const", "enum", "type")
+_TYPE_NAMES = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
 
 
 def explain(contract_id: str, errors: Iterable[ValidationError]) -> Iterator[Violation]:
@@ -36,13 +45,13 @@ def _show(value: object) -> str:
 
 
 def _unknown_keys(contract_id: str, error: ValidationError) -> Iterator[Violation]:
-    schema: dict[str, Any] = dict(error.schema)  # type: ignore[arg-type]
+    schema, instance = cast("dict[str, Any]", error.schema), cast("dict[str, Any]", error.instance)
     known = tuple(schema.get("properties", {}))
     removed: dict[str, str] = schema.get("x-removed", {})
     if error.validator == "additionalProperties":
-        unknown = [key for key in error.instance if key not in known]
+        unknown = [key for key in instance if key not in known]
     else:
-        unknown = [key for key in error.instance if repr(key) in error.message]
+        unknown = [key for key in instance if repr(key) in error.message]
     for key in unknown:
         near, guidance = nearest_of(str(key), known), removed.get(key)
         if guidance is not None:
@@ -54,12 +63,14 @@ def _unknown_keys(contract_id: str, error: ValidationError) -> Iterator[Violatio
 
 
 def _missing_key(contract_id: str, error: ValidationError) -> Iterator[Violation]:
-    key = next(key for key in error.validator_value if key not in error.instance and error.message.startswith(repr(key)))
+    required, instance = cast("list[str]", error.validator_value), cast("dict[str, Any]", error.instance)
+    key = next(key for key in required if key not in instance and error.message.startswith(repr(key)))
     yield Violation(contract_id, (*_path(error), key), f"required key {key!r} is missing", keyword="required")
 
 
 def _enum(contract_id: str, error: ValidationError) -> Iterator[Violation]:
-    values = error.validator_value if error.validator == "enum" else [error.validator_value]
+    limit: Any = error.validator_value
+    values: list[Any] = limit if error.validator == "enum" else [limit]
     allowed = tuple(value if isinstance(value, str) else repr(value) for value in values)
     near = nearest_of(error.instance, allowed) if isinstance(error.instance, str) else None
     hint = f"; nearest: {near!r}" if near and len(allowed) > 1 else ""
@@ -68,7 +79,8 @@ def _enum(contract_id: str, error: ValidationError) -> Iterator[Violation]:
 
 
 def _type(contract_id: str, error: ValidationError) -> Iterator[Violation]:
-    wanted = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+    limit: Any = error.validator_value
+    wanted: list[str] = limit if isinstance(limit, list) else [limit]
     names = " or ".join(_TYPE_NAMES[name] for name in wanted)
     yield Violation(contract_id, _path(error), f"{_show(error.instance)} is not {names}", tuple(wanted), keyword="type")
 
@@ -82,20 +94,28 @@ def _union(contract_id: str, error: ValidationError) -> Iterator[Violation]:
         yield from _plain(contract_id, error)
         return
 
-    def unlikeliness(failures: list[ValidationError]) -> tuple[int, int]:
+    def unlikeliness(failures: Iterable[ValidationError]) -> tuple[int, int]:
         here = len(error.absolute_path)
-        tags = sum(1 for f in failures if f.validator in ("const", "enum", "type") and len(f.absolute_path) <= here + 1)
-        return tags, len(failures)
+        shallow = [f for f in failures if len(f.absolute_path) <= here + 1]
+        return sum(f.validator in _TAGS for f in shallow), len(list(failures))
 
     yield from explain(contract_id, min(branches.values(), key=unlikeliness))
 
 
 def _plain(contract_id: str, error: ValidationError) -> Iterator[Violation]:
     limit = error.validator_value
-    texts = {"minimum": "is below {}", "maximum": "is above {}", "exclusiveMinimum": "must be above {}",
-             "exclusiveMaximum": "must be below {}", "minItems": "has fewer than {} items", "maxItems": "has more than {} items",
-             "minLength": "is shorter than {} characters", "pattern": "does not match {!r}", "multipleOf": "is no multiple of {}",
-             "uniqueItems": "holds an item twice"}
+    texts = {
+        "minimum": "is below {}",
+        "maximum": "is above {}",
+        "exclusiveMinimum": "must be above {}",
+        "exclusiveMaximum": "must be below {}",
+        "minItems": "has fewer than {} items",
+        "maxItems": "has more than {} items",
+        "minLength": "is shorter than {} characters",
+        "pattern": "does not match {!r}",
+        "multipleOf": "is no multiple of {}",
+        "uniqueItems": "holds an item twice",
+    }
     template = texts.get(str(error.validator))
     message = f"{_show(error.instance)} {template.format(limit)}" if template else error.message
     if len(message) > 3 * _SHOWN:
@@ -104,6 +124,12 @@ def _plain(contract_id: str, error: ValidationError) -> Iterator[Violation]:
 
 
 _EXPLAINERS: dict[str, Callable[[str, ValidationError], Iterator[Violation]]] = {
-    "additionalProperties": _unknown_keys, "unevaluatedProperties": _unknown_keys, "required": _missing_key,
-    "enum": _enum, "const": _enum, "type": _type, "anyOf": _union, "oneOf": _union,
+    "additionalProperties": _unknown_keys,
+    "unevaluatedProperties": _unknown_keys,
+    "required": _missing_key,
+    "enum": _enum,
+    "const": _enum,
+    "type": _type,
+    "anyOf": _union,
+    "oneOf": _union,
 }

@@ -2,6 +2,7 @@
 
 The environment variable COORDEXP_CONTRACTS_ROOT replaces the root (the mutation runs point it at a changed copy).
 """
+
 from __future__ import annotations
 
 import os
@@ -24,11 +25,13 @@ def contracts_root() -> Path:
         if (candidate / "meta").is_dir():
             return candidate.resolve()
     looked = ", ".join(str(candidate) for candidate in candidates)
-    raise ContractFileError(f"no contract files (a folder with meta/): looked in {looked}; reinstall coordexp or set {ROOT_VARIABLE}")
+    raise ContractFileError(
+        f"no contract files: looked for meta/ in {looked}; reinstall coordexp or set {ROOT_VARIABLE}"
+    )
 
 
 def contract_path(relative: str | Path) -> Path:
-    """Absolute path of a contract file given relative to the root. Raises `ContractFileError` when it leaves the root."""
+    """Absolute path of a contract file given relative to the root; one that leaves the root is a `ContractFileError`."""
     root = contracts_root()
     path = (root / relative).resolve()
     if not path.is_relative_to(root):

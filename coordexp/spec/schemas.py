@@ -1,7 +1,8 @@
-"""Indexes the JSON Schemas (2020-12) of `contracts/` by `$id` and checks instances: in, a contract id and a value; out, the value.
+"""Indexes the JSON Schemas (2020-12) of `contracts/` by `$id`: in, a contract id and a value; out, the value.
 
-Validators are compiled once a process; schemas may refer to each other by `$id` (`{"$ref": "coordexp:record"}`). SPEC-001..006.
+Validators are built once a process; schemas may refer to each other (`{"$ref": "coordexp:record"}`). SPEC-001..003.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from coordexp.spec.documents import read_json
@@ -71,7 +72,7 @@ class _Index:
             self.paths[schema_id], self.schemas[schema_id] = path, schema
         if not self.paths:
             raise ContractFileError(f"{root}: holds no *{SUFFIX}")
-        resources = [(key, Resource(contents=value, specification=DRAFT202012)) for key, value in self.schemas.items()]
+        resources = [(key, DRAFT202012.create_resource(value)) for key, value in self.schemas.items()]
         self._registry: Registry[Any] = Registry().with_resources(resources)
         self._validators: dict[str, Draft202012Validator] = {}
 

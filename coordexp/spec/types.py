@@ -1,4 +1,5 @@
 """What contract files declare, as frozen types, and the two errors they raise. Contract ids: SPEC-*."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -10,15 +11,15 @@ Tier = Literal["cpu", "ddp", "server", "gpu"]
 
 
 class ContractFileError(Exception):
-    """A contract file itself is unusable: unreadable, a duplicate key or id, outside the root. The text names file and line."""
+    """A contract file itself is unusable: unreadable, a duplicate key or id, outside the root. Names file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One place where an instance breaks a contract.
 
-    `path` leads to the offending value, or to the unknown or missing key itself. `allowed` lists what is accepted there
-    (known keys or enum values), `nearest` is the closest of them, `guidance` is the schema's `x-removed` text for the key.
+    `path` leads to the offending value, or to the unknown or missing key itself. `allowed` lists what is accepted
+    there (known keys or enum values), `nearest` is the closest of them, `guidance` the schema's `x-removed` text.
     """
 
     contract_id: str
@@ -70,7 +71,7 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """A fact that must hold, as declared in `contracts/invariants/<area>.yaml`; `line` is where that file declares it."""
+    """A fact that must hold, as `contracts/invariants/<area>.yaml` declares it at `line`."""
 
     id: str
     area: str
