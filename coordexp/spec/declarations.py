@@ -1,6 +1,6 @@
 """Reads what the contracts declare besides schemas: invariants, requirements, case files and grammars.
 
-Each is checked on reading: every file passes its meta-schema (contracts/meta/) and ids are unique over the tree. Contract ids: SPEC-004..008.
+Each is checked on reading: a file passes its meta-schema (contracts/meta/) and ids are unique. SPEC-004..006.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_requirements() -> tuple[Requirement, ...]:
 
 
 def load_cases(path: Path) -> CaseFile:
-    """The cases of a file `fixtures/<area>/<topic>.json`; one that does not fit `case-file` is a `ContractFileError`."""
+    """The cases of a file `fixtures/<area>/<topic>.json`; one unlike `case-file` is a `ContractFileError`."""
     group = _fits("case-file", read_json(path), path)
     descriptions = [case["description"] for case in group["cases"]]
     for description in descriptions:

@@ -31,7 +31,7 @@ def contracts_root() -> Path:
 
 
 def contract_path(relative: str | Path) -> Path:
-    """Absolute path of a contract file given relative to the root; one that leaves the root is a `ContractFileError`."""
+    """Absolute path of a contract file given relative to the root; leaving the root is a `ContractFileError`."""
     root = contracts_root()
     path = (root / relative).resolve()
     if not path.is_relative_to(root):

@@ -1,0 +1,120 @@
+"""Reads report logs of pytest runs: in, `.audit/<tier>.jsonl` and its tree sidecar; out, outcomes that can be trusted.
+
+A log that is cut short, empty, interrupted, or lists a test twice raises `UnusableResultsError`. Contract ids: SPEC-011, SPEC-012.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Outcome = Literal["passed", "failed", "skipped"]
+_COMPLETE_EXITS = (0, 1)
+
+
+class UnusableResultsError(Exception):
+    """A report log that proves nothing; the text says why and what to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """Outcome of one test case. `reason` is why it was skipped, or the last line of its failure."""
+
+    node: str
+    outcome: Outcome
+    seconds: float
+    invariants: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def function(self) -> str:
+        """Node id without parameters."""
+        return self.node.split("[", 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResults:
+    """All results of one complete run."""
+
+    log: str
+    before: str
+    after: str
+    exit_status: int
+    tests: tuple[TestResult, ...]
+    not_collected: tuple[TestResult, ...] = field(default_factory=tuple)
+
+    def of_tree(self, tree: str) -> bool:
+        """Whether the run began and ended with exactly this tree."""
+        return self.before == tree == self.after
+
+
+def read_results(log: Path) -> RunResults:
+    """Results of a report log. Raises `UnusableResultsError` for a short, empty, interrupted or ambiguous one."""
+    entries = _read_entries(log)
+    finish = entries[-1] if entries and entries[-1].get("$report_type") == "SessionFinish" else None
+    if finish is None:
+        raise UnusableResultsError(f"{log}: cut short (no end of session); run the suite again")
+    if finish["exitstatus"] not in _COMPLETE_EXITS:
+        raise UnusableResultsError(f"{log}: pytest stopped with exit status {finish['exitstatus']}; run the suite again")
+    phases: dict[str, dict[str, dict[str, Any]]] = {}
+    not_collected: list[TestResult] = []
+    for entry in entries:
+        if entry.get("$report_type") == "TestReport":
+            phase = phases.setdefault(entry["nodeid"], {})
+            if entry["when"] in phase:
+                raise UnusableResultsError(f"{log}: {entry['nodeid']} is there twice; run the suite again")
+            phase[entry["when"]] = entry
+        elif entry.get("$report_type") == "CollectReport" and entry["outcome"] != "passed":
+            not_collected.append(TestResult(entry["nodeid"], entry["outcome"], 0.0, (), _reason(entry)))
+    if not phases:
+        raise UnusableResultsError(f"{log}: holds no tests; run the suite again")
+    before, after = _read_sidecar(log)
+    tests = tuple(_combine(log, node, phase) for node, phase in phases.items())
+    return RunResults(log.name, before, after, finish["exitstatus"], tests, tuple(not_collected))
+
+
+def _read_entries(log: Path) -> list[dict[str, Any]]:
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    except FileNotFoundError as error:
+        raise UnusableResultsError(f"{log}: no results yet; run the suite") from error
+    except json.JSONDecodeError as error:
+        raise UnusableResultsError(f"{log}: cut short (a broken line); run the suite again") from error
+
+
+def _read_sidecar(log: Path) -> tuple[str, str]:
+    sidecar = log.with_name(log.name + ".tree.json")
+    if not sidecar.is_file():
+        raise UnusableResultsError(f"{sidecar}: missing, so the results belong to no known tree; run the suite again")
+    content = json.loads(sidecar.read_text())
+    return str(content["before"]), str(content["after"])
+
+
+def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> TestResult:
+    seconds = sum(float(phase["duration"]) for phase in phases.values())
+    ids = tuple(
+        str(i) for phase in phases.values() for name, value in phase["user_properties"] if name == "invariants" for i in value
+    )
+    ids = tuple(dict.fromkeys(ids))
+    for outcome in ("failed", "skipped"):
+        for phase in phases.values():
+            if phase["outcome"] == outcome:
+                return TestResult(node, outcome, seconds, ids, _reason(phase))  # type: ignore[arg-type]
+    if "call" not in phases or "teardown" not in phases:
+        raise UnusableResultsError(f"{log}: {node} has no end; run the suite again")
+    return TestResult(node, "passed", seconds, ids)
+
+
+def _reason(report: dict[str, Any]) -> str:
+    if report.get("wasxfail"):
+        return f"expected failure: {report['wasxfail']}"
+    detail = report.get("longrepr")
+    if isinstance(detail, list | tuple) and len(detail) == 3:
+        return str(detail[2]).removeprefix("Skipped: ")
+    if isinstance(detail, dict):
+        crash = detail.get("reprcrash") or {}
+        return str(crash.get("message", "")).split("\n", 1)[0]
+    return str(detail or "").strip().rsplit("\n", 1)[-1]

@@ -1,0 +1,20 @@
+"""Settings of every test: hypothesis profiles by COORDEXP_HYPOTHESIS (fast, ci, thorough), shared models, audit recording."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["audit.recording"]
+if (Path(__file__).parent / "plugins" / "models.py").is_file():
+    pytest_plugins.append("tests.plugins.models")
+
+_TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("fast", max_examples=20, deadline=None, suppress_health_check=_TOLERATED)
+settings.register_profile(
+    "ci", max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=_TOLERATED
+)
+settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=_TOLERATED)
+settings.load_profile(os.environ.get("COORDEXP_HYPOTHESIS", "ci"))
