@@ -1,0 +1,129 @@
+"""The coord-offset adapter: learnt offsets on the coord rows of the embedding and the head, everything else frozen.
+
+In: a model and `custom.coord_offset` (ids, tie_head, embed_lr, head_lr). Out: two hooks that add the offsets, optimizer groups,
+adapter files. Base rows never change (AUDIT-6.2). Contract ids: FWD-004..FWD-008.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from coordexp.forward.unwrap import unwrap_model
+
+MODULE_NAME = "coord_offset"
+
+
+class CoordOffset(nn.Module):
+    """Float32 offsets [C, H], zero at first, for C coord ids: `embed_offset`, and `head_offset` (the same one under `tie_head`).
+
+    Lives on the transformers model as `coord_offset`, so optimizers, DDP and `.to` find it.
+    """
+
+    coord_ids: torch.Tensor
+    slots: torch.Tensor
+
+    def __init__(self, coord_ids: Sequence[int], vocabulary: int, width: int, *, tie_head: bool) -> None:
+        super().__init__()
+        ids = torch.tensor(list(coord_ids), dtype=torch.long)
+        slots = torch.full((vocabulary,), -1, dtype=torch.long)
+        slots[ids] = torch.arange(len(ids))
+        self.tie_head = tie_head
+        self.register_buffer("coord_ids", ids, persistent=False)
+        self.register_buffer("slots", slots, persistent=False)  # token id → row of the offsets, -1 for other tokens
+        self.embed_offset = nn.Parameter(torch.zeros(len(ids), width))
+        self.own_head_offset = None if tie_head else nn.Parameter(torch.zeros(len(ids), width))
+
+    @property
+    def head_offset(self) -> nn.Parameter:
+        return self.embed_offset if self.own_head_offset is None else self.own_head_offset
+
+    def embedding_hook(self, module: nn.Module, args: tuple[torch.Tensor, ...], embeddings: torch.Tensor) -> torch.Tensor:
+        """[..., H] with the offsets on coord tokens; every other vector keeps its bits. Attached without coord tokens too."""
+        slots = self.slots[args[0]]
+        moved = offset_rows(embeddings, self.embed_offset[slots.clamp(min=0)])
+        return torch.where((slots >= 0)[..., None], moved, embeddings)
+
+    def head_hook(self, module: nn.Linear, args: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] with the columns of the coord ids scored by the offset rows, in place."""
+        rows = offset_rows(module.weight[self.coord_ids], self.head_offset)
+        return logits.index_copy_(-1, self.coord_ids, F.linear(args[0], rows).to(logits.dtype))
+
+
+def offset_rows(rows: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Base rows plus offset, added in float32 and rounded once: bit for bit the rows that a merged export writes."""
+    return (rows.float() + offset.float()).to(rows.dtype)
+
+
+def coord_offset_of(model: nn.Module) -> CoordOffset | None:
+    """The adapter installed on `model`, however wrapped, or None."""
+    adapter = getattr(unwrap_model(model), MODULE_NAME, None)
+    return adapter if isinstance(adapter, CoordOffset) else None
+
+
+def install_coord_offset(model: nn.Module, coord_ids: Sequence[int], *, tie_head: bool) -> CoordOffset:
+    """Freeze the embedding and head of `model` and add zero offsets for `coord_ids`: the outputs do not change yet.
+
+    Install it after PEFT has wrapped the model, which freezes all it does not know. Raises ValueError for a second install,
+    repeated ids, ids outside the vocabulary, or an embedding or head that another adapter has replaced.
+    """
+    base = unwrap_model(model)
+    if coord_offset_of(base) is not None:
+        raise ValueError("the coord-offset adapter is installed already; install it once per model")
+    embedding, head = plain_ends(base)
+    vocabulary, width = embedding.weight.shape
+    if len(set(coord_ids)) != len(coord_ids) or not all(0 <= index < vocabulary for index in coord_ids):
+        raise ValueError(f"custom.coord_offset.ids must be distinct and inside 0..{vocabulary - 1}; "
+                         f"build them with coordexp.coords.vocab.build_coord_vocab")
+    adapter = CoordOffset(coord_ids, vocabulary, width, tie_head=tie_head).to(embedding.weight.device)
+    for frozen in (embedding, head):
+        frozen.weight.requires_grad_(False)
+    setattr(base, MODULE_NAME, adapter)
+    # Bound methods, so a deep copy of the model hooks its own adapter and not this one.
+    embedding.register_forward_hook(adapter.embedding_hook)
+    head.register_forward_hook(adapter.head_hook)
+    return adapter
+
+
+def plain_ends(base: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
+    """The input embedding and the output head of `base`, or ValueError when an adapter has wrapped one of them."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    for found, plain in ((embedding, nn.Embedding), (head, nn.Linear)):
+        if type(found) is not plain:
+            raise ValueError(f"coord_offset needs a plain {plain.__name__}, found {type(found).__name__}: take embed_tokens and "
+                             f"lm_head out of tuner.target_modules and tuner.modules_to_save")
+    return embedding, head
+
+
+def coord_offset_groups(model: nn.Module, embed_lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+    """Optimizer groups `{name, params, lr, weight_decay: 0}` of the adapter: `coord_offset_embed`, and `coord_offset_head` when untied.
+
+    Under `tie_head` one offset serves both ends and `embed_lr` moves it: a different `head_lr` raises ValueError, and so does a
+    missing one otherwise, a missing adapter, or a base weight that something has unfrozen since.
+    """
+    adapter = check_installed(model)
+    thawed = [name for name, end in zip(("embedding", "head"), plain_ends(unwrap_model(model))) if end.weight.requires_grad]
+    if thawed:
+        raise ValueError(f"the base {' and '.join(thawed)} would train beside its offsets; coord_offset keeps base rows as they "
+                         f"are: freeze it after all other freezing rules have run")
+    group = {"name": "coord_offset_embed", "params": [adapter.embed_offset], "lr": embed_lr, "weight_decay": 0.0}
+    if adapter.own_head_offset is None:
+        if head_lr is not None and head_lr != embed_lr:
+            raise ValueError(f"custom.coord_offset: tie_head shares one offset, so head_lr {head_lr} cannot differ from embed_lr "
+                             f"{embed_lr}; drop head_lr or set tie_head: false")
+        return [group]
+    if head_lr is None:
+        raise ValueError("custom.coord_offset.head_lr is needed with tie_head: false")
+    return [group, {"name": "coord_offset_head", "params": [adapter.own_head_offset], "lr": head_lr, "weight_decay": 0.0}]
+
+
+def check_installed(model: nn.Module) -> CoordOffset:
+    """The adapter of `model`, or ValueError when there is none."""
+    adapter = coord_offset_of(model)
+    if adapter is None:
+        raise ValueError("the model has no coord-offset adapter; call install_coord_offset first")
+    return adapter
