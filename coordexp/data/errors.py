@@ -1,0 +1,45 @@
+"""How bad data is reported: one line a problem, with file:line, JSON path, what is allowed and what to do. Contract ids: DATA-003."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what, where, what is allowed and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken rule inside one record: `rule` is its id in the record contract, `pointer` e.g. `objects[3].bbox_2d[2]`."""
+
+    rule: str
+    pointer: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordProblem:
+    """A finding and the `file:line` it was made at."""
+
+    where: str
+    finding: Finding
+
+    @property
+    def rule(self) -> str:
+        """Id of the broken rule."""
+        return self.finding.rule
+
+    def __str__(self) -> str:
+        finding = self.finding
+        at = f"{self.where}: {finding.pointer}: " if finding.pointer else f"{self.where}: "
+        return f"{at}{finding.message}. {finding.remedy} [{finding.rule}]"
+
+
+class RecordError(DataError):
+    """Records that break their contract; `problems` holds each of them, the message one line for each."""
+
+    def __init__(self, problems: Sequence[RecordProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
