@@ -1,0 +1,63 @@
+"""A record and its image file in, pixels or one clear error out: nothing is ever resized here. Contract ids: ENC-*.
+
+The size gates run on the record alone, so that lengths and prompts are known, and refused, without opening a file.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from coordexp.data.types import Record
+from coordexp.encode.processor import SIZE_MULTIPLE
+from coordexp.encode.swift_template import upstream_size
+
+COOK = "python -m coordexp.entrypoints.cook_coco"
+
+
+class ImageContractError(ValueError):
+    """An image that would have to be resized, or is not the one its record describes."""
+
+
+def check_image_size(record: Record, max_pixels: int | None) -> Record:
+    """Return `record` if it has one image, sides in multiples of 32 pixels and an area within `max_pixels`.
+
+    Also raises when ms-swift's image loading would resize it (very small, very large or very long images).
+    """
+    width, height = record.width, record.height
+    if len(record.images) != 1:
+        raise ImageContractError(
+            f"{record.source}: {len(record.images)} images; width and height describe one, so a record has exactly one image")
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageContractError(
+            f"{record.source}: {record.images[0]} is {width}x{height} = {width * height} pixels, above template.max_pixels = "
+            f"{max_pixels}. Nothing is resized at train or infer time: cook it offline with `{COOK} --max-pixels {max_pixels}`")
+    if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
+        raise ImageContractError(
+            f"{record.source}: {record.images[0]} is {width}x{height}; both sides must be multiples of {SIZE_MULTIPLE}. Cook it "
+            f"offline with `{COOK}`")
+    upstream = upstream_size(width, height)
+    if upstream != (width, height):
+        raise ImageContractError(
+            f"{record.source}: {record.images[0]} is {width}x{height}, which ms-swift would resize to {upstream[0]}x"
+            f"{upstream[1]} (IMAGE_MIN_TOKEN_NUM and IMAGE_MAX_TOKEN_NUM bound it). Cook it offline with `{COOK}`")
+    return record
+
+
+def read_image(record: Record, path: Path) -> Image.Image:
+    """The record's image as RGB; raises when the file is missing, unreadable or of another size than the record says."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except OSError as error:
+        raise ImageContractError(f"{record.source}: cannot read the image {path}: {error}") from error
+    if image.size != (record.width, record.height):
+        raise ImageContractError(
+            f"{record.source}: the file {path} is {image.width}x{image.height} but the record says {record.width}x"
+            f"{record.height}; cook the data again with `{COOK}`, or correct the record")
+    return image
+
+
+def count_image_tokens(record: Record) -> int:
+    """Placeholders the image takes in the sequence: one per 32 x 32 pixels."""
+    return (record.width // SIZE_MULTIPLE) * (record.height // SIZE_MULTIPLE)

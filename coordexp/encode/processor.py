@@ -1,0 +1,57 @@
+"""Tokenizer in, Qwen3-VL processor out, set so that it never resizes an image. Contract ids: ENC-*.
+
+Also the gate that a processor loaded from a checkpoint passes before anything is encoded with it.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessor, Qwen3VLProcessor,
+                          Qwen3VLVideoProcessor)
+
+PATCH = 16
+MERGE = 2
+TEMPORAL_PATCH = 2
+SIZE_MULTIPLE = PATCH * MERGE
+_HALF = [0.5, 0.5, 0.5]
+# The text that ms-swift's qwen3_vl template renders, for those who start from the checkpoint alone (vLLM, transformers).
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string -%}{{ message.content }}"
+    "{%- else -%}{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part.type == 'text' -%}{{ part.text }}"
+    "{%- else -%}{{ raise_exception('only image and text parts are supported') }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{ '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}")
+
+
+class ProcessorError(ValueError):
+    """A processor that would change pixels, or that cuts images in patches other than Qwen3-VL's."""
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
+    """Qwen3-VL's processor around `tokenizer`: patch 16, merge 2, temporal 2, mean and std 0.5, `do_resize` False."""
+    images = Qwen2VLImageProcessor(
+        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=TEMPORAL_PATCH, image_mean=_HALF, image_std=_HALF,
+        do_resize=False)
+    videos = Qwen3VLVideoProcessor(do_resize=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return Qwen3VLProcessor(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
+
+
+def check_processor(processor: ProcessorMixin) -> ProcessorMixin:
+    """Return `processor` if it leaves pixels alone and cuts 16 x 16 patches merged 2 x 2; raise `ProcessorError` otherwise."""
+    images: Any = processor.image_processor
+    if images.do_resize:
+        raise ProcessorError(
+            "the processor has do_resize=true and would resize images at train time; coordinates refer to the image as cooked "
+            "offline. Set \"do_resize\": false in the checkpoint's preprocessor_config.json")
+    wanted = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL_PATCH}
+    found = {name: getattr(images, name) for name in wanted}
+    if found != wanted:
+        raise ProcessorError(f"the processor cuts images with {found}; Qwen3-VL's are {wanted}")
+    return processor

@@ -1,0 +1,60 @@
+"""Processor in, ms-swift's qwen3_vl template out: the only module of this package that knows ms-swift. Contract ids: ENC-*.
+
+ms-swift takes seconds to import, so it is imported when a template is built.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+
+from coordexp.encode.vocabulary import IMAGE_PAD
+
+MODEL_TYPE = "qwen3_vl"
+# Tags that ms-swift replaces wherever they stand, in an answer too; a desc that holds one would be torn apart.
+TEMPLATE_TAGS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>")
+
+
+def build_template(processor: ProcessorMixin, max_length: int, max_pixels: int | None) -> Any:
+    """The `Template` for training: nothing truncated, boxes left alone (`norm_bbox` none), labels on the answer.
+
+    A processor that ms-swift did not load gets the two descriptions that its templates read.
+    """
+    from swift.model import MODEL_MAPPING, ModelInfo
+    from swift.template import get_template
+
+    if getattr(processor, "model_info", None) is None:
+        processor.model_info = ModelInfo(
+            model_type=MODEL_TYPE, model_dir=MODEL_TYPE, torch_dtype=torch.float32, max_model_len=max_length,
+            quant_method=None, quant_bits=0, is_multimodal=True, task_type="causal_lm")
+        processor.model_meta = MODEL_MAPPING[MODEL_TYPE]
+    template = get_template(
+        processor, template_type=MODEL_TYPE, max_length=max_length, max_pixels=max_pixels, truncation_strategy="raise",
+        norm_bbox="none", loss_scale="default")
+    # The class holds the real vocabulary's id as a number; a cut vocabulary has its own.
+    template.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+    template.set_mode("train")
+    return template
+
+
+def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of the generation prompt, one image placeholder per image."""
+    mode = template.mode
+    template.set_mode("transformers")
+    try:
+        return [int(token) for token in template.encode({"messages": messages})["input_ids"]]
+    finally:
+        template.set_mode(mode)
+
+
+def upstream_size(width: int, height: int) -> tuple[int, int]:
+    """Size (width, height) to which ms-swift's image loading would bring an image of this size, with its current limits."""
+    from qwen_vl_utils import vision_process
+
+    from coordexp.encode.processor import SIZE_MULTIPLE
+
+    floor = vision_process.IMAGE_MIN_TOKEN_NUM * SIZE_MULTIPLE**2
+    ceiling = vision_process.IMAGE_MAX_TOKEN_NUM * SIZE_MULTIPLE**2
+    new_height, new_width = vision_process.smart_resize(height, width, SIZE_MULTIPLE, floor, ceiling)
+    return int(new_width), int(new_height)
