@@ -1,0 +1,52 @@
+"""A pytest plugin (`-p audit.tier --tier server`): run the tests of one marker, and say so plainly when there are none.
+
+pytest exits 5 when nothing is collected; a tier without tests is not a failure, and neither may it look like a success
+that ran something. A tier whose tests were all deselected by other options still exits 5.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIERS = ("server", "gpu")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--tier`."""
+    parser.addoption("--tier", choices=TIERS, required=True, help="run only the tests that carry this marker")
+
+
+def files_of(root: Path, tier: str) -> list[Path]:
+    """The test files of a tier's folder, tests/<tier>/."""
+    return sorted((root / "tests" / tier).rglob("test_*.py"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the items that carry the tier's marker."""
+    tier = config.getoption("tier")
+    chosen = [item for item in items if item.get_closest_marker(tier)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Turn "nothing collected" into success where the tier has no test file."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not files_of(session.config.rootpath, tier_of(session)):
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def tier_of(session: pytest.Session) -> str:
+    """The tier this session runs."""
+    return str(session.config.getoption("tier"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say that a tier has no tests."""
+    tier = str(config.getoption("tier"))
+    if not files_of(config.rootpath, tier):
+        terminalreporter.write_line(f"the {tier} tier has no tests: tests/{tier}/ holds no test_*.py; nothing was run")
