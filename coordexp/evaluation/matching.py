@@ -1,0 +1,49 @@
+"""One-to-one matching of an image's predictions with its ground truth at IoU >= 0.5. Contract ids: EVAL-001, EVAL-002.
+
+Per description (or over all, for localization) the assignment has as many pairs as possible, and among those the largest
+sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from coordexp.evaluation.types import IOU_THRESHOLD, Detection, MatchCounts
+from coordexp.geometry.boxes import pairwise_iou
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Prediction `prediction` is ground truth `truth` (indices into the sequences given), overlapping by `iou`."""
+
+    prediction: int
+    truth: int
+    iou: float
+
+
+def match_image(
+    truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True
+) -> tuple[Match, ...]:
+    """Pairs of one image, ordered by prediction. With `class_aware` a pair also has equal descriptions (same string)."""
+    if not truth or not predictions:
+        return ()
+    iou = pairwise_iou([p.box for p in predictions], [t.box for t in truth])
+    feasible = iou >= IOU_THRESHOLD
+    if class_aware:
+        names, wanted = [p.desc for p in predictions], [t.desc for t in truth]
+        feasible &= np.array([[name == want for want in wanted] for name in names])
+    # One more pair outweighs any sum of IoU over the pairs, so the number of pairs comes first.
+    gain = np.where(feasible, min(iou.shape) + 1.0 + iou, 0.0)
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    return tuple(
+        Match(int(row), int(column), float(iou[row, column]))
+        for row, column in zip(rows, columns, strict=True) if feasible[row, column])
+
+
+def count_matches(truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True) -> MatchCounts:
+    """TP, FP and FN of one image: every prediction left alone is FP, every object left alone FN."""
+    pairs = len(match_image(truth, predictions, class_aware=class_aware))
+    return MatchCounts(pairs, len(predictions) - pairs, len(truth) - pairs)

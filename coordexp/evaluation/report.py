@@ -1,0 +1,115 @@
+"""Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
+
+Contract ids: EVAL-001..EVAL-009.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.detections import ScoreMode
+from coordexp.evaluation.matching import count_matches
+from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
+from coordexp.spec import check
+
+SCHEMA_VERSION = 1
+_NOTHING = MatchCounts(0, 0, 0)
+
+
+class EvaluationError(ValueError):
+    """Ground truth and predictions that do not belong together."""
+
+
+def evaluate_detections(
+    ground_truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction], *, score_mode: ScoreMode = "constant"
+) -> DetectionReport:
+    """Compare every image's predictions with its ground truth; the order of either sequence plays no part.
+
+    `score_mode` says where the scores come from and is recorded. Images that name a split are also reported per split.
+    Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
+    """
+    answers = _by_sample(ground_truth, predictions)
+    splits = {}
+    for name in sorted({image.split for image in ground_truth if image.split is not None}):
+        part = [image for image in ground_truth if image.split == name]
+        splits[name] = _evaluate(part, {image.sample_id: answers[image.sample_id] for image in part}, score_mode, {})
+    return _evaluate(ground_truth, answers, score_mode, splits)
+
+
+def render_report(report: DetectionReport) -> dict[str, Any]:
+    """The report as a JSON document that fits its contract; raises `ContractViolation` otherwise."""
+    return check("evaluation-report", {"schema_version": SCHEMA_VERSION, **_document(report)})
+
+
+def _evaluate(
+    truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction], score_mode: ScoreMode,
+    splits: Mapping[str, DetectionReport],
+) -> DetectionReport:
+    known = {obj.desc for image in truth for obj in image.objects}
+    found = [detection for answer in answers.values() for detection in answer.detections]
+    pairs = [(image.objects, answers[image.sample_id].detections) for image in truth]
+    return DetectionReport(
+        images=len(truth),
+        ground_truth_objects=sum(len(image.objects) for image in truth),
+        predicted_objects=len(found),
+        parsed=sum(answer.failure is None for answer in answers.values()),
+        truncated=sum(answer.truncated for answer in answers.values()),
+        unknown_desc=sum(detection.desc not in known for detection in found),
+        score_mode=score_mode,
+        detection=sum((count_matches(t, p) for t, p in pairs), _NOTHING),
+        localization=sum((count_matches(t, p, class_aware=False) for t, p in pairs), _NOTHING),
+        per_class={
+            name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING) for name in sorted(known)},
+        coco=evaluate_coco(truth, answers),
+        parse_failures=_counts(answer.failure for answer in answers.values() if answer.failure is not None),
+        dropped_objects=_counts(reason for a in answers.values() for reason, n in a.dropped.items() for _ in range(n)),
+        splits=splits)
+
+
+def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction]) -> dict[str, ImagePrediction]:
+    """Predictions by sample id, one for each image and none beside."""
+    for what, ids in (("image", [t.sample_id for t in truth]), ("prediction", [p.sample_id for p in predictions])):
+        twice = [sample for sample, times in Counter(ids).items() if times > 1]
+        if twice:
+            raise EvaluationError(f"{len(twice)} sample ids have more than one {what}, first {twice[0]!r}")
+    answers = {prediction.sample_id: prediction for prediction in predictions}
+    wanted = {image.sample_id for image in truth}
+    for what, ids in (("no prediction", wanted - set(answers)), ("no ground truth", set(answers) - wanted)):
+        if ids:
+            raise EvaluationError(f"{len(ids)} samples have {what}, first {min(ids)!r}; evaluate the same set on both sides")
+    return answers
+
+
+def _named(detections: Iterable[Any], name: str) -> list[Any]:
+    return [detection for detection in detections if detection.desc == name]
+
+
+def _counts(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))
+
+
+def _document(report: DetectionReport) -> dict[str, Any]:
+    return {
+        "images": report.images, "ground_truth_objects": report.ground_truth_objects,
+        "predicted_objects": report.predicted_objects, "parsed": report.parsed, "parse_rate": report.parse_rate,
+        "truncated": report.truncated, "unknown_desc": report.unknown_desc, "score_mode": report.score_mode,
+        "detection": _match_document(report.detection), "localization": _match_document(report.localization),
+        "coco": dict(report.coco.summary), "per_class": _class_documents(report.per_class, report.coco),
+        "parse_failures": dict(report.parse_failures), "dropped_objects": dict(report.dropped_objects),
+        "splits": {name: _document(split) for name, split in report.splits.items()}}
+
+
+def _match_document(counts: MatchCounts) -> dict[str, Any]:
+    return {
+        "true_positives": counts.true_positives, "false_positives": counts.false_positives,
+        "false_negatives": counts.false_negatives, "precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
+
+
+def _class_documents(per_class: Mapping[str, MatchCounts], coco: CocoMetrics) -> dict[str, Any]:
+    documents = {}
+    for name, counts in per_class.items():
+        average, average50 = coco.per_class[name]
+        documents[name] = {**_match_document(counts), "AP": average, "AP50": average50}
+    return documents
