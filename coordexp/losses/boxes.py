@@ -1,0 +1,43 @@
+"""Decoded boxes [M, 4] and targets [M, 4] in, SmoothL1 and CIoU [M] out; finite for every input. Contract ids: LOSS-04x.
+
+Boxes are x1, y1, x2, y2 in [0, 1]. CIoU: Zheng et al., «Enhancing Geometric Factors in Model Learning and Inference for Object
+Detection and Instance Segmentation», 2020.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+
+from coordexp.coords.codec import MAX_BIN
+
+MIN_SIZE = 0.5 / MAX_BIN
+_EPS = 1e-7
+
+
+def canonicalize(boxes: torch.Tensor) -> torch.Tensor:
+    """Sort each axis' corners and give every side at least half a bin, by moving the far corner."""
+    first, second = boxes[..., :2], boxes[..., 2:]
+    near = torch.minimum(first, second)
+    far = torch.maximum(torch.maximum(first, second), near + MIN_SIZE)
+    return torch.cat([near, far], dim=-1)
+
+
+def smooth_l1(boxes: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over the four coordinates of SmoothL1 with β = 1, [M]: d²/2 for |d| < 1."""
+    return torch.nn.functional.smooth_l1_loss(boxes, target, reduction="none").mean(-1)
+
+
+def complete_iou_loss(boxes: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 − IoU + centre distance² / enclosing diagonal² + α·v, [M], of canonical boxes; α takes no gradient."""
+    near, far = torch.maximum(boxes[..., :2], target[..., :2]), torch.minimum(boxes[..., 2:], target[..., 2:])
+    size, target_size = boxes[..., 2:] - boxes[..., :2], target[..., 2:] - target[..., :2]
+    overlap = (far - near).clamp(min=0).prod(-1)
+    iou = overlap / (size.prod(-1) + target_size.prod(-1) - overlap + _EPS)
+    enclosing = torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])
+    shift = (boxes[..., :2] + boxes[..., 2:] - target[..., :2] - target[..., 2:]) / 2
+    distance = shift.square().sum(-1) / (enclosing.square().sum(-1) + _EPS)
+    skew = torch.atan(target_size[..., 0] / target_size[..., 1]) - torch.atan(size[..., 0] / size[..., 1])
+    v = (4 / math.pi**2) * skew.square()
+    alpha = (v / (1 - iou + v + _EPS)).detach()
+    return 1 - iou + distance + alpha * v

@@ -1,0 +1,116 @@
+"""Counts that losses are divided by, known before any forward, and the sums they divide. Contract ids: LOSS-01x.
+
+Both add up over micro-batches and ranks, so a loss divided by the total is the same however the batch is split.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from coordexp.encode.types import TokenType
+from coordexp.losses.context import TeacherForcingContext
+from coordexp.losses.specs import COORD_REG_TERMS, GEO_TERMS, TERMS
+
+TOKEN_CE = "token_ce"
+_COUNTED = (TOKEN_CE, *TERMS)
+
+
+@dataclass(frozen=True, eq=False)
+class Normalizers:
+    """One number per term: weight sums for cross-entropies, positions for coordinate terms, boxes for geometry.
+
+    `values` is float64 [14] in a fixed order, so it can be all-reduced with SUM as it is. `token_ce` is the joint weight sum of
+    struct, desc and eos tokens, by which their total is divided (so that `desc_ce_weight` has an effect).
+    """
+
+    values: torch.Tensor
+
+    def __getitem__(self, term: str) -> torch.Tensor:
+        return self.values[_COUNTED.index(term)]
+
+    def __add__(self, other: Normalizers) -> Normalizers:
+        return Normalizers(self.values + other.values)
+
+    def to_tensor(self) -> torch.Tensor:
+        """A copy of the counts, float64 [14], for a SUM all-reduce."""
+        return self.values.clone()
+
+    @classmethod
+    def from_tensor(cls, values: torch.Tensor) -> Normalizers:
+        """The counts that `to_tensor` gave, reduced."""
+        if values.shape != (len(_COUNTED),):
+            raise ValueError(f"normalizers are a vector of {len(_COUNTED)} numbers, got shape {tuple(values.shape)}")
+        return cls(values.to(torch.float64))
+
+    def share(self, term: str) -> torch.Tensor:
+        """1/count as a 0-d tensor, and 0 where nothing was counted."""
+        count = self[term]
+        return torch.where(count > 0, 1.0 / count.clamp(min=torch.finfo(count.dtype).tiny), 0.0)
+
+
+def count_normalizers(context: TeacherForcingContext) -> Normalizers:
+    """What `context` contributes to each term's denominator."""
+    def weight_sum(*types: TokenType) -> torch.Tensor:
+        return context.weight[context.of_type(*types)].sum()
+
+    struct, desc = weight_sum(TokenType.STRUCT, TokenType.EOS), weight_sum(TokenType.DESC)
+    counts = {TOKEN_CE: struct + desc, "struct_ce": struct, "desc_ce": desc, "coord_token_ce": weight_sum(TokenType.COORD)}
+    if context.takes_coord_losses:
+        slots, boxes = context.slot_bins.shape[0], context.boxes.shape[0]
+        counts |= {term: context.weight.new_tensor(slots) for term in COORD_REG_TERMS}
+        counts |= {term: context.weight.new_tensor(boxes) for term in GEO_TERMS}
+        counts["text_gate"] = context.text.sum().to(context.weight.dtype)
+    zero = context.weight.new_zeros(())
+    return Normalizers(torch.stack([counts.get(term, zero) for term in _COUNTED]))
+
+
+@dataclass(frozen=True, slots=True)
+class TermSum:
+    """What one forward adds to a term: its sum, the count that goes with it, and the term's weight inside its component."""
+
+    total: torch.Tensor
+    count: torch.Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class LossSums:
+    """Detached sums of the terms that were computed: float64 [3, 13], rows sum, weight times sum, and count."""
+
+    values: torch.Tensor
+
+    @classmethod
+    def of(cls, terms: Mapping[str, TermSum], device: torch.device) -> LossSums:
+        """Lay `terms` out in the fixed order; a term that is not among them stays 0 with count 0."""
+        values = torch.zeros(3, len(TERMS), dtype=torch.float64, device=device)
+        for name, term in terms.items():
+            total = term.total.detach().to(values)
+            values[:, TERMS.index(name)] = torch.stack([total, term.weight * total, term.count.detach().to(values)])
+        return cls(values)
+
+    def __add__(self, other: LossSums) -> LossSums:
+        return LossSums(self.values + other.values)
+
+    def to_tensor(self) -> torch.Tensor:
+        """A copy of the sums, float64 [3, 13], for a SUM all-reduce."""
+        return self.values.clone()
+
+    @classmethod
+    def from_tensor(cls, values: torch.Tensor) -> LossSums:
+        """The sums that `to_tensor` gave, reduced."""
+        if values.shape != (3, len(TERMS)):
+            raise ValueError(f"loss sums have shape (3, {len(TERMS)}), got {tuple(values.shape)}")
+        return cls(values.to(torch.float64))
+
+    def metrics(self) -> dict[str, float]:
+        """`loss/<component>` and `loss/<component>/<term>`, each sum over count; what was never counted is absent."""
+        total, weighted, count = (dict(zip(TERMS, row)) for row in self.values.tolist())
+        seen = [term for term in TERMS if count[term] > 0]
+        metrics = {f"loss/{term}": total[term] / count[term] for term in seen if term.endswith("_ce") and term in TERMS[:3]}
+        for component, terms in (("coord_reg", COORD_REG_TERMS), ("geo", GEO_TERMS)):
+            if computed := [term for term in terms if term in seen]:
+                metrics[f"loss/{component}"] = sum(weighted[term] / count[term] for term in computed)
+                metrics |= {f"loss/{component}/{term}": total[term] / count[term] for term in computed}
+        return metrics

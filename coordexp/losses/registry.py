@@ -1,0 +1,27 @@
+"""Module names to their classes; `contracts/losses/` and `losses.specs` list the same names. Contract ids: LOSS-05x."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from coordexp.losses.manifest import ModuleEntry
+from coordexp.losses.modules.bbox_geo import BboxGeo
+from coordexp.losses.modules.coord_diag import CoordDiag
+from coordexp.losses.modules.coord_reg import CoordReg
+from coordexp.losses.modules.mask_counts import MaskCounts
+from coordexp.losses.modules.token_ce import TokenCE
+from coordexp.losses.modules.types import DiagnosticModule, ObjectiveModule
+
+OBJECTIVE_MODULES: dict[str, Callable[[Any], ObjectiveModule]] = {
+    "token_ce": TokenCE, "bbox_geo": BboxGeo, "coord_reg": CoordReg}
+DIAGNOSTIC_MODULES: dict[str, Callable[[Any], DiagnosticModule]] = {"coord_diag": CoordDiag, "mask_counts": MaskCounts}
+
+
+def build_objective_module(entry: ModuleEntry) -> ObjectiveModule:
+    """The objective module that `entry` names, with its config."""
+    return OBJECTIVE_MODULES[entry.name](entry.config)
+
+
+def build_diagnostic_module(entry: ModuleEntry) -> DiagnosticModule:
+    """The diagnostics module that `entry` names, with its config."""
+    return DIAGNOSTIC_MODULES[entry.name](entry.config)
