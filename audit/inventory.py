@@ -1,16 +1,19 @@
 """Reads which tests claim which invariants from the source of `tests/`, without importing or collecting them.
 
-In, a checkout; out, one `MarkedTest` per test function that carries an `invariant` marker (own, of its class, its module).
+In, a checkout; out, one `MarkedTest` per test function with an `invariant` marker (its own, its class's, its module's).
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from audit.symbols import parse_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ def _marks_in(expressions: list[ast.expr]) -> _Marks:
     for expression in expressions:
         for call in ast.walk(expression):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "invariant":
-                literal = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+                literal = [
+                    arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                ]
                 marks = marks.plus(_Marks(tuple(literal), computed=len(literal) < len(call.args)))
     return marks

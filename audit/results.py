@@ -1,14 +1,16 @@
 """Reads report logs of pytest runs: in, `.audit/<tier>.jsonl` and its tree sidecar; out, outcomes that can be trusted.
 
-A log that is cut short, empty, interrupted, or lists a test twice raises `UnusableResultsError`. Contract ids: SPEC-011, SPEC-012.
+A log that is cut short, empty, interrupted, or lists a test twice raises `UnusableResultsError`. SPEC-009.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Outcome = Literal["passed", "failed", "skipped"]
 _COMPLETE_EXITS = (0, 1)
@@ -19,7 +21,7 @@ class UnusableResultsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class CaseResult:
     """Outcome of one test case. `reason` is why it was skipped, or the last line of its failure."""
 
     node: str
@@ -42,8 +44,8 @@ class RunResults:
     before: str
     after: str
     exit_status: int
-    tests: tuple[TestResult, ...]
-    not_collected: tuple[TestResult, ...] = field(default_factory=tuple)
+    tests: tuple[CaseResult, ...]
+    not_collected: tuple[CaseResult, ...] = field(default_factory=tuple)
 
     def of_tree(self, tree: str) -> bool:
         """Whether the run began and ended with exactly this tree."""
@@ -57,9 +59,11 @@ def read_results(log: Path) -> RunResults:
     if finish is None:
         raise UnusableResultsError(f"{log}: cut short (no end of session); run the suite again")
     if finish["exitstatus"] not in _COMPLETE_EXITS:
-        raise UnusableResultsError(f"{log}: pytest stopped with exit status {finish['exitstatus']}; run the suite again")
+        raise UnusableResultsError(
+            f"{log}: pytest stopped with exit status {finish['exitstatus']}; run the suite again"
+        )
     phases: dict[str, dict[str, dict[str, Any]]] = {}
-    not_collected: list[TestResult] = []
+    not_collected: list[CaseResult] = []
     for entry in entries:
         if entry.get("$report_type") == "TestReport":
             phase = phases.setdefault(entry["nodeid"], {})
@@ -67,7 +71,7 @@ def read_results(log: Path) -> RunResults:
                 raise UnusableResultsError(f"{log}: {entry['nodeid']} is there twice; run the suite again")
             phase[entry["when"]] = entry
         elif entry.get("$report_type") == "CollectReport" and entry["outcome"] != "passed":
-            not_collected.append(TestResult(entry["nodeid"], entry["outcome"], 0.0, (), _reason(entry)))
+            not_collected.append(CaseResult(entry["nodeid"], entry["outcome"], 0.0, (), _reason(entry)))
     if not phases:
         raise UnusableResultsError(f"{log}: holds no tests; run the suite again")
     before, after = _read_sidecar(log)
@@ -93,19 +97,23 @@ def _read_sidecar(log: Path) -> tuple[str, str]:
     return str(content["before"]), str(content["after"])
 
 
-def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> TestResult:
+def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> CaseResult:
     seconds = sum(float(phase["duration"]) for phase in phases.values())
     ids = tuple(
-        str(i) for phase in phases.values() for name, value in phase["user_properties"] if name == "invariants" for i in value
+        str(i)
+        for phase in phases.values()
+        for name, value in phase["user_properties"]
+        if name == "invariants"
+        for i in value
     )
     ids = tuple(dict.fromkeys(ids))
     for outcome in ("failed", "skipped"):
         for phase in phases.values():
             if phase["outcome"] == outcome:
-                return TestResult(node, outcome, seconds, ids, _reason(phase))  # type: ignore[arg-type]
+                return CaseResult(node, outcome, seconds, ids, _reason(phase))  # type: ignore[arg-type]
     if "call" not in phases or "teardown" not in phases:
         raise UnusableResultsError(f"{log}: {node} has no end; run the suite again")
-    return TestResult(node, "passed", seconds, ids)
+    return CaseResult(node, "passed", seconds, ids)
 
 
 def _reason(report: dict[str, Any]) -> str:

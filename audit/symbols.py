@@ -8,7 +8,10 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -45,7 +48,9 @@ def find_symbol(root: Path, symbol: str) -> Place:
     for name in qualified.split("."):
         node = _defined(body, name)
         if node is None:
-            raise UnknownSymbolError(f"{symbol}: {path.relative_to(root)} defines no {name!r}{_imported_from(tree, name)}")
+            raise UnknownSymbolError(
+                f"{symbol}: {path.relative_to(root)} defines no {name!r}{_imported_from(tree, name)}"
+            )
         body = node.body if isinstance(node, _DEFINITIONS) else []
     assert node is not None
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])

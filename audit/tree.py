@@ -1,6 +1,6 @@
 """Identifies the tree that results belong to: in, a checkout; out, the git tree id of its files as they are now.
 
-Committed, staged, changed and new files count alike (ignored ones do not), so committing a tested tree keeps its results.
+Committed, changed and new files count alike (ignored ones do not), so committing a tested tree keeps its results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def read_head(root: Path) -> str:
 
 def changed_files(root: Path) -> set[str]:
     """Paths that differ from HEAD, new files included, relative to `root`."""
-    listed = _git(root, "diff", "--name-only", "--relative", "HEAD") + _git(root, "ls-files", "-o", "--exclude-standard")
+    listed = _git(root, "diff", "--name-only", "--relative", "HEAD") + _git(
+        root, "ls-files", "-o", "--exclude-standard"
+    )
     return set(listed.split("\n")) - {""}
 
 

@@ -1,4 +1,4 @@
-"""Settings of every test: hypothesis profiles by COORDEXP_HYPOTHESIS (fast, ci, thorough), shared models, audit recording."""
+"""Settings of every test: hypothesis profile by COORDEXP_HYPOTHESIS (fast, ci, thorough), shared models, recording."""
 
 from __future__ import annotations
 

@@ -6,13 +6,15 @@ Each is checked on reading: a file passes its meta-schema (contracts/meta/) and 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.spec.documents import read_json, read_yaml
 from coordexp.spec.root import contract_path, contracts_root
 from coordexp.spec.schemas import violations
 from coordexp.spec.types import Case, CaseFile, ContractFileError, Invariant, Mutant, Requirement
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def load_invariants() -> tuple[Invariant, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from coordexp.spec.types import ContractFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -30,7 +32,7 @@ class _StrictLoader(_BASE):  # type: ignore[misc]
 def read_yaml(path: Path) -> Any:
     """Content of a YAML file. Raises `ContractFileError` with file:line for bad syntax and duplicate keys."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a safe loader underneath)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ContractFileError(f"{path}:{line}: {error.problem}") from error

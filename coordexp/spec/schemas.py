@@ -5,10 +5,8 @@ Validators are built once a process; schemas may refer to each other (`{"$ref": 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonschema import Draft202012Validator
 from referencing import Registry
@@ -18,6 +16,10 @@ from coordexp.spec.documents import read_json
 from coordexp.spec.explain import explain, nearest_of
 from coordexp.spec.root import contracts_root
 from coordexp.spec.types import ContractFileError, ContractViolation, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 SCHEME = "coordexp:"
 SUFFIX = ".schema.json"
