@@ -19,9 +19,9 @@ MODULE_NAME = "coord_offset"
 
 
 class CoordOffset(nn.Module):
-    """Float32 offsets [C, H], zero at first, for C coord ids: `embed_offset`, and `head_offset` (the same one under `tie_head`).
+    """Offsets [C, H], zero at first, for C coord ids: `embed_offset`, and `head_offset` (the same one under `tie_head`).
 
-    Lives on the transformers model as `coord_offset`, so optimizers, DDP and `.to` find it.
+    Lives on the transformers model as `coord_offset`, so optimizers, DDP and `.to` find it. Its names stay out of a merged export.
     """
 
     coord_ids: torch.Tensor
@@ -65,8 +65,11 @@ def coord_offset_of(model: nn.Module) -> CoordOffset | None:
     return adapter if isinstance(adapter, CoordOffset) else None
 
 
-def install_coord_offset(model: nn.Module, coord_ids: Sequence[int], *, tie_head: bool) -> CoordOffset:
+def install_coord_offset(model: nn.Module, coord_ids: Sequence[int], *, tie_head: bool,
+                         dtype: torch.dtype | None = None) -> CoordOffset:
     """Freeze the embedding and head of `model` and add zero offsets for `coord_ids`: the outputs do not change yet.
+
+    `dtype` is that of the offsets; None takes the embedding's. They are added in float32 either way.
 
     Install it after PEFT has wrapped the model, which freezes all it does not know. Raises ValueError for a second install,
     repeated ids, ids outside the vocabulary, or an embedding or head that another adapter has replaced.
@@ -79,7 +82,8 @@ def install_coord_offset(model: nn.Module, coord_ids: Sequence[int], *, tie_head
     if len(set(coord_ids)) != len(coord_ids) or not all(0 <= index < vocabulary for index in coord_ids):
         raise ValueError(f"custom.coord_offset.ids must be distinct and inside 0..{vocabulary - 1}; "
                          f"build them with coordexp.coords.vocab.build_coord_vocab")
-    adapter = CoordOffset(coord_ids, vocabulary, width, tie_head=tie_head).to(embedding.weight.device)
+    adapter = CoordOffset(coord_ids, vocabulary, width, tie_head=tie_head)
+    adapter.to(device=embedding.weight.device, dtype=dtype or embedding.weight.dtype)
     for frozen in (embedding, head):
         frozen.weight.requires_grad_(False)
     setattr(base, MODULE_NAME, adapter)
@@ -99,31 +103,27 @@ def plain_ends(base: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
     return embedding, head
 
 
-def coord_offset_groups(model: nn.Module, embed_lr: float, head_lr: float | None = None) -> list[dict[str, Any]]:
-    """Optimizer groups `{name, params, lr, weight_decay: 0}` of the adapter: `coord_offset_embed`, and `coord_offset_head` when untied.
+def coord_offset_groups(model: nn.Module, *, embed_lr: float, head_lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Optimizer groups `{name, params, lr, weight_decay}`: `coord_offset_embed`, and `coord_offset_head` where the head has its own.
 
-    Under `tie_head` one offset serves both ends and `embed_lr` moves it: a different `head_lr` raises ValueError, and so does a
-    missing one otherwise, a missing adapter, or a base weight that something has unfrozen since.
+    Under `tie_head` the one offset moves with `embed_lr` and `head_lr` is not read. Raises ValueError for a missing adapter, or
+    when something has unfrozen a base weight since: base rows would then move beside their offsets.
     """
     adapter = check_installed(model)
-    thawed = [name for name, end in zip(("embedding", "head"), plain_ends(unwrap_model(model))) if end.weight.requires_grad]
-    if thawed:
-        raise ValueError(f"the base {' and '.join(thawed)} would train beside its offsets; coord_offset keeps base rows as they "
-                         f"are: freeze it after all other freezing rules have run")
-    group = {"name": "coord_offset_embed", "params": [adapter.embed_offset], "lr": embed_lr, "weight_decay": 0.0}
-    if adapter.own_head_offset is None:
-        if head_lr is not None and head_lr != embed_lr:
-            raise ValueError(f"custom.coord_offset: tie_head shares one offset, so head_lr {head_lr} cannot differ from embed_lr "
-                             f"{embed_lr}; drop head_lr or set tie_head: false")
-        return [group]
-    if head_lr is None:
-        raise ValueError("custom.coord_offset.head_lr is needed with tie_head: false")
-    return [group, {"name": "coord_offset_head", "params": [adapter.own_head_offset], "lr": head_lr, "weight_decay": 0.0}]
+    ends = zip(("embedding", "head"), plain_ends(unwrap_model(model)), strict=True)
+    if thawed := [name for name, end in ends if end.weight.requires_grad]:
+        raise ValueError(f"the base {' and '.join(thawed)} would train beside the coord offsets, which stand for keeping base rows as "
+                         f"they are; leave them frozen (install the adapter after all other freezing rules)")
+    groups = [{"name": "coord_offset_embed", "params": [adapter.embed_offset], "lr": embed_lr, "weight_decay": weight_decay}]
+    if adapter.own_head_offset is not None:
+        groups.append({"name": "coord_offset_head", "params": [adapter.own_head_offset], "lr": head_lr,
+                       "weight_decay": weight_decay})
+    return groups
 
 
 def check_installed(model: nn.Module) -> CoordOffset:
     """The adapter of `model`, or ValueError when there is none."""
     adapter = coord_offset_of(model)
     if adapter is None:
-        raise ValueError("the model has no coord-offset adapter; call install_coord_offset first")
+        raise ValueError("the model has no coord-offset adapter; call install_coord_offset first (custom.coord_offset.enabled)")
     return adapter

@@ -28,10 +28,10 @@ SCHEMA_VERSION = 1
 
 
 def save_coord_offset(model: nn.Module, directory: Path) -> None:
-    """Write the offsets (float32, safetensors) and what they belong to (JSON) into `directory`, beside the PEFT adapter."""
+    """Write the offsets (safetensors, in their dtype) and what they belong to (JSON) into `directory`, beside the PEFT adapter."""
     adapter = check_installed(model)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in adapter.named_parameters()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.named_parameters()}
     description = {"schema_version": SCHEMA_VERSION, "tie_head": adapter.tie_head, "width": adapter.embed_offset.shape[1],
                    "ids": adapter.coord_ids.tolist()}
     save_file(tensors, directory / WEIGHTS_FILE)
@@ -48,7 +48,8 @@ def load_coord_offset(model: nn.Module, directory: Path) -> CoordOffset:
     if description["width"] != width:
         raise ValueError(f"{path}: offsets of width {description['width']} do not fit a model of width {width}")
     tensors = load_file(directory / WEIGHTS_FILE)
-    adapter = install_coord_offset(model, description["ids"], tie_head=description["tie_head"])
+    adapter = install_coord_offset(model, description["ids"], tie_head=description["tie_head"],
+                                   dtype=tensors["embed_offset"].dtype)
     adapter.load_state_dict(tensors)
     return adapter
 
