@@ -1,0 +1,82 @@
+"""Images for cooking: opened, size-checked, resized once, written as bytes that depend on the input alone. Contract ids: DATA-010."""
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
+
+EXIF_ORIENTATION = 274
+COPIED_FORMATS = {"PNG": ".png", "JPEG": ".jpg"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """One image to cook: where it lies, the size its annotations assume, and where it goes (without suffix)."""
+
+    source: Path
+    annotated: tuple[int, int]
+    cooked: tuple[int, int]
+    stem: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """`written` is None when the image was dropped for `reason`; otherwise `reason` says what was done to it."""
+
+    reason: Literal[
+        "missing_image", "unreadable_image", "size_mismatch", "image_resized", "image_reencoded", "image_copied"
+    ]
+    written: Path | None
+
+
+def cook_image(job: ImageJob) -> ImageOutcome:
+    """Write the cooked image, or say why there is none.
+
+    PNG and upright RGB JPEG files of the right size are copied byte for byte; everything else becomes a PNG.
+    """
+    if not job.source.is_file():
+        return ImageOutcome("missing_image", None)
+    picture = _load(job.source)
+    if picture is None:
+        return ImageOutcome("unreadable_image", None)
+    if picture.size != job.annotated:
+        return ImageOutcome("size_mismatch", None)
+    job.stem.parent.mkdir(parents=True, exist_ok=True)
+    return _write(picture, job)
+
+
+def _load(source: Path) -> Image.Image | None:
+    """The decoded picture with its format; None when it cannot be decoded (what PIL raises then depends on the format)."""
+    try:
+        picture = Image.open(source)
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return picture
+
+
+def _write(picture: Image.Image, job: ImageJob) -> ImageOutcome:
+    upright = picture.getexif().get(EXIF_ORIENTATION, 1) == 1
+    if job.cooked == job.annotated and picture.mode == "RGB" and upright and picture.format in COPIED_FORMATS:
+        target = job.stem.with_name(job.stem.name + COPIED_FORMATS[str(picture.format)])
+        shutil.copyfile(job.source, target)
+        return ImageOutcome("image_copied", target)
+    target = job.stem.with_name(job.stem.name + ".png")
+    resized = job.cooked != job.annotated
+    flat = _as_rgb(picture)
+    if resized:
+        flat = flat.resize(job.cooked, Image.Resampling.BICUBIC)
+    flat.save(target, format="PNG", compress_level=1)
+    return ImageOutcome("image_resized" if resized else "image_reencoded", target)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """RGB on white: transparent pixels have no colour of their own."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        layered = picture.convert("RGBA")
+        ground = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, layered).convert("RGB")
+    return Image.frombytes("RGB", picture.size, picture.convert("RGB").tobytes())

@@ -1,0 +1,46 @@
+"""Folders and files that appear whole or not at all, and never replace what is there. Contract ids: DATA-011."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from coordexp.data.errors import DataError
+
+
+@contextmanager
+def build_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling folder that takes the name `target` when the block ends without an error, and vanishes otherwise.
+
+    Raises `DataError` when `target` exists and holds anything.
+    """
+    check_free(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield partial
+        check_free(target)
+        if target.exists():
+            target.rmdir()
+        partial.chmod(0o755)
+        os.replace(partial, target)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial)
+
+
+def check_free(target: Path) -> Path:
+    """Return `target` if it does not exist or is an empty folder; raise `DataError` otherwise."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise DataError(f"{target}: exists and is not an empty folder; nothing is overwritten: remove it or choose another --out")
+    return target
+
+
+def write_json(path: Path, payload: Any) -> None:
+    """Write JSON with sorted keys, so equal content means equal bytes."""
+    path.write_text(json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

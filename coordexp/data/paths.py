@@ -1,0 +1,59 @@
+"""Where an image file lies: under ROOT_IMAGE_DIR, or else under its JSONL's folder; never relative to the caller's cwd.
+
+Learner and rollout server both ask here, so they agree. Contract ids: DATA-015, DATA-016.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from coordexp.data.errors import DataError
+from coordexp.data.types import Record
+
+ROOT_VARIABLE = "ROOT_IMAGE_DIR"
+
+
+class ImagePathError(DataError):
+    """An image path that leaves its root, or a root that is no folder."""
+
+
+def image_root(jsonl: Path | str, environ: Mapping[str, str]) -> Path:
+    """The folder that image paths of `jsonl` are relative to: ROOT_IMAGE_DIR when it is set, else the JSONL's own.
+
+    Raises `ImagePathError` when ROOT_IMAGE_DIR is empty, relative or no folder.
+    """
+    if ROOT_VARIABLE not in environ:
+        return Path(jsonl).absolute().parent
+    root = Path(environ[ROOT_VARIABLE])
+    if not root.is_absolute():
+        raise ImagePathError(f"{ROOT_VARIABLE}={environ[ROOT_VARIABLE]!r} is not absolute: it would depend on the working folder")
+    if not root.is_dir():
+        raise ImagePathError(f"{ROOT_VARIABLE}={root} is not a folder; unset it or name the folder that image paths start from")
+    return root
+
+
+def resolve_image(source: Path | str, image: str, root: Path | str | None = None) -> Path:
+    """Absolute path of a record's image; the file need not exist.
+
+    `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given. Symlinks are followed
+    before the check, so a link may not lead outside either. Raises `ImagePathError` when the path leaves the root.
+    """
+    base = Path(os.path.realpath(root if root is not None else _jsonl_of(source).absolute().parent))
+    found = Path(os.path.realpath(base / image))
+    if not found.is_relative_to(base):
+        raise ImagePathError(
+            f"{source}: image {image!r} is {found}, outside its root {base}; "
+            f"move it there, or set {ROOT_VARIABLE} to a folder that holds it"
+        )
+    return found
+
+
+def resolve_record_images(record: Record, root: Path | str | None = None) -> tuple[Path, ...]:
+    """Absolute paths of a record's images, in order."""
+    return tuple(resolve_image(record.source, image, root) for image in record.images)
+
+
+def _jsonl_of(source: Path | str) -> Path:
+    file, _, line = str(source).rpartition(":")
+    return Path(file) if file and line.isdigit() else Path(source)
