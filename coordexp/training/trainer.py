@@ -1,0 +1,160 @@
+"""The training loop of ms-swift and transformers around the project's own batches, forward and objective. Contract ids: TRAIN-*.
+
+Overridden are the collator, the data order, the denominators of a whole accumulation window, the loss, and what a checkpoint
+holds; everything else (optimizer, schedule, precision, DDP, logging back ends) is upstream's.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from swift.trainers import Seq2SeqTrainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from coordexp.forward.head import output_head
+from coordexp.forward.teacher import teacher_hidden
+from coordexp.losses.normalizers import Normalizers, count_normalizers
+from coordexp.losses.objective import Objective, ObjectiveOutput
+from coordexp.training.metrics import WindowMetrics
+from coordexp.training.packs import PackDataset, PackRef, PackSampler, Shard
+from coordexp.training.step import STEP, StepCollator, StepInputs
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; says at which step and on which samples."""
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """What the project brings to the loop."""
+
+    objective: Objective
+    collator: StepCollator
+    coord_ids: tuple[int, ...]
+    seed: int
+
+
+class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
+    """Trains on packs with the declared objective.
+
+    A loss is Σ term / Σ count over the whole optimizer step: all micro-batches of the window on all ranks. The counts are
+    reduced before the first forward, so how the step is split changes nothing (AUDIT-6.1).
+    """
+
+    def __init__(self, *, parts: TrainerParts, **kwargs: Any) -> None:
+        self.parts = parts
+        self.window = WindowMetrics()
+        self._eval_normalizers: Normalizers | None = None
+        super().__init__(**kwargs)
+
+    def _get_data_collator(self, args: Any, template: Any) -> StepCollator:
+        return self.parts.collator
+
+    def _prepare_inputs(self, inputs: dict[str, StepInputs]) -> dict[str, StepInputs]:
+        return {STEP: inputs[STEP].to(self.args.device)}
+
+    def floating_point_ops(self, inputs: dict[str, StepInputs]) -> int:
+        """Upstream's estimate, from the batch's token ids."""
+        return int(self.model.floating_point_ops({"input_ids": inputs[STEP].batch.input_ids}))
+
+    def get_train_dataloader(self, skip_batches: int = 0) -> DataLoader[Any]:
+        """This rank's share of the epoch's packs, in the project's order."""
+        if skip_batches:
+            raise TrainingError("checkpoints hold weights alone, so a run cannot be resumed inside an epoch; "
+                                "start a new run from the checkpoint's weights (model.model)")
+        return self._dataloader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: PackDataset | None = None) -> DataLoader[Any]:
+        """This rank's share of the validation packs, in file order."""
+        return self._dataloader(eval_dataset or self.eval_dataset, self.args.per_device_eval_batch_size, shuffle=False)
+
+    def _dataloader(self, dataset: PackDataset, per_device: int, *, shuffle: bool) -> DataLoader[Any]:
+        shard = Shard(self.args.process_index, self.args.world_size)
+        sampler = PackSampler(len(dataset), per_device, seed=self.parts.seed, shard=shard, shuffle=shuffle)
+        workers = self.args.dataloader_num_workers
+        loader: DataLoader[Any] = EpochDataLoader(
+            dataset, batch_sampler=sampler, collate_fn=self.parts.collator, num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None)
+        return loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[dict[str, StepInputs]], num_batches: int,
+                          device: torch.device) -> tuple[list[dict[str, StepInputs]], Normalizers | None]:
+        """The window's micro-batches and, in the place of upstream's item count, the step's global normalizers."""
+        batches = [inputs for inputs, _ in zip(epoch_iterator, range(num_batches), strict=False)]
+        return batches, self._reduced(batches, device) if batches else None
+
+    def _reduced(self, batches: list[dict[str, StepInputs]], device: torch.device) -> Normalizers:
+        counts = sum((count_normalizers(inputs[STEP].context).to_tensor() for inputs in batches),
+                     start=torch.zeros_like(count_normalizers(batches[0][STEP].context).to_tensor())).to(device)
+        if dist.is_initialized():
+            dist.all_reduce(counts)
+        return Normalizers.from_tensor(counts)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, StepInputs], return_outputs: bool = False,
+                     num_items_in_batch: Normalizers | None = None) -> torch.Tensor:
+        """One micro-batch's share of the step's loss, times the number of ranks because DDP averages over them."""
+        if num_items_in_batch is None:
+            raise TrainingError("the step's normalizers are missing: get_batch_samples was not called for this micro-batch")
+        output = self._objective(model, inputs[STEP], num_items_in_batch)
+        self.window.add(output)
+        return output.total * self.args.world_size
+
+    def _objective(self, model: nn.Module, step: StepInputs, normalizers: Normalizers) -> ObjectiveOutput:
+        hidden = teacher_hidden(model, step.batch)
+        output = self.parts.objective(step.context, hidden, output_head(model, self.parts.coord_ids), normalizers)
+        if not torch.isfinite(output.total):
+            samples = ", ".join(segment.sample_id for segment in step.batch.segments)
+            raise TrainingError(f"step {self.state.global_step}: the loss is {float(output.total)} on samples {samples}; "
+                                f"components: {output.metrics()}")
+        return output
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, StepInputs], prediction_loss_only: bool,
+                        ignore_keys: list[str] | None = None, **_: Any) -> tuple[torch.Tensor, None, None]:
+        """The validation loss of one micro-batch, scaled so that upstream's mean over batches is Σ/Σ over the whole set."""
+        normalizers = self._validation_normalizers()
+        with torch.no_grad():
+            output = self._objective(model, self._prepare_inputs(inputs)[STEP], normalizers)
+        self.window.add(output)
+        return output.total * len(self.get_eval_dataloader()) * self.args.world_size, None, None
+
+    def _validation_normalizers(self) -> Normalizers:
+        if self._eval_normalizers is None:
+            batches = list(self.get_eval_dataloader())
+            self._eval_normalizers = self._reduced(batches, self.args.device)
+        return self._eval_normalizers
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation loss and components; what training has accumulated since its last log line is kept apart."""
+        training, self.window = self.window, WindowMetrics()
+        try:
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        finally:
+            self.window = training
+        return metrics
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
+        prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
+        logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
+        self.window = WindowMetrics()
+        super().log(logs, *args, **kwargs)
+
+
+class EpochDataLoader(DataLoader[Any]):
+    """A dataloader whose order follows the trainer's epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        sampler = self.batch_sampler
+        if isinstance(sampler, PackSampler):
+            sampler.set_epoch(epoch)
+
+
+def sample_ids(dataset: PackDataset, batches: Iterator[list[PackRef]]) -> list[str]:
+    """Ids in the order in which `batches` would train on them."""
+    return [name for batch in batches for ref in batch if ref.supervised for name in dataset.sample_ids(ref)]
