@@ -1,7 +1,9 @@
-"""Text that the patterns of `scan` refuse in, the first fault out: where, what was expected, under which name. Contract ids: TEXT-005.
+"""Text that the patterns of `scan` refuse in, the first fault out: where, what was expected, under which name.
+Contract ids: TEXT-005.
 
 A plain recursive descent over the same grammar; it runs only when something is wrong.
 """
+
 from __future__ import annotations
 
 import re
@@ -12,8 +14,10 @@ from coordexp.coordjson.types import CoordJSONError, Fault
 GEOMETRY_KEYS = ("bbox_2d", "poly")
 FORMER_GEOMETRY_KEYS = ("bbox", "polygon", "line", "point", "geometry", "poly_points", "segmentation")
 _WHITESPACE = re.compile(r"[ \t\n\r]*+")
-_STRING_PIECE = re.compile(r'[^"\\\x00-\x1f\ud800-\udfff]++|\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-                           r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+_STRING_PIECE = re.compile(
+    r'[^"\\\x00-\x1f\ud800-\udfff]++|\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
+    r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _TOKEN = re.compile(r"<\|coord_(?:0|[1-9][0-9]{0,2}+)\|>")
 _BOX_ARITY, _POLY_MINIMUM = 4, 6
 
@@ -47,7 +51,7 @@ class _Reader:
         start = self.position
         while match := _STRING_PIECE.match(self.text, self.position):
             self.position = match.end()
-        inner = self.text[start:self.position]
+        inner = self.text[start : self.position]
         self.take('"', "the rest of a JSON string and its closing quote", fault)
         return inner
 

@@ -1,18 +1,25 @@
-"""Answer text in, objects or strict JSON out: the one place where assistant text becomes data. Contract ids: TEXT-006, TEXT-007.
+"""Answer text in, objects or strict JSON out: the one place where assistant text becomes data. Contract ids:
+TEXT-006, TEXT-007.
 
 `scan`, `faults` and this module are the boundary: nothing else may give assistant text to a JSON reader.
 """
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from coordexp.coordjson.scan import match_answer, read_object, scan_answer
 from coordexp.coordjson.types import CoordJSONError
-from coordexp.coords.types import CoordObject
+
+if TYPE_CHECKING:
+    from coordexp.coords.types import CoordObject
 
 
 def parse_answer(text: str) -> tuple[CoordObject, ...]:
     """The objects of a complete answer, in the order written.
 
-    Strict: nothing is repaired. Raises `CoordJSONError` for text outside the grammar and for a bbox_2d with x1 > x2 or y1 > y2.
+    Strict: nothing is repaired. Raises `CoordJSONError` for text outside the grammar and for a bbox_2d with x1 > x2
+    or y1 > y2.
     """
     _, found, _ = match_answer(text)
     objects = []
@@ -21,7 +28,9 @@ def parse_answer(text: str) -> tuple[CoordObject, ...]:
         if item.kind == "bbox_2d":
             x1, y1, x2, y2 = item.bins
             if x1 > x2 or y1 > y2:
-                raise CoordJSONError(text, match.start(layout.box[0]), "a box with x1 <= x2 and y1 <= y2", "bbox_invalid")
+                raise CoordJSONError(
+                    text, match.start(layout.box[0]), "a box with x1 <= x2 and y1 <= y2", "bbox_invalid"
+                )
         objects.append(item)
     return tuple(objects)
 
@@ -31,7 +40,7 @@ def transpile(text: str) -> str:
 
     A coord token spelled inside a desc is text and stays. Raises `CoordJSONError` for text outside the grammar.
     """
-    pieces = []
+    pieces: list[str] = []
     done = 0
     for item in scan_answer(text).objects:
         for (start, end), value in zip(item.coord_spans, item.bins, strict=True):

@@ -2,14 +2,18 @@
 
 `{"objects": [{"desc": "black cat", "bbox_2d": [<|coord_110|>, <|coord_310|>, <|coord_410|>, <|coord_705|>]}]}`
 """
+
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.coords.codec import render_coord_token
-from coordexp.coords.types import CoordObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coordexp.coords.types import CoordObject
 
 FieldOrder = Literal["desc_first", "geometry_first"]
 FIELD_ORDERS: tuple[FieldOrder, ...] = ("desc_first", "geometry_first")

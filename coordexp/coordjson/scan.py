@@ -1,17 +1,20 @@
 """Answer text in, its parts with character spans out, in time linear in the text. Contract ids: TEXT-003, TEXT-004.
 
-Accepts exactly what `contracts/coordjson/coordjson.lark` does. Each object is one match of a pattern without backtracking
-(possessive throughout); where no pattern matches, `faults` says why.
+Accepts exactly what `contracts/coordjson/coordjson.lark` does. Each object is one match of a pattern without
+backtracking (possessive throughout); where no pattern matches, `faults` says why.
 """
+
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
 
 from coordexp.coordjson.faults import explain_container, explain_object, explain_tail
 from coordexp.coordjson.types import ScannedAnswer, ScannedObject, Span
-from coordexp.coords.types import CoordObject, GeometryKind
+from coordexp.coords.codec import N_BINS
+from coordexp.coords.types import CoordObject
 
 _WS = r"[ \t\n\r]*+"
 _COMMA = f"{_WS},{_WS}"
@@ -19,21 +22,26 @@ _BIN = r"<\|coord_(0|[1-9][0-9]{0,2}+)\|>"
 _ANY_BIN = r"<\|coord_(?:0|[1-9][0-9]{0,2}+)\|>"
 # A lone surrogate has no UTF-8 form: neither written out nor escaped does it make a desc.
 _PLAIN = r'[^"\\\x00-\x1f\ud800-\udfff]'
-_ESCAPE = (r'\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-           r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))")
+_ESCAPE = (
+    r'\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
+    r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+)
 _DESC = f'"desc"{_WS}:{_WS}"((?:{_PLAIN}++|{_ESCAPE})++)"'
 _PAIR = f"{_ANY_BIN}{_COMMA}{_ANY_BIN}"
-_GEOMETRY = (rf'(?:"bbox_2d"{_WS}:{_WS}\[{_WS}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_WS}\]'
-             rf'|"poly"{_WS}:{_WS}\[{_WS}({_PAIR}{_COMMA}{_PAIR}{_COMMA}{_PAIR}(?:{_COMMA}{_PAIR})*+){_WS}\])')
+_GEOMETRY = (
+    rf'(?:"bbox_2d"{_WS}:{_WS}\[{_WS}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_WS}\]'
+    rf'|"poly"{_WS}:{_WS}\[{_WS}({_PAIR}{_COMMA}{_PAIR}{_COMMA}{_PAIR}(?:{_COMMA}{_PAIR})*+){_WS}\])'
+)
 _END = rf"{_WS}(\}}){_WS}([,\]]){_WS}"
 _OPENING = re.compile(rf'{_WS}(\{{{_WS}"objects"{_WS}:{_WS}\[){_WS}')
 _CLOSING = re.compile(rf"(\}}){_WS}\Z")
 _TOKEN = re.compile(_BIN)
+_BINS = {str(k): k for k in range(N_BINS)}
 _BEFORE_BIN, _AFTER_BIN = len("<|coord_"), len("|>")
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class Layout:
     """One order of the fields: its pattern and the numbers of its groups."""
 
     pattern: re.Pattern[str]
@@ -42,15 +50,17 @@ class _Layout:
     poly: int
 
 
-_DESC_FIRST = _Layout(re.compile(rf"\{{{_WS}{_DESC}{_COMMA}{_GEOMETRY}{_END}"), 1, (2, 3, 4, 5), 6)
-_GEOMETRY_FIRST = _Layout(re.compile(rf"\{{{_WS}{_GEOMETRY}{_COMMA}{_DESC}{_END}"), 6, (1, 2, 3, 4), 5)
+_DESC_FIRST = Layout(re.compile(rf"\{{{_WS}{_DESC}{_COMMA}{_GEOMETRY}{_END}"), 1, (2, 3, 4, 5), 6)
+_GEOMETRY_FIRST = Layout(re.compile(rf"\{{{_WS}{_GEOMETRY}{_COMMA}{_DESC}{_END}"), 6, (1, 2, 3, 4), 5)
 _OBJECT_END, _NEXT = 7, 8
 
-Found = tuple[re.Match[str], _Layout]
+Found = tuple[re.Match[str], Layout]
 
 
 def match_answer(text: str) -> tuple[Span, list[Found], Span]:
-    """Opening span, one match per object, closure span. Raises `CoordJSONError` at the first character that does not fit."""
+    """Opening span, one match per object, closure span. Raises `CoordJSONError` at the first character that does not
+    fit.
+    """
     opening = _OPENING.match(text)
     if opening is None:
         raise explain_container(text)
@@ -83,25 +93,26 @@ def scan_answer(text: str) -> ScannedAnswer:
     """Parts of `text` with their spans. Raises `CoordJSONError`; the order of box corners is left to `parse_answer`."""
     opening, found, closure = match_answer(text)
     objects = tuple(_scanned(text, match, layout) for match, layout in found)
-    separators = tuple((left.span[1], right.span[0]) for left, right in zip(objects, objects[1:], strict=False))
+    separators = tuple((left.span[1], right.span[0]) for left, right in itertools.pairwise(objects))
     return ScannedAnswer(objects=objects, opening=opening, separators=separators, closure=closure)
 
 
-def read_object(match: re.Match[str], layout: _Layout) -> CoordObject:
+def read_object(match: re.Match[str], layout: Layout) -> CoordObject:
     """The object of one match."""
-    desc = match[layout.desc]
+    if layout is _DESC_FIRST:
+        desc, x1, y1, x2, y2, poly, _, _ = match.groups()
+    else:
+        x1, y1, x2, y2, poly, desc, _, _ = match.groups()
     if "\\" in desc:
         desc = json.loads(f'"{desc}"')
-    poly = match[layout.poly]
     if poly is None:
-        return CoordObject(desc, "bbox_2d", tuple(map(int, match.group(*layout.box))))
-    return CoordObject(desc, "poly", tuple(map(int, _TOKEN.findall(poly))))
+        return CoordObject(desc, "bbox_2d", (_BINS[x1], _BINS[y1], _BINS[x2], _BINS[y2]))
+    return CoordObject(desc, "poly", tuple(_BINS[digits] for digits in _TOKEN.findall(poly)))
 
 
-def _scanned(text: str, match: re.Match[str], layout: _Layout) -> ScannedObject:
+def _scanned(text: str, match: re.Match[str], layout: Layout) -> ScannedObject:
     item = read_object(match, layout)
-    kind: GeometryKind = item.kind
-    if kind == "bbox_2d":
+    if item.kind == "bbox_2d":
         starts_ends = [match.span(group) for group in layout.box]
         spans = tuple((start - _BEFORE_BIN, end + _AFTER_BIN) for start, end in starts_ends)
     else:

@@ -2,17 +2,22 @@
 
 The size gates run on the record alone, so that lengths and prompts are known, and refused, without opening a file.
 """
+
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from coordexp.data.types import Record
 from coordexp.encode.processor import SIZE_MULTIPLE
 from coordexp.encode.swift_template import upstream_size
 
-COOK = "python -m coordexp.entrypoints.cook_coco"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from coordexp.data.types import Record
+
+COOK = "python -m coordexp.entrypoints.cook"
 
 
 class ImageContractError(ValueError):
@@ -27,25 +32,29 @@ def check_image_size(record: Record, max_pixels: int | None) -> Record:
     width, height = record.width, record.height
     if len(record.images) != 1:
         raise ImageContractError(
-            f"{record.source}: {len(record.images)} images; width and height describe one, so a record has exactly one image")
+            f"{record.source}: {len(record.images)} images; width and height describe one, so write one image a record"
+        )
+    found = f"{record.source}: {record.images[0]} is {width}x{height}"
     if max_pixels is not None and width * height > max_pixels:
         raise ImageContractError(
-            f"{record.source}: {record.images[0]} is {width}x{height} = {width * height} pixels, above template.max_pixels = "
-            f"{max_pixels}. Nothing is resized at train or infer time: cook it offline with `{COOK} --max-pixels {max_pixels}`")
+            f"{found} = {width * height} pixels, above template.max_pixels = {max_pixels}. Nothing is resized at train "
+            f"or infer time: cook it offline with `{COOK} --max-pixels {max_pixels}`"
+        )
     if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
         raise ImageContractError(
-            f"{record.source}: {record.images[0]} is {width}x{height}; both sides must be multiples of {SIZE_MULTIPLE}. Cook it "
-            f"offline with `{COOK}`")
+            f"{found}; both sides must be multiples of {SIZE_MULTIPLE} pixels. Cook it offline with `{COOK}`"
+        )
     upstream = upstream_size(width, height)
     if upstream != (width, height):
         raise ImageContractError(
-            f"{record.source}: {record.images[0]} is {width}x{height}, which ms-swift would resize to {upstream[0]}x"
-            f"{upstream[1]} (IMAGE_MIN_TOKEN_NUM and IMAGE_MAX_TOKEN_NUM bound it). Cook it offline with `{COOK}`")
+            f"{found}, which ms-swift would resize to {upstream[0]}x{upstream[1]} (IMAGE_MIN_TOKEN_NUM and "
+            f"IMAGE_MAX_TOKEN_NUM bound it). Cook it offline with `{COOK}`"
+        )
     return record
 
 
 def read_image(record: Record, path: Path) -> Image.Image:
-    """The record's image as RGB; raises when the file is missing, unreadable or of another size than the record says."""
+    """The record's image as RGB; raises when the file cannot be read or is not of the size the record says."""
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
@@ -54,7 +63,8 @@ def read_image(record: Record, path: Path) -> Image.Image:
     if image.size != (record.width, record.height):
         raise ImageContractError(
             f"{record.source}: the file {path} is {image.width}x{image.height} but the record says {record.width}x"
-            f"{record.height}; cook the data again with `{COOK}`, or correct the record")
+            f"{record.height}; cook the data again with `{COOK}`, or correct the record"
+        )
     return image
 
 

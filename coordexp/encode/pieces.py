@@ -2,17 +2,22 @@
 
 Types follow the characters inside a token, since real tokens are fused (`"},`, `]},`); nothing is re-encoded.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
-from coordexp.coordjson.types import ScannedAnswer, Span
-from coordexp.coords.vocab import CoordVocab
 from coordexp.encode.types import TokenType
 from coordexp.encode.vocabulary import read_token_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from coordexp.coordjson.types import ScannedAnswer, Span
+    from coordexp.coords.vocab import CoordVocab
 
 
 class TokenAlignmentError(ValueError):
@@ -50,18 +55,22 @@ class PieceTable:
 
 @dataclass(frozen=True, slots=True)
 class TypedTokens:
-    """`types` has one entry per token; `coord_positions[i]` are the tokens of object i's coords, in the order written."""
+    """`types` has one entry per token; `coord_positions[i]` are the tokens of object i's coords, in the order
+    written.
+    """
 
     types: tuple[TokenType, ...]
     coord_positions: tuple[tuple[int, ...], ...]
 
 
-def type_tokens(ids: Sequence[int], spans: Sequence[Span], text: str, scan: ScannedAnswer, coords: CoordVocab) -> TypedTokens:
+def type_tokens(
+    ids: Sequence[int], spans: Sequence[Span], text: str, scan: ScannedAnswer, coords: CoordVocab
+) -> TypedTokens:
     """Type the tokens of a scanned answer (without its `<|im_end|>`).
 
-    A token is COORD when it is a coord token of a geometry, found by the scan's structure; DESC when it holds any character of
-    a desc value; STRUCT otherwise. Raises `TokenAlignmentError` when a coord token of the text is not exactly one token of its
-    bin, or a coord token id stands anywhere else.
+    A token is COORD when it is a coord token of a geometry, found by the scan's structure; DESC when it holds any
+    character of a desc value; STRUCT otherwise. Raises `TokenAlignmentError` when a coord token of the text is not
+    exactly one token of its bin, or a coord token id stands anywhere else.
     """
     offsets = _byte_offsets(text)
     starts = {start: index for index, (start, _) in enumerate(spans)}
@@ -74,7 +83,9 @@ def type_tokens(ids: Sequence[int], spans: Sequence[Span], text: str, scan: Scan
             index = starts.get(offsets(start))
             if index is None or spans[index][1] != offsets(end) or ids[index] != coords.ids[value]:
                 raise TokenAlignmentError(
-                    f"{text[start:end]} at character {start} of the answer is not the one token with id {coords.ids[value]}")
+                    f"{text[start:end]} at character {start} of the answer is not the one token with id "
+                    f"{coords.ids[value]}"
+                )
             types[index] = TokenType.COORD
             tokens.append(index)
         positions.append(tuple(tokens))

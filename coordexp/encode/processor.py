@@ -2,19 +2,29 @@
 
 Also the gate that a processor loaded from a checkpoint passes before anything is encoded with it.
 """
+
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import (PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessor, Qwen3VLProcessor,
-                          Qwen3VLVideoProcessor)
+from transformers import (
+    AutoProcessor,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Qwen2VLImageProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATCH = 16
 MERGE = 2
 TEMPORAL_PATCH = 2
 SIZE_MULTIPLE = PATCH * MERGE
 _HALF = [0.5, 0.5, 0.5]
-# The text that ms-swift's qwen3_vl template renders, for those who start from the checkpoint alone (vLLM, transformers).
+# The text that ms-swift's qwen3_vl template renders, for those who start from the checkpoint alone.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message.role + '\n' }}"
@@ -26,7 +36,8 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}{%- endif -%}"
     "{{ '<|im_end|>\n' }}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}")
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
 
 
 class ProcessorError(ValueError):
@@ -36,20 +47,33 @@ class ProcessorError(ValueError):
 def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
     """Qwen3-VL's processor around `tokenizer`: patch 16, merge 2, temporal 2, mean and std 0.5, `do_resize` False."""
     images = Qwen2VLImageProcessor(
-        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=TEMPORAL_PATCH, image_mean=_HALF, image_std=_HALF,
-        do_resize=False)
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=TEMPORAL_PATCH,
+        image_mean=_HALF,
+        image_std=_HALF,
+        do_resize=False,
+    )
     videos = Qwen3VLVideoProcessor(do_resize=False)
     tokenizer.chat_template = CHAT_TEMPLATE
-    return Qwen3VLProcessor(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
+    return Qwen3VLProcessor(
+        image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE
+    )
+
+
+def load_processor(checkpoint: Path | str) -> ProcessorMixin:
+    """The processor saved with a checkpoint, checked; nothing is looked up on a hub."""
+    return check_processor(AutoProcessor.from_pretrained(checkpoint, local_files_only=True))
 
 
 def check_processor(processor: ProcessorMixin) -> ProcessorMixin:
-    """Return `processor` if it leaves pixels alone and cuts 16 x 16 patches merged 2 x 2; raise `ProcessorError` otherwise."""
+    """Return `processor` if it never resizes and cuts 16 x 16 patches merged 2 x 2; else raise `ProcessorError`."""
     images: Any = processor.image_processor
     if images.do_resize:
         raise ProcessorError(
-            "the processor has do_resize=true and would resize images at train time; coordinates refer to the image as cooked "
-            "offline. Set \"do_resize\": false in the checkpoint's preprocessor_config.json")
+            "the processor has do_resize=true and would resize images at train time; coordinates refer to the image as "
+            'cooked offline. Set "do_resize": false in the processor config of the checkpoint'
+        )
     wanted = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL_PATCH}
     found = {name: getattr(images, name) for name in wanted}
     if found != wanted:

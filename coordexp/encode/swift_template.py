@@ -1,15 +1,19 @@
-"""Processor in, ms-swift's qwen3_vl template out: the only module of this package that knows ms-swift. Contract ids: ENC-*.
+"""Processor in, ms-swift's qwen3_vl template out: the only module of this package that knows ms-swift. Contract ids:
+ENC-*.
 
 ms-swift takes seconds to import, so it is imported when a template is built.
 """
+
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ProcessorMixin
 
 from coordexp.encode.vocabulary import IMAGE_PAD
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 MODEL_TYPE = "qwen3_vl"
 # Tags that ms-swift replaces wherever they stand, in an answer too; a desc that holds one would be torn apart.
@@ -26,12 +30,25 @@ def build_template(processor: ProcessorMixin, max_length: int, max_pixels: int |
 
     if getattr(processor, "model_info", None) is None:
         processor.model_info = ModelInfo(
-            model_type=MODEL_TYPE, model_dir=MODEL_TYPE, torch_dtype=torch.float32, max_model_len=max_length,
-            quant_method=None, quant_bits=0, is_multimodal=True, task_type="causal_lm")
+            model_type=MODEL_TYPE,
+            model_dir=MODEL_TYPE,
+            torch_dtype=torch.float32,
+            max_model_len=max_length,
+            quant_method=None,
+            quant_bits=0,
+            is_multimodal=True,
+            task_type="causal_lm",
+        )
         processor.model_meta = MODEL_MAPPING[MODEL_TYPE]
     template = get_template(
-        processor, template_type=MODEL_TYPE, max_length=max_length, max_pixels=max_pixels, truncation_strategy="raise",
-        norm_bbox="none", loss_scale="default")
+        processor,
+        template_type=MODEL_TYPE,
+        max_length=max_length,
+        max_pixels=max_pixels,
+        truncation_strategy="raise",
+        norm_bbox="none",
+        loss_scale="default",
+    )
     # The class holds the real vocabulary's id as a number; a cut vocabulary has its own.
     template.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
     template.set_mode("train")
@@ -49,7 +66,9 @@ def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
 
 
 def upstream_size(width: int, height: int) -> tuple[int, int]:
-    """Size (width, height) to which ms-swift's image loading would bring an image of this size, with its current limits."""
+    """Size (width, height) to which ms-swift's image loading would bring an image of this size, with its current
+    limits.
+    """
     from qwen_vl_utils import vision_process
 
     from coordexp.encode.processor import SIZE_MULTIPLE

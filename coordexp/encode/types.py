@@ -1,12 +1,15 @@
 """An answer as tokens, typed once and carried along. Contract ids: ENC-*; token types are contract-facts section 4."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from coordexp.coords.types import GeometryKind
+    from coordexp.coords.types import GeometryKind
 
 IGNORE_INDEX = -100
 
@@ -54,8 +57,8 @@ class EncodedSample:
     """One sample as the model sees it. T tokens, P vision patches, N images.
 
     `input_ids`, `labels` (IGNORE_INDEX where unsupervised), `token_types`, `subsets`, `mm_token_type_ids`: int64 [T].
-    `pixel_values`: float32 [P, D]; `image_grid_thw`: int64 [N, 3]; both None without images. `prompt_length` tokens precede
-    the answer; the answer ends with `<|im_end|>`.
+    `pixel_values`: float32 [P, D]; `image_grid_thw`: int64 [N, 3]; both None without images. `prompt_length` tokens
+    precede the answer; the answer ends with `<|im_end|>`.
     """
 
     sample_id: str

