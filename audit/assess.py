@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from audit.inventory import MarkedTest
-    from audit.results import RunResults, CaseResult
+    from audit.results import CaseResult, RunResults
     from coordexp.spec import Invariant
 
 State = Literal["proved", "failing", "skipped", "not run"]

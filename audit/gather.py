@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from audit.assess import Facts, Problem, FunctionSummary, Verdict, judge, merge_runs
+from audit.assess import Facts, FunctionSummary, Problem, Verdict, judge, merge_runs
 from audit.findings import Finding, load_findings
 from audit.inventory import read_marked_tests
 from audit.mutation_records import KILLED, read_records

@@ -1,6 +1,6 @@
 """Pytest plugin: writes what the audit reads into the report log, and the tree it belongs to beside it.
 
-Each test's report carries its invariant ids as the user property `invariants` (also under xdist). With `--report-log=F`,
+Each test's report carries its invariant ids as the user property `invariants`, also under xdist. With `--report-log=F`,
 `F.tree.json` (tree before and after the run) and `F.total` (number of tests) appear. `--invariant ID` selects.
 """
 

@@ -30,9 +30,10 @@ def contracts_root() -> Path:
     )
 
 
-def contract_path(relative: str | Path) -> Path:
+def contract_path(*parts: str | Path) -> Path:
     """Absolute path of a contract file given relative to the root; leaving the root is a `ContractFileError`."""
     root = contracts_root()
+    relative = Path(*parts)
     path = (root / relative).resolve()
     if not path.is_relative_to(root):
         raise ContractFileError(f"{relative}: leaves the contracts folder {root}")

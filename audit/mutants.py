@@ -1,0 +1,208 @@
+"""`python -m audit.mutants`: apply each invariant's declared faults and expect its tests to notice.
+
+Exits 1 when a mutant is not killed. `.audit/mutants.json` keeps the results of this tree; what was killed in it is not
+run again unless `--again`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from audit.inventory import files_for
+from audit.mutation import hooked, run_mutant, run_tests
+from audit.mutation_records import KILLED, MutationRecord, read_records, write_records
+from audit.results import UnusableResultsError, read_results
+from audit.suite import read_suite_command
+from audit.tree import NotACheckoutError, changed_files, read_tree_id
+from coordexp.spec import ContractFileError, ContractViolation, Invariant, load_invariants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_RUNNABLE = ("cpu", "ddp")
+_COLOURS = {KILLED: "green", "survived": "red", "timed out": "yellow", "invalid": "magenta", "error": "red"}
+
+
+class SelectionError(Exception):
+    """The command line selects nothing that exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run: the invariants with the numbers of their mutants, and the ids of those proved unmutated."""
+
+    root: Path
+    work: tuple[tuple[Invariant, tuple[int, ...]], ...]
+    proved: frozenset[str]
+    timeout: float
+
+    @property
+    def size(self) -> int:
+        """Number of mutants."""
+        return sum(len(numbers) for _, numbers in self.work)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the selected mutants; return the exit status."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    root = Path.cwd()
+    try:
+        tree = read_tree_id(root)
+        known = {} if options.again else read_records(root / ".audit" / "mutants.json", tree)
+        plan = build_plan(root, options, known, tree)
+    except (SelectionError, ContractFileError, ContractViolation, NotACheckoutError) as error:
+        sys.stderr.write(f"audit.mutants: {error}\n")
+        return 2
+    fresh = _run_with_progress(plan, options.jobs, console)
+    records = {**read_records(root / ".audit" / "mutants.json", tree), **{record.key: record for record in fresh}}
+    write_records(root / ".audit" / "mutants.json", tree, list(records.values()))
+    if options.json:
+        write_records(options.json, tree, fresh)
+    return _show(fresh, len(known), console)
+
+
+def build_plan(
+    root: Path, options: argparse.Namespace, known: dict[tuple[str, int], MutationRecord], tree: str
+) -> Plan:
+    """Choose the mutants: the named invariants or area, the changed ones, without those already killed in this tree."""
+    invariants = load_invariants()
+    unknown = sorted(set(options.invariant) - {invariant.id for invariant in invariants})
+    if unknown:
+        raise SelectionError(f"no invariant {', '.join(unknown)}; see contracts/invariants/")
+    areas = sorted({invariant.area for invariant in invariants})
+    if options.area and options.area not in areas:
+        raise SelectionError(f"no area {options.area!r}; allowed: {', '.join(areas)}")
+    changed = changed_files(root) if options.changed else None
+    work = []
+    for invariant in invariants:
+        named = not options.invariant or invariant.id in options.invariant
+        in_area = not options.area or invariant.area == options.area
+        if named and in_area and (invariant.tier in _RUNNABLE or options.invariant):
+            numbers = [n for n in range(1, len(invariant.mutants) + 1) if not _killed(known.get((invariant.id, n)))]
+            if changed is not None:
+                numbers = [n for n in numbers if _touched(root, invariant, n, changed)]
+            if numbers:
+                work.append((invariant, tuple(numbers)))
+    return Plan(root, tuple(work), _proved_ids(root, tree), options.timeout)
+
+
+def run_plan(plan: Plan, jobs: int, done: Callable[[MutationRecord], None]) -> list[MutationRecord]:
+    """Run the plan on `jobs` processes at a time; `done` is called with each record."""
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        batches = [pool.submit(_run_invariant, plan, invariant, numbers, done) for invariant, numbers in plan.work]
+        return [record for batch in batches for record in batch.result()]
+
+
+def _run_invariant(
+    plan: Plan, invariant: Invariant, numbers: tuple[int, ...], done: Callable[[MutationRecord], None]
+) -> list[MutationRecord]:
+    records: list[MutationRecord] = []
+    complaints: dict[bool, str] = {}
+    for number in numbers:
+        copied = not hooked(invariant.mutants[number - 1])
+        if copied not in complaints:
+            complaints[copied] = _baseline(plan, invariant, copied)
+        if complaints[copied]:
+            mutant = invariant.mutants[number - 1]
+            record = MutationRecord(
+                invariant.id, number, mutant.file, mutant.why, "error", "", complaints[copied][:300], 0.0
+            )
+        else:
+            record = run_mutant(plan.root, invariant, number, plan.timeout)
+        done(record)
+        records.append(record)
+    return records
+
+
+def _baseline(plan: Plan, invariant: Invariant, copied: bool) -> str:
+    """Why the unmutated tests of the invariant prove nothing; empty when they pass."""
+    if invariant.id in plan.proved and not copied:
+        return ""
+    run = run_tests(plan.root, invariant.id, plan.timeout, copied)
+    if run.status == 0:
+        return ""
+    words = "time out" if run.status is None else f"end with pytest status {run.status}"
+    return f"its unmutated tests {words}: {run.failed_test} {run.detail}"
+
+
+def _proved_ids(root: Path, tree: str) -> frozenset[str]:
+    """Invariants whose tests all passed in a run of this very tree: their baseline needs no second run."""
+    try:
+        run = read_results(read_suite_command(root).log)
+    except UnusableResultsError:
+        return frozenset()
+    if not run.of_tree(tree):
+        return frozenset()
+    bad = {key for test in run.tests if test.outcome == "failed" for key in test.invariants}
+    good = {key for test in run.tests if test.outcome == "passed" for key in test.invariants}
+    return frozenset(good - bad)
+
+
+def _killed(record: MutationRecord | None) -> bool:
+    return record is not None and record.status == KILLED
+
+
+def _touched(root: Path, invariant: Invariant, number: int, changed: set[str]) -> bool:
+    sources = {invariant.mutants[number - 1].file, *files_for(root, invariant.id)}
+    if invariant.path.is_relative_to(root):
+        sources.add(invariant.path.relative_to(root).as_posix())
+    return bool(sources & changed)
+
+
+def _run_with_progress(plan: Plan, jobs: int, console: Console) -> list[MutationRecord]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("mutants", total=plan.size)
+
+        def done(record: MutationRecord) -> None:
+            progress.update(task, advance=1, description=f"mutants ({record.invariant} #{record.number})")
+            colour = _COLOURS[record.status]
+            progress.console.print(
+                f"[{colour}]{record.status:9}[/] {record.invariant} #{record.number} {escape(record.why)}",
+                highlight=False,
+            )
+
+        return run_plan(plan, jobs, done)
+
+
+def _show(records: list[MutationRecord], known: int, console: Console) -> int:
+    weak = [record for record in records if record.status != KILLED]
+    if weak:
+        table = Table(title="Mutants that no test killed", title_justify="left")
+        for column in ("mutant", "status", "file", "fault", "detail"):
+            table.add_column(column, overflow="fold")
+        for record in weak:
+            name = f"{record.invariant} #{record.number}"
+            table.add_row(name, record.status, record.file, escape(record.why), escape(record.detail))
+        console.print(table)
+    before = f", {known} known from earlier runs of this tree" if known else ""
+    console.print(f"{len(records) - len(weak)} of {len(records)} mutants killed{before}", highlight=False)
+    return 1 if weak else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m audit.mutants", description=(__doc__ or "").split("\n\n", 1)[0])
+    parser.add_argument("--invariant", action="append", default=[], metavar="ID", help="only this one (repeatable)")
+    parser.add_argument("--area", help="only the invariants of one file contracts/invariants/AREA.yaml")
+    parser.add_argument("--changed", action="store_true", help="only where file, tests or declaration differ from HEAD")
+    parser.add_argument("--again", action="store_true", help="also those already killed in this tree")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the records of this run to F")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="mutants at a time (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds per mutant (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
