@@ -1,0 +1,26 @@
+"""Configurations: YAML files in, frozen typed sections out, every problem at once. No torch. Contract ids: CONFIG-*."""
+
+from __future__ import annotations
+
+from coordexp.config.checks import check_effective_batch, image_token_bound
+from coordexp.config.hierarchy import discover_profiles
+from coordexp.config.loading import load_config
+from coordexp.config.paths import resolve_input, resolve_output
+from coordexp.config.problems import ConfigError, Problem
+from coordexp.config.typed import plain_values, render_resolved
+from coordexp.config.types import Config, Sources
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Problem",
+    "Sources",
+    "check_effective_batch",
+    "discover_profiles",
+    "image_token_bound",
+    "load_config",
+    "plain_values",
+    "render_resolved",
+    "resolve_input",
+    "resolve_output",
+]

@@ -1,0 +1,177 @@
+"""Cross checks between keys that every configuration passes. Contract ids: CONFIG-007, CONFIG-008, CONFIG-010.
+
+In: a view of the merged configuration; out: problems. Each check reads what it needs by dotted key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from coordexp.config.problems import ConfigError, Problem
+from coordexp.config.types import Config
+from coordexp.config.view import View
+
+Check = Callable[[View], Iterator[Problem]]
+PIXELS_PER_TOKEN = 32 * 32
+"""Image area of one token: patches of 16 pixels, merged 2 by 2."""
+COORD_COUNT = 1000
+
+
+def image_token_bound(max_pixels: int) -> int:
+    """Most tokens that an image of at most `max_pixels` pixels takes (sides are multiples of 32)."""
+    return max_pixels // PIXELS_PER_TOKEN
+
+
+def check_effective_batch(config: Config, world_size: int) -> int:
+    """Gradient accumulation steps for `world_size` ranks.
+
+    effective_batch_size = per_device_train_batch_size x world_size x accumulation. Accumulation is derived, or equal to
+    what is written; without effective_batch_size it is what is written, or 1. Raises `ConfigError` when it doesn't
+    divide.
+    """
+    training = config.training
+    if world_size < 1:
+        raise ValueError(f"world size is the number of ranks, at least 1, got {world_size}")
+    written = training.gradient_accumulation_steps
+    if training.effective_batch_size is None:
+        return written or 1
+    step = training.per_device_train_batch_size * world_size
+    accumulation, rest = divmod(training.effective_batch_size, step)
+    key = "training.effective_batch_size"
+    where = config.sources.origins[key] if key in config.sources.origins else str(config.sources.path)
+    product = f"per_device_train_batch_size {training.per_device_train_batch_size} x {world_size} ranks = {step}"
+    message = ""
+    if rest or not accumulation:
+        message = f"{training.effective_batch_size} is no multiple of {product}; choose one that is"
+    elif written is not None and written != accumulation:
+        message = f"{training.effective_batch_size} over {product} gives {accumulation} accumulation steps, "
+        message += f"but gradient_accumulation_steps says {written}; drop that key"
+    if message:
+        raise ConfigError(str(config.sources.path), [Problem(("training", "effective_batch_size"), message, where)])
+    return accumulation
+
+
+def batch_sizes(view: View) -> Iterator[Problem]:
+    """effective_batch_size is a multiple of the device's batch and of the accumulation that is written."""
+    effective = view["training.effective_batch_size"]
+    per_device = view["training.per_device_train_batch_size"]
+    written = view["training.gradient_accumulation_steps"]
+    if effective is None:
+        return
+    if effective % per_device:
+        text = f"{effective} is no multiple of per_device_train_batch_size {per_device}"
+        yield view.problem("training.effective_batch_size", f"{text}; choose one that is")
+    elif written is not None and effective % (per_device * written):
+        text = f"{effective} is no multiple of per_device_train_batch_size {per_device} x {written} steps"
+        yield view.problem("training.gradient_accumulation_steps", f"effective_batch_size {text}; drop this key")
+
+
+def evaluation(view: View) -> Iterator[Problem]:
+    """An evaluation that is asked for has records and a cadence."""
+    strategy = view["training.eval_strategy"]
+    if strategy == "no":
+        return
+    if view["custom.val_jsonl"] is None:
+        yield view.problem("custom.val_jsonl", f"needed, because training.eval_strategy is {strategy}")
+    if strategy == "steps" and view["training.eval_steps"] is None:
+        yield view.problem("training.eval_steps", "needed, because training.eval_strategy is steps")
+
+
+def best_checkpoint(view: View) -> Iterator[Problem]:
+    """Ranking checkpoints needs a metric, its direction, and evaluations."""
+    metric = view["training.metric_for_best_model"]
+    if metric is not None and view["training.greater_is_better"] is None:
+        yield view.problem("training.greater_is_better", f"needed, because checkpoints are ranked by {metric}")
+    if view["training.save_strategy"] != "best":
+        return
+    if metric is None:
+        yield view.problem("training.metric_for_best_model", "needed, because training.save_strategy is best")
+    if view["training.eval_strategy"] == "no":
+        yield view.problem("training.save_strategy", "best needs evaluations; set training.eval_strategy")
+
+
+def precision(view: View) -> Iterator[Problem]:
+    """At most one autocast type."""
+    if view["training.bf16"] and view["training.fp16"]:
+        yield view.problem("training.fp16", "bf16 is on already; keep one of them")
+
+
+def dataloader(view: View) -> Iterator[Problem]:
+    """Settings of workers need workers."""
+    if view["data.dataloader_num_workers"] > 0:
+        return
+    for key in ("data.dataloader_prefetch_factor", "data.dataloader_persistent_workers"):
+        if view[key]:
+            yield view.problem(key, "needs data.dataloader_num_workers above 0")
+
+
+def schedule(view: View) -> Iterator[Problem]:
+    """min_lr and the schedules that end in it come together."""
+    kind, lowest = view["training.lr_scheduler_type"], view["training.lr_scheduler_kwargs.min_lr"]
+    if kind.endswith("min_lr") and lowest is None:
+        yield view.problem("training.lr_scheduler_kwargs.min_lr", f"needed by lr_scheduler_type {kind}")
+    if not kind.endswith("min_lr") and lowest is not None:
+        yield view.problem("training.lr_scheduler_kwargs.min_lr", f"lr_scheduler_type {kind} does not read it")
+    if lowest is not None and lowest > view["training.learning_rate"]:
+        peak = view["training.learning_rate"]
+        yield view.problem("training.lr_scheduler_kwargs.min_lr", f"{lowest} is above training.learning_rate {peak}")
+
+
+def image_sizes(view: View) -> Iterator[Problem]:
+    """The largest image that is let in fits a row, and offline cooking keeps below the cap."""
+    cap, longest = view["template.max_pixels"], view["global_max_length"]
+    tokens = image_token_bound(cap)
+    if tokens >= longest:
+        text = f"{cap} lets in images of {tokens} tokens, which global_max_length {longest} can't hold"
+        yield view.problem("template.max_pixels", f"{text}; lower it to the size that records were cooked to")
+    offline = view["custom.offline_max_pixels"]
+    if offline is not None and offline > cap:
+        yield view.problem("custom.offline_max_pixels", f"{offline} is above the hard cap template.max_pixels {cap}")
+
+
+def coord_objective(view: View) -> Iterator[Problem]:
+    """An objective that is switched on weighs something."""
+    for section in ("custom.coord_soft_ce_w1", "custom.bbox_geo"):
+        weights = [key for key in view.rule(section).properties or {} if key.endswith("_weight")]
+        if view[f"{section}.enabled"] and not any(view[f"{section}.{key}"] for key in weights):
+            yield view.problem(f"{section}.enabled", f"is true while {', '.join(weights)} are all 0; turn it off")
+
+
+def coord_ids(view: View) -> Iterator[Problem]:
+    """A stated range of coord ids holds exactly 1000 of them."""
+    if view["custom.coord_offset.ids"] is None:
+        return
+    start, end = view["custom.coord_offset.ids.start"], view["custom.coord_offset.ids.end"]
+    if end - start + 1 != COORD_COUNT:
+        text = f"{start}..{end} are {end - start + 1} ids; coord tokens are {COORD_COUNT} ids in a row"
+        yield view.problem("custom.coord_offset.ids", text)
+
+
+def deepspeed(view: View) -> Iterator[Problem]:
+    """DeepSpeed, when on, has a configuration."""
+    if view["deepspeed.enabled"] and view["deepspeed.config"] is None:
+        yield view.problem("deepspeed.config", "needed, because deepspeed.enabled is true: zero2, zero3 or a path")
+
+
+def adapters(view: View) -> Iterator[Problem]:
+    """Training everything has no adapter to set up, and something is trained."""
+    if view["tuner.tuner_type"] == "full" and view["tuner.use_dora"]:
+        yield view.problem("tuner.use_dora", "tuner_type full has no adapter; write tuner_type: lora, or drop this")
+    if all(view[f"tuner.freeze_{part}"] for part in ("llm", "vit", "aligner")):
+        if not view["custom.coord_offset.enabled"]:
+            yield view.problem("tuner.freeze_llm", "everything is frozen, so nothing is trained; free a part")
+
+
+GENERAL_CHECKS: tuple[Check, ...] = (
+    batch_sizes,
+    evaluation,
+    best_checkpoint,
+    precision,
+    dataloader,
+    schedule,
+    image_sizes,
+    coord_objective,
+    coord_ids,
+    deepspeed,
+    adapters,
+)

@@ -1,0 +1,42 @@
+"""What a relative path in a configuration is relative to: never the caller's folder. Contract ids: CONFIG-015.
+
+In: a configuration and a path as written; out: an absolute path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coordexp.config.problems import ConfigError, KeyPath, Problem
+from coordexp.config.types import Config
+
+_MARKER = "pyproject.toml"
+
+
+def project_root(path: Path) -> Path:
+    """The nearest folder above `path` that holds pyproject.toml; this checkout when there is none."""
+    for folder in path.parents:
+        if (folder / _MARKER).is_file():
+            return folder
+    return Path(__file__).resolve().parents[2]
+
+
+def resolve_input(config: Config, key: str, written: str) -> Path:
+    """A file or folder that must exist: absolute, beside the config file, or below the project's root, in that order.
+
+    `key` is the dotted key it is written under. Raises `ConfigError` naming the places that were looked at.
+    """
+    sources = config.sources
+    places = [Path(written)] if Path(written).is_absolute() else [sources.path.parent / written, sources.root / written]
+    for place in places:
+        if place.exists():
+            return place.resolve()
+    where = sources.origins[key] if key in sources.origins else str(sources.path)
+    looked = " and ".join(str(place) for place in places)
+    path: KeyPath = tuple(key.split("."))
+    raise ConfigError(str(sources.path), [Problem(path, f"{written!r} does not exist; looked at {looked}", where)])
+
+
+def resolve_output(config: Config, written: str) -> Path:
+    """A folder that will be written: absolute, or below the project's root."""
+    return Path(written) if Path(written).is_absolute() else (config.sources.root / written).resolve()

@@ -1,0 +1,49 @@
+"""What is wrong with a configuration, and the error that reports all of it at once. Contract ids: CONFIG-003.
+
+In: places and messages; out: one line a problem, `file:line: dotted.path[0]: what, what is allowed, what to do`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+KeyPath = tuple[str | int, ...]
+"""Keys and list indices that lead to a value: `("rollout_matching", "vllm", "server", "servers", 0)`."""
+
+
+def render_path(path: KeyPath) -> str:
+    """Dotted text of a path, with list indices in brackets; the whole configuration is `(the whole config)`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "(the whole config)"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: the value's path, what is wrong and what to do, and where it is written (`file:line`, or a file)."""
+
+    path: KeyPath
+    message: str
+    where: str
+
+    def __str__(self) -> str:
+        if not self.path:
+            return f"{self.where}: {self.message}"
+        return f"{self.where}: {render_path(self.path)}: {self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used. `problems` holds all of its faults, in the order of the files' lines."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{source}: {count}", *(f"  {problem}" for problem in self.problems)]))
+
+
+def nearest_match(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word that looks most like `word`, or None when nothing resembles it."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return close[0] if close else None

@@ -1,0 +1,203 @@
+"""Cross checks of stage 2: variants and namespaces, lengths, the rollout backend, the pipeline. CONFIG-009, 011, 012.
+
+In: a view of the merged configuration; out: problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from coordexp.config.checks import Check, image_token_bound
+from coordexp.config.problems import Problem
+from coordexp.config.rules import Rule, build_rule
+from coordexp.config.validate import find_faults
+from coordexp.config.view import View
+from coordexp.spec import schema_ids
+
+_TWO_CHANNEL, _ALIGNED = "stage2_two_channel", "stage2_rollout_aligned"
+_SOFT_TERMS = "coord_reg soft_ce_weight, w1_weight, coord_gate_weight, temperature, target_sigma and target_truncate"
+
+
+def variant_sections(view: View) -> Iterator[Problem]:
+    """Each trainer variant has its own sections, and no others that it would not read."""
+    variant = view["custom.trainer_variant"]
+    wanted = {"stage1": (), _TWO_CHANNEL: ("stage2_ab", "rollout_matching"), _ALIGNED: ("rollout_matching",)}[variant]
+    for section in ("stage2_ab", "rollout_matching"):
+        present = view.written(section) and view[section] is not None
+        if section in wanted and not present:
+            yield view.problem(section, f"needed by custom.trainer_variant {variant}")
+        elif present and section not in wanted:
+            text = f"custom.trainer_variant {variant} does not read this section; set the variant, or delete it"
+            yield view.problem(section, text)
+
+
+def variant_keys(view: View) -> Iterator[Problem]:
+    """A key of a shared section that this variant does not read keeps its default."""
+    variant = view["custom.trainer_variant"]
+    stage1_only = ("custom.desc_ce_weight", "custom.bbox_geo.enabled")
+    stage2_only = ("training.packing_buffer", "training.packing_min_fill_ratio")
+    for key in stage1_only if variant != "stage1" else stage2_only:
+        if view[key] != view.rule(key).default:
+            advice = _variant_advice(key, variant)
+            yield view.problem(key, f"custom.trainer_variant {variant} does not read it; {advice}")
+    key = "rollout_matching.coord_decode_mode"
+    if variant == _TWO_CHANNEL and view[key] not in (None, view.rule(key).default):
+        yield view.problem(key, f"custom.trainer_variant {variant} does not read it; write stage2_ab.coord_decode_mode")
+
+
+def _variant_advice(key: str, variant: str) -> str:
+    if key.startswith("training."):
+        return "stage 1 packs statically and has no buffer; delete it"
+    places = {
+        (_TWO_CHANNEL, "custom.desc_ce_weight"): "write stage2_ab.desc_ce_weight",
+        (_TWO_CHANNEL, "custom.bbox_geo.enabled"): "write stage2_ab.bbox_smoothl1_weight and bbox_ciou_weight",
+    }
+    return places.get((variant, key), "write rollout_matching.pipeline")
+
+
+def foreign_pipeline(view: View) -> Iterator[Problem]:
+    """The pipeline stands in the variant's own namespace."""
+    variant = view["custom.trainer_variant"]
+    if variant == _TWO_CHANNEL and view["rollout_matching.pipeline"] is not None:
+        yield view.problem("rollout_matching.pipeline", f"{variant} reads stage2_ab.pipeline; move it there")
+    if variant == _ALIGNED and view["stage2_ab.pipeline"] is not None:
+        yield view.problem("stage2_ab.pipeline", f"{variant} reads rollout_matching.pipeline; move it there")
+
+
+def single_objective_form(view: View) -> Iterator[Problem]:
+    """An authored pipeline stands alone: no flat weight beside it, whatever its value."""
+    section = "stage2_ab" if view["custom.trainer_variant"] == _TWO_CHANNEL else "rollout_matching"
+    if view[f"{section}.pipeline"] is None:
+        return
+    place = f"{section}.pipeline takes its place; move it there as"
+    if section == "stage2_ab":
+        for key, target in flat_knobs():
+            if view.written(key):
+                module, _, rest = target.partition(" ")
+                yield view.problem(key, f"{place} {rest} of {module} (null here removes an inherited value)")
+    if view.written("custom.coord_soft_ce_w1"):
+        text = f"{place} {_SOFT_TERMS} (null here removes an inherited value)"
+        yield view.problem("custom.coord_soft_ce_w1", text)
+
+
+def flat_knobs() -> tuple[tuple[str, str], ...]:
+    """Dotted keys of the flat objective weights of `stage2_ab`, each with the module key that takes its place."""
+    return tuple(_moved(build_rule("coordexp:config/stage2_ab"), "stage2_ab"))
+
+
+def _moved(rule: Rule, prefix: str) -> Iterator[tuple[str, str]]:
+    for key, inner in (rule.properties or {}).items():
+        if inner.moves_to is not None:
+            yield f"{prefix}.{key}", inner.moves_to
+        elif inner.schema_id != "coordexp:config/pipeline":
+            yield from _moved(inner, f"{prefix}.{key}")
+
+
+def pipeline_modules(view: View) -> Iterator[Problem]:
+    """No module twice, something to learn from, and each module's own keys as its contract says."""
+    for section in ("stage2_ab", "rollout_matching"):
+        if view[f"{section}.pipeline"] is None:
+            continue
+        for part in ("objective", "diagnostics"):
+            key = f"{section}.pipeline.{part}"
+            yield from _module_problems(view, key, view[key])
+        objective = view[f"{section}.pipeline.objective"]
+        if not any(entry.get("enabled", True) for entry in objective):
+            yield view.problem(f"{section}.pipeline.objective", "no module is enabled, so nothing is learnt")
+
+
+def _module_problems(view: View, key: str, entries: list[dict[str, Any]]) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        name = entry["name"]
+        if name in seen:
+            yield view.problem(key, f"{name} stands at [{seen[name]}] already; keep one", index, "name")
+        seen.setdefault(name, index)
+        contract = f"coordexp:losses/{name}"
+        if "config" not in entry or contract not in schema_ids():
+            continue
+        for fault in find_faults(build_rule(contract), entry["config"]):
+            yield view.problem(key, fault.message, index, "config", *fault.path)
+
+
+def lengths(view: View) -> Iterator[Problem]:
+    """Answers fit beside prompts: no length is ever cut to make room."""
+    longest = view["rollout_matching.max_new_tokens"]
+    if longest is None:
+        return
+    key = "rollout_matching.max_new_tokens"
+    row, image = view["global_max_length"], image_token_bound(view["template.max_pixels"])
+    if longest >= row:
+        yield view.problem(key, f"{longest} leaves no room for a prompt in global_max_length {row}; lower it")
+    if view["rollout_matching.rollout_backend"] != "vllm" or view["rollout_matching.vllm"] is None:
+        return
+    model = view["rollout_matching.vllm.max_model_len"]
+    if longest >= model:
+        yield view.problem(key, f"{longest} must be below rollout_matching.vllm.max_model_len {model}")
+    elif model - longest <= image:
+        text = f"{longest} leaves {model - longest} of max_model_len {model} for the prompt, whose image alone may take"
+        yield view.problem(key, f"{text} {image} tokens (template.max_pixels); lower one of them")
+    if model < row:
+        text = f"{model} is below global_max_length {row}, so training rows could not have been generated; raise it"
+        yield view.problem("rollout_matching.vllm.max_model_len", text)
+
+
+def backend(view: View) -> Iterator[Problem]:
+    """The chosen backend is described, and nothing is set that it would not read."""
+    if view["rollout_matching"] is None:
+        return
+    chosen, vllm = view["rollout_matching.rollout_backend"], view["rollout_matching.vllm"]
+    if chosen == "vllm" and vllm is None:
+        yield view.problem("rollout_matching.vllm", "needed, because rollout_backend is vllm")
+    if vllm is None:
+        return
+    mode = view["rollout_matching.vllm.mode"]
+    other = "colocate" if mode == "server" else "server"
+    if view[f"rollout_matching.vllm.{other}"] is not None:
+        text = "a server gets these from its launcher, so the learner would not read them"
+        reason = text if mode == "server" else "an engine in the learner's process has no servers"
+        yield view.problem(f"rollout_matching.vllm.{other}", f"mode is {mode}: {reason}; delete it")
+    if mode == "server" and view["rollout_matching.vllm.server"] is None:
+        yield view.problem("rollout_matching.vllm.server", "needed, because vllm.mode is server")
+
+
+def distinct_servers(view: View) -> Iterator[Problem]:
+    """Two entries never name the same server."""
+    if view["rollout_matching.vllm.server"] is None:
+        return
+    key, seen = "rollout_matching.vllm.server.servers", {}
+    for index, entry in enumerate(view[key]):
+        url = entry["base_url"]
+        if url in seen:
+            text = f"{url} is servers[{seen[url]}] already; each server is listed once"
+            yield view.problem(key, text, index, "base_url")
+        seen.setdefault(url, index)
+
+
+def repeat_terminate(view: View) -> Iterator[Problem]:
+    """Repeat termination, when on, watches something, and an n-gram has a length and a count."""
+    section = "rollout_matching.repeat_terminate"
+    if view["rollout_matching"] is None:
+        return
+    size, repeats = view[f"{section}.ngram_size"], view[f"{section}.ngram_repeats"]
+    if (size is None) != (repeats is None):
+        yield view.problem(f"{section}.ngram_size", "ngram_size and ngram_repeats are given together")
+    limits = [view[f"{section}.{key}"] for key in ("max_consecutive_token_repeats", "ngram_size", "max_object_keys")]
+    if view[f"{section}.enabled"] and all(limit is None for limit in limits):
+        keys = "max_consecutive_token_repeats, ngram_size with ngram_repeats, or max_object_keys"
+        yield view.problem(f"{section}.enabled", f"is true, but nothing is watched; set {keys}")
+
+
+STAGE2_CHECKS: tuple[Check, ...] = (
+    variant_sections,
+    variant_keys,
+    foreign_pipeline,
+    single_objective_form,
+    pipeline_modules,
+    lengths,
+    backend,
+    distinct_servers,
+    repeat_terminate,
+)
+
