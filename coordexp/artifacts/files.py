@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text through a temporary file in the same folder, so that a reader sees the old file or the new one.
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write through a temporary file in the same folder, so that a reader sees the old file or the new one, never a part.
 
     Folders are created. The temporary file is removed when writing fails.
     """
@@ -19,8 +19,8 @@ def write_text(path: Path, text: str) -> Path:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp gives 0600; an artifact is readable like any file its owner makes.
@@ -30,6 +30,11 @@ def write_text(path: Path, text: str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text, whole or not at all."""
+    return write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -48,15 +53,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def hash_folder(root: Path) -> str:
-    """SHA-256 (hex) over the relative path and bytes of every file under `root`, in path order.
+def hash_folder(root: Path, pattern: str = "*") -> str:
+    """SHA-256 (hex) over the relative path and bytes of every file under `root` that fits `pattern`, in path order.
 
     Renaming, adding, removing or changing a file changes it; time stamps and the folder's own place do not.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    for path in sorted(p for p in root.rglob(pattern) if p.is_file()):
         digest.update(f"{path.relative_to(root).as_posix()}\0{hash_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def hash_weights(checkpoint: Path) -> str:
+    """SHA-256 (hex) over a checkpoint's weights (*.safetensors); the same weights under another folder name give the same."""
+    return hash_folder(checkpoint, "*.safetensors")
 
 
 def _umask() -> int:

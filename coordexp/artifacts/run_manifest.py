@@ -15,18 +15,16 @@ from typing import Any
 import coordexp
 from coordexp.artifacts.files import hash_file, hash_folder, write_json
 from coordexp.artifacts.provenance import read_git_state, read_upstream, read_versions
+from coordexp.data.cooking import MANIFEST_NAME as COOK_MANIFEST_NAME
+from coordexp.data.cooking import RECORDS_NAME as COOKED_RECORDS_NAME
 from coordexp.spec import check, contracts_root, read_json
 
 MANIFEST_NAME = "run_manifest.json"
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One JSONL file of the run and the manifest that cooking wrote for it (None for data cooked elsewhere)."""
-
-    jsonl: Path
-    cook_manifest: Path | None = None
+class ArtifactError(ValueError):
+    """Files of a run that contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +32,22 @@ class RunFacts:
     """What only the caller knows.
 
     `resolved_config` is the mapping that re-loads equal; `config_sources` the YAML files it came from, leaf first; `seeds`
-    every seed by name; `data` the files by role (`train`, `val`); `launch` further facts such as world size or server flags.
+    every seed by name; `data` the JSONL files by role (`train`, `val`); `launch` further facts such as world size or server flags.
     """
 
     resolved_config: Mapping[str, Any]
     config_sources: tuple[Path, ...]
     seeds: Mapping[str, int]
-    data: Mapping[str, DataFile]
+    data: Mapping[str, Path]
     pipeline_checksum: str | None = None
     launch: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_run_manifest(facts: RunFacts) -> dict[str, Any]:
-    """The manifest as a checked document. Reads the files it names; a missing one raises `FileNotFoundError`."""
+    """The manifest as a checked document, from the files that `facts` names.
+
+    Raises `FileNotFoundError` for a missing one, `ArtifactError` for a cook manifest that is not true of its data.
+    """
     return check("run-manifest", {
         "schema_version": SCHEMA_VERSION,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,6 +82,20 @@ def _file_document(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": hash_file(path)}
 
 
-def _data_document(entry: DataFile) -> dict[str, Any]:
-    cooked = None if entry.cook_manifest is None else read_json(entry.cook_manifest)
-    return {**_file_document(entry.jsonl), "cook_manifest": cooked}
+def _data_document(jsonl: Path) -> dict[str, Any]:
+    with jsonl.open("rb") as stream:
+        records = sum(1 for _ in stream)
+    return {**_file_document(jsonl), "records": records, "cook_manifest": _cook_manifest(jsonl, records)}
+
+
+def _cook_manifest(jsonl: Path, records: int) -> Any:
+    """The manifest that cooking wrote beside `jsonl`; None for data that was cooked elsewhere."""
+    path = jsonl.parent / COOK_MANIFEST_NAME
+    if jsonl.name != COOKED_RECORDS_NAME or not path.is_file():
+        return None
+    manifest = check("cook-manifest", read_json(path))
+    if manifest["records"]["kept"] != records:
+        raise ArtifactError(
+            f"{path}: counts {manifest['records']['kept']} records but {jsonl.name} holds {records}: the file was changed after "
+            "cooking, so its drop counts are not true of it; cook again, or keep the changed file under another name")
+    return manifest

@@ -1,0 +1,50 @@
+"""Evaluate a checkpoint: generate answers, parse them strictly, report F1 and COCO mAP: python -m coordexp.entrypoints.evaluate."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of `evaluate`."""
+    parser = argparse.ArgumentParser(prog="python -m coordexp.entrypoints.evaluate", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="configuration that the model was trained with")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a whole (merged) checkpoint")
+    parser.add_argument("--jsonl", type=Path, help="records to evaluate on (default: custom.val_jsonl)")
+    parser.add_argument("--limit", type=int, help="evaluate on the first N records only")
+    parser.add_argument("--out", type=Path, help="folder for report.json, predictions.jsonl and gallery.png")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="token limit of an answer (default 512)")
+    parser.add_argument("--batch-size", type=int, default=32, help="answers decoded at once (default 32)")
+    parser.add_argument("--scores", choices=("confidence", "constant"), default="confidence",
+                        help="what ranks predictions in AP: mean coord-token probability (default), or nothing")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 on success, 1 with a line on stderr for bad input."""
+    args = build_parser().parse_args(argv)
+    from rich.console import Console
+
+    from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
+    from coordexp.config import load_config
+    from coordexp.evaluation.job import INPUT_ERRORS, build_job, evaluate_checkpoint
+    from coordexp.evaluation.runner import GenerationSettings
+    from coordexp.evaluation.summary import build_summary_table, show_progress
+
+    try:
+        settings = GenerationSettings(args.max_new_tokens, args.batch_size, args.scores)
+        job = build_job(load_config(args.config), args.checkpoint, settings, jsonl=args.jsonl, limit=args.limit)
+        with show_progress("generating") as progress:
+            evaluation = evaluate_checkpoint(job, progress)
+        if args.out is not None:
+            write_evaluation(args.out, evaluation, EvaluatedFiles(args.checkpoint, job.jsonl))
+    except INPUT_ERRORS as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    Console().print(build_summary_table(evaluation.report, f"{args.checkpoint} on {job.jsonl}"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""From a configuration and a checkpoint folder to an evaluation. Contract id: EVAL-009.
+
+What decides prompts and images comes from the configuration that trained the model; the rest is said on the command line.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+from coordexp.config import ConfigError, resolve_input
+from coordexp.coords.vocab import CoordVocabError
+from coordexp.data.errors import DataError
+from coordexp.data.paths import image_root
+from coordexp.data.records import read_records
+from coordexp.encode.encoder import EncodeError, Encoder, EncodeSettings, build_encoder
+from coordexp.encode.images import ImageContractError
+from coordexp.encode.processor import ProcessorError
+from coordexp.evaluation.report import EvaluationError
+from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
+from coordexp.rollout.types import Progress, RolloutError
+
+if TYPE_CHECKING:
+    from coordexp.config import Config
+
+INPUT_ERRORS = (
+    ConfigError, CoordVocabError, DataError, EncodeError, EvaluationError, ImageContractError, ProcessorError, RolloutError)
+"""Everything that bad input can raise; each message stands alone."""
+_ADAPTER_FILES = ("adapter_config.json", "coord_offset.json")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """What to evaluate. `limit` takes the first records of the file; None takes all."""
+
+    checkpoint: Path
+    jsonl: Path
+    encoding: EncodeSettings
+    generation: GenerationSettings
+    limit: int | None = None
+    torch_dtype: str = "float32"
+    attn_impl: str = "sdpa"
+
+
+def build_job(
+    config: Config, checkpoint: Path, generation: GenerationSettings, *, jsonl: Path | None = None, limit: int | None = None
+) -> EvaluationJob:
+    """A job for a checkpoint that `config` trained; without `jsonl` it is about `custom.val_jsonl`.
+
+    Raises `EvaluationError` without any records to evaluate on, `ConfigError` when the file is not there.
+    """
+    custom = config.custom
+    if jsonl is None:
+        if custom.val_jsonl is None:
+            raise EvaluationError(f"{config.sources.path}: custom.val_jsonl is not set; set it or give --jsonl FILE")
+        jsonl = resolve_input(config, "custom.val_jsonl", custom.val_jsonl)
+    root = image_root(jsonl, os.environ)
+    if custom.image_root is not None:
+        root = resolve_input(config, "custom.image_root", custom.image_root)
+    encoding = EncodeSettings(
+        field_order=custom.object_field_order, ordering=custom.object_ordering, variant=custom.prompt_variant,
+        max_pixels=config.template.max_pixels, max_length=config.global_max_length)
+    return EvaluationJob(
+        checkpoint=checkpoint, jsonl=jsonl, encoding=encoding,
+        generation=replace(generation, image_root=root), limit=limit,
+        torch_dtype=config.model.torch_dtype, attn_impl=config.model.attn_impl)
+
+
+def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) -> Evaluation:
+    """Load the checkpoint onto the GPU, or the CPU where there is none, and evaluate it.
+
+    Data is read and checked before the model is loaded. Raises one of `INPUT_ERRORS` for bad input.
+    """
+    if job.limit is not None and job.limit < 1:
+        raise EvaluationError(f"the limit must be at least 1, got {job.limit}")
+    records = read_records(job.jsonl)[:job.limit]
+    encoder = build_encoder(_load_processor(job.checkpoint), job.encoding)
+    model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
+    return evaluate_model(model, encoder, records, job.generation, progress)
+
+
+def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:
+    """A whole Qwen3-VL checkpoint in eval mode; an adapter or an unreadable folder raises `EvaluationError`."""
+    model = _loaded(
+        checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load_processor(checkpoint: Path) -> Any:
+    if not (checkpoint / "config.json").is_file():
+        held = [name for name in _ADAPTER_FILES if (checkpoint / name).is_file()]
+        if held:
+            raise EvaluationError(
+                f"{checkpoint}: holds an adapter ({held[0]}), not a whole model; evaluate its merged export instead")
+        raise EvaluationError(f"{checkpoint}: not a checkpoint folder (it has no config.json)")
+    return _loaded(checkpoint, AutoProcessor)
+
+
+def _loaded(checkpoint: Path, kind: Any, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(checkpoint, local_files_only=True, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise EvaluationError(f"{checkpoint}: cannot be loaded as a Qwen3-VL checkpoint: {reason}") from error

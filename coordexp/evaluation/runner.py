@@ -1,0 +1,75 @@
+"""A model and records in, an evaluation out: generate, parse strictly, compare. Contract ids: EVAL-006, EVAL-009.
+
+The same function serves the command line, the quick start and a trainer that evaluates a model it holds.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordexp.evaluation.confidence import build_coord_scorer
+from coordexp.evaluation.detections import ScoreMode, build_truth, parse_prediction
+from coordexp.evaluation.report import EvaluationError, evaluate_detections
+from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
+from coordexp.rollout.hf import HfBackend
+from coordexp.rollout.requests import build_requests
+from coordexp.rollout.types import Progress, RolloutOutput, RolloutRequest
+
+if TYPE_CHECKING:
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from coordexp.data.types import Record
+    from coordexp.encode.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How answers are generated and scored. `image_root` None means the folder of each record's file."""
+
+    max_new_tokens: int = 512
+    decode_batch_size: int = 32
+    score_mode: ScoreMode = "confidence"
+    image_root: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluation with all that led to it; the sequences are parallel and follow the records. `seconds` is generation."""
+
+    report: DetectionReport
+    truth: tuple[ImageTruth, ...]
+    predictions: tuple[ImagePrediction, ...]
+    requests: tuple[RolloutRequest, ...]
+    outputs: tuple[RolloutOutput, ...]
+    settings: GenerationSettings
+    seconds: float
+
+
+def evaluate_model(
+    model: Qwen3VLForConditionalGeneration, encoder: Encoder, records: Sequence[Record], settings: GenerationSettings,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate `model` on `records`, with the prompts and the processor of `encoder`.
+
+    Raises `EvaluationError` without records, and what encoding and generation raise for unfit ones.
+    """
+    if not records:
+        raise EvaluationError("there are no records to evaluate")
+    requests = build_requests(records, encoder, settings.image_root)
+    confident = settings.score_mode == "confidence"
+    backend = HfBackend(
+        model, encoder.processor, decode_batch_size=settings.decode_batch_size, max_new_tokens=settings.max_new_tokens,
+        logprobs=confident)
+    started = time.perf_counter()
+    outputs = backend.generate(requests, progress)
+    seconds = time.perf_counter() - started
+    scorer = build_coord_scorer(encoder.coords) if confident else None
+    truth = tuple(build_truth(record) for record in records)
+    predictions = tuple(
+        parse_prediction(output, record.width, record.height, scorer)
+        for output, record in zip(outputs, records, strict=True))
+    report = evaluate_detections(truth, predictions, score_mode=settings.score_mode)
+    return Evaluation(report, truth, predictions, tuple(requests), tuple(outputs), settings, seconds)

@@ -1,0 +1,66 @@
+"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table, which the caller prints."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from coordexp.evaluation.types import DetectionReport
+from coordexp.rollout.types import Progress as OnProgress
+
+
+@contextmanager
+def show_progress(title: str) -> Iterator[OnProgress]:
+    """A bar on stderr while answers are generated, silent where stderr is no terminal; yields what a backend calls."""
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("answers"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def build_summary_table(report: DetectionReport, title: str) -> Table:
+    """One row per number, one column for the whole and one per split."""
+    parts = {"all": report, **report.splits}
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in parts:
+        table.add_column(name, justify="right")
+    columns = [dict(_rows(part)) for part in parts.values()]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    for name in names:
+        table.add_row(name, *(column.get(name, "0") for column in columns))
+    return table
+
+
+def render_headline(report: DetectionReport) -> str:
+    """The numbers that matter most, in one line."""
+    coco = report.coco.summary
+    return (f"{report.images} images · parse {_share(report.parse_rate)} · F1 {_share(report.detection.f1)} · "
+            f"mAP@.5 {_share(coco['mAP50'])} · mAP {_share(coco['mAP'])}")
+
+
+def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
+    yield "images", str(report.images)
+    yield "objects: annotated", str(report.ground_truth_objects)
+    yield "objects: predicted", str(report.predicted_objects)
+    yield "answers that parse", _share(report.parse_rate)
+    yield "answers cut by the token limit", str(report.truncated)
+    yield "precision (IoU 0.5, same desc)", _share(report.detection.precision)
+    yield "recall", _share(report.detection.recall)
+    yield "F1", _share(report.detection.f1)
+    yield "F1, boxes alone", _share(report.localization.f1)
+    for name in ("mAP", "mAP50", "mAP75", "AR100"):
+        yield f"COCO {name}", _share(report.coco.summary[name])
+    yield "predictions with an unknown desc", str(report.unknown_desc)
+    for reason, count in report.parse_failures.items():
+        yield f"unparsable: {reason}", str(count)
+    for reason, count in report.dropped_objects.items():
+        yield f"dropped object: {reason}", str(count)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
