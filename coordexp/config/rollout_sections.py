@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003 - its hints are read at run time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class ObjectiveModuleConfig:
 class DiagnosticModuleConfig:
     """`pipeline.diagnostics[i]`: one measuring module."""
 
-    name: Literal["coord_diag"]
+    name: Literal["coord_diag", "mask_counts"]
     enabled: bool = True
     weight: float = 1.0
     channels: tuple[Literal["A", "B"], ...] = ("A", "B")
@@ -53,7 +53,7 @@ class ChannelBConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage2AbConfig:
-    """`stage2_ab`: two-channel training. With `pipeline` set, the flat weights stay at their defaults and are unread."""
+    """`stage2_ab`: two-channel training. With `pipeline` set, the flat weights keep their defaults and are unread."""
 
     schedule: Stage2ScheduleConfig
     n_softctx_iter: int = 2

@@ -1,8 +1,11 @@
-"""Decoded boxes [M, 4] and targets [M, 4] in, SmoothL1 and CIoU [M] out; finite for every input. Contract ids: LOSS-04x.
+"""Decoded boxes [M, 4] and targets [M, 4] in, SmoothL1 and CIoU [M] out; finite for every input.
 
-Boxes are x1, y1, x2, y2 in [0, 1]. CIoU: Zheng et al., «Enhancing Geometric Factors in Model Learning and Inference for Object
-Detection and Instance Segmentation», 2020.
+Boxes are x1, y1, x2, y2 in [0, 1]. CIoU: Zheng et al., «Enhancing Geometric Factors in Model Learning and Inference for
+Object Detection and Instance Segmentation», 2020.
+
+Contract ids: LOSS-04x.
 """
+
 from __future__ import annotations
 
 import math

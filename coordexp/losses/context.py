@@ -1,18 +1,24 @@
-"""A packed batch in, the packing-safe views that loss modules see out. Contract ids: LOSS-00x, contract-facts section 4.
+"""A packed batch in, the packing-safe views that loss modules see out.
 
 Positions are flat (`row * T + p`). The token at `p` is predicted by the hidden state at `p - 1` of the same segment.
+
+Contract ids: LOSS-00x, contract-facts section 4.
 """
+
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenType
 from coordexp.losses.masks import KNOWN_SUBSETS, ContextKind, Provenance, weight_table
-from coordexp.losses.specs import MaskWeights
-from coordexp.packing.types import PackedBatch
+
+if TYPE_CHECKING:
+    from coordexp.losses.specs import MaskWeights
+    from coordexp.packing.types import PackedBatch
 
 _SUPERVISED_OBJECTS = (TokenSubset.GT, TokenSubset.MATCHED, TokenSubset.FN)
 
@@ -21,10 +27,10 @@ _SUPERVISED_OBJECTS = (TokenSubset.GT, TokenSubset.MATCHED, TokenSubset.FN)
 class TeacherForcingContext:
     """What one forward is asked to predict. N weighted tokens, C coord slots, M boxes, R rows of the vocabulary pass.
 
-    `predict`, `target`, `types` int64 [N] and `weight` float64 [N]: tokens with a positive cross-entropy weight, `predict`
-    being where the hidden state lies. `slot_predict`, `slot_bins` int64 [C]: coord tokens of supervised objects and their target
-    bins. `boxes` int64 [M, 4]: slots of each box as x1, y1, x2, y2. `rows` int64 [R]: `predict`, then the slots not among it;
-    `slot_rows` int64 [C] finds each slot in it. `n_positions` is B·T.
+    `predict`, `target`, `types` int64 [N] and `weight` float64 [N]: tokens with a positive cross-entropy weight,
+    `predict` being where the hidden state lies. `slot_predict`, `slot_bins` int64 [C]: coord tokens of supervised
+    objects and their target bins. `boxes` int64 [M, 4]: slots of each box as x1, y1, x2, y2. `rows` int64 [R]:
+    `predict`, then the slots not among it; `slot_rows` int64 [C] finds each slot in it. `n_positions` is B·T.
     """
 
     provenance: Provenance
@@ -64,15 +70,19 @@ class TeacherForcingContext:
 
     def to(self, device: torch.device | str) -> TeacherForcingContext:
         """The same context with its tensors on `device`."""
-        moved = {f.name: value.to(device, non_blocking=True) for f in dataclasses.fields(self)
-                 if isinstance(value := getattr(self, f.name), torch.Tensor)}
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor)
+        }
         return dataclasses.replace(self, **moved)
 
 
-def build_context(batch: PackedBatch, provenance: Provenance, weights: MaskWeights = MaskWeights()) -> TeacherForcingContext:
+def build_context(batch: PackedBatch, provenance: Provenance, weights: MaskWeights) -> TeacherForcingContext:
     """Derive the views of `batch` for one forward; cheapest on the CPU, before the batch moves to its device.
 
-    Raises `ValueError` for a subset that the context doesn't know and for a coord slot that no hidden state of its segment predicts.
+    Raises `ValueError` for a subset that the context doesn't know and for a coord slot that no hidden state of its
+    segment predicts.
     """
     supervised = _supervised(batch)
     _check_subsets(batch, supervised, provenance)
@@ -83,17 +93,31 @@ def build_context(batch: PackedBatch, provenance: Provenance, weights: MaskWeigh
     slot_at, slot_bins, boxes = _coord_slots(batch, supervised)
     rows, slot_rows = _rows(predict, slot_at - 1)
     return TeacherForcingContext(
-        provenance=provenance, n_positions=batch.input_ids.numel(), n_segments=len(batch.segments), predict=predict,
-        target=batch.labels.flatten()[target_at], types=batch.token_types.flatten()[target_at], weight=weight[target_at],
-        slot_predict=slot_at - 1, slot_bins=slot_bins, boxes=boxes, rows=rows, slot_rows=slot_rows)
+        provenance=provenance,
+        n_positions=batch.input_ids.numel(),
+        n_segments=len(batch.segments),
+        predict=predict,
+        target=batch.input_ids.flatten()[target_at],
+        types=batch.token_types.flatten()[target_at],
+        weight=weight[target_at],
+        slot_predict=slot_at - 1,
+        slot_bins=slot_bins,
+        boxes=boxes,
+        rows=rows,
+        slot_rows=slot_rows,
+    )
 
 
 def _supervised(batch: PackedBatch) -> torch.Tensor:
-    """Mask [B, T] of answer tokens that a hidden state of their own segment predicts."""
+    """Mask [B, T] of answer tokens that a hidden state of their own segment predicts.
+
+    Coord tokens are among them whatever their label says: labels serve cross-entropy on text.
+    """
     inside = torch.zeros_like(batch.labels, dtype=torch.bool)
     for segment in batch.segments:
-        inside[segment.row, segment.start + max(1, segment.prompt_length):segment.end] = True
-    return inside & (batch.labels != IGNORE_INDEX) & (batch.token_types != TokenType.OTHER)
+        inside[segment.row, segment.start + max(1, segment.prompt_length) : segment.end] = True
+    wanted = (batch.labels != IGNORE_INDEX) | (batch.token_types == TokenType.COORD)
+    return inside & wanted & (batch.token_types != TokenType.OTHER)
 
 
 def _check_subsets(batch: PackedBatch, supervised: torch.Tensor, provenance: Provenance) -> None:
@@ -101,8 +125,10 @@ def _check_subsets(batch: PackedBatch, supervised: torch.Tensor, provenance: Pro
     found = {TokenSubset(value) for value in batch.subsets[supervised].unique().tolist()}
     if strange := sorted(found - set(known)):
         names = ", ".join(subset.name for subset in strange)
-        raise ValueError(f"context {provenance.kind} ({provenance}) does not know subset {names}; "
-                         f"it knows {', '.join(subset.name for subset in known)}: was the batch built for another context?")
+        raise ValueError(
+            f"context {provenance.kind} ({provenance}) does not know subset {names}; "
+            f"it knows {', '.join(subset.name for subset in known)}: was the batch built for another context?"
+        )
 
 
 def _struct_multiplier(batch: PackedBatch, weights: MaskWeights) -> torch.Tensor:
@@ -136,17 +162,24 @@ def _coord_slots(batch: PackedBatch, supervised: torch.Tensor) -> tuple[torch.Te
     usable = supervised.flatten()[at] & (batch.token_types.flatten()[at] == TokenType.COORD)
     if not bool(usable.all()):
         where = int(at[~usable][0])
-        raise ValueError(f"row {where // width}, position {where % width}: a coord slot must be a supervised coord token of the "
-                         "answer, after the first token of its segment")
-    return at, torch.tensor(bins, dtype=torch.int64, device=device), torch.tensor(
-        boxes, dtype=torch.int64, device=device).reshape(-1, 4)
+        raise ValueError(
+            f"row {where // width}, position {where % width}: a coord slot must be a supervised coord token of the "
+            "answer, after the first token of its segment"
+        )
+    return (
+        at,
+        torch.tensor(bins, dtype=torch.int64, device=device),
+        torch.tensor(boxes, dtype=torch.int64, device=device).reshape(-1, 4),
+    )
 
 
 def _check_slots(item: ObjectSlots) -> tuple[int, ...]:
     count = len(item.positions)
     if count != len(item.bins) or (item.kind == "bbox_2d" and count != 4) or not all(0 <= k <= 999 for k in item.bins):
-        raise ValueError(f"{item.kind} at positions {item.positions} has bins {item.bins}: one bin in 0..999 per position, "
-                         "four for a bbox_2d")
+        raise ValueError(
+            f"{item.kind} at positions {item.positions} has bins {item.bins}: one bin in 0..999 per position, "
+            "four for a bbox_2d"
+        )
     return item.positions
 
 

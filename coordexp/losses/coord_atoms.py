@@ -1,13 +1,20 @@
-"""Coord logits [C, 1000] in, one value per coord slot out: every coordinate term and the decode. Contract ids: LOSS-03x.
+"""Coord logits [C, 1000] in, one value per coord slot out: every coordinate term and the decode.
 
 Bins k stand for k/999; all values are in [0, 1] unless they count bins. Formulas: contract-facts section 5.
+
+Contract ids: LOSS-03x.
 """
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
 from coordexp.coords.codec import MAX_BIN, N_BINS
-from coordexp.losses.specs import DecodeMode
+
+if TYPE_CHECKING:
+    from coordexp.losses.specs import DecodeMode
 
 
 def bin_values(like: torch.Tensor) -> torch.Tensor:
@@ -16,7 +23,9 @@ def bin_values(like: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_target(bins: torch.Tensor, sigma: float, truncate: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """Distribution [C, 1000] around `bins` [C]: exp(−(k − t)²/2σ²), zero beyond `truncate` bins, renormalized on 0..999."""
+    """
+    istribution [C, 1000] around `bins` [C]: exp(−(k − t)²/2σ²), zero beyond `truncate` bins, renormalized on 0..999.
+    """
     distance = torch.arange(N_BINS, dtype=dtype, device=bins.device) - bins[:, None].to(dtype)
     mass = torch.exp(-distance.square() / (2.0 * sigma**2))
     if truncate is not None:
@@ -70,7 +79,8 @@ def decode(p: torch.Tensor, mode: DecodeMode) -> torch.Tensor:
 def embed_coords(p: torch.Tensor, rows: torch.Tensor, mode: str) -> torch.Tensor:
     """Context embeddings [C, H] for coord slots from `p` [C, 1000] and the coord rows [1000, H] of the embedding.
 
-    `soft`: Σ p_k E_k. `hard`: the most likely row, no gradient to `p`. `st`: the hard row forward, the gradient of soft.
+    `soft`: Σ p_k E_k. `hard`: the most likely row, no gradient to `p`. `st`: the hard row forward, the gradient of
+    soft.
     """
     if mode not in ("soft", "st", "hard"):
         raise ValueError(f"coord_ctx_embed_mode {mode!r} is unknown; use soft, st or hard")

@@ -1,56 +1,167 @@
-"""Flat knobs in, the default pipeline manifest of each trainer out, without torch. Contract ids: LOSS-05x, contract-facts section 6."""
+"""A configuration in, the manifest of its objective out: authored, or resolved from flat knobs. No torch.
+
+Contract ids: LOSS-015, LOSS-017; contract-facts section 6.
+"""
+
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from coordexp.losses.manifest import Manifest, ModuleEntry
-from coordexp.losses.specs import (
-    BboxGeoConfig,
-    CoordDiagConfig,
-    CoordRegConfig,
-    DecodeMode,
-    TokenCEConfig,
-)
+from coordexp.losses.manifest import Manifest, ManifestError, ModuleEntry, parse_modules
+from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, ModuleConfig, TokenCEConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.config.rollout_sections import PipelineConfig, RolloutMatchingConfig, Stage2AbConfig
+    from coordexp.config.sections import CoordSoftCeW1Config, CustomConfig
+    from coordexp.config.types import Config
+
+# Flat knob of `stage2_ab` → the (module, key) pairs it sets.
+FLAT_KNOBS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "desc_ce_weight": (("token_ce", "desc_ce_weight"), ("token_ce", "rollout_fn_desc_weight")),
+    "fmt_struct_ce_weight": (("token_ce", "self_context_struct_ce_weight"),),
+    "channel_b.drop_invalid_struct_ce_multiplier": (("token_ce", "rollout_drop_invalid_struct_ce_multiplier"),),
+    "bbox_smoothl1_weight": (("bbox_geo", "smoothl1_weight"),),
+    "bbox_ciou_weight": (("bbox_geo", "ciou_weight"),),
+    **{
+        name: (("coord_reg", name),)
+        for name in (
+            "coord_ce_weight",
+            "coord_el1_weight",
+            "coord_ehuber_weight",
+            "coord_entropy_weight",
+            "coord_gate_weight",
+            "text_gate_weight",
+        )
+    },
+}
+# Keys of `custom.coord_soft_ce_w1` that `coord_reg` takes in every variant; two-channel has its own gates and CE.
+_DISTRIBUTION_KEYS = ("soft_ce_weight", "w1_weight", "temperature", "target_sigma", "target_truncate")
 
 
-class CoordSoftKnobs(Protocol):
-    """The section `custom.coord_soft_ce_w1`."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def ce_weight(self) -> float: ...
-    @property
-    def soft_ce_weight(self) -> float: ...
-    @property
-    def w1_weight(self) -> float: ...
-    @property
-    def gate_weight(self) -> float: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def target_sigma(self) -> float: ...
-    @property
-    def target_truncate(self) -> int | None: ...
+def resolve_manifest(config: Config) -> Manifest:
+    """The objective of `config`'s trainer variant; raises `ManifestError` when it is stated twice."""
+    custom = config.custom
+    variant = custom.trainer_variant
+    if variant == "stage1":
+        return stage1_manifest(custom)
+    section, other = ("stage2_ab", "rollout_matching")
+    if variant == "stage2_rollout_aligned":
+        section, other = other, section
+    wanted, unwanted = getattr(config, section), getattr(config, other)
+    if wanted is None:
+        raise ManifestError(f"custom.trainer_variant {variant} needs the section {section}")
+    if unwanted is not None and unwanted.pipeline is not None:
+        raise ManifestError(f"{other}.pipeline has no effect under {variant}: move it to {section}.pipeline")
+    if variant == "stage2_two_channel":
+        return two_channel_manifest(wanted, custom.coord_soft_ce_w1)
+    return rollout_aligned_manifest(wanted, custom.coord_soft_ce_w1)
 
 
-def stage1_manifest(desc_ce_weight: float = 1.0, coord: CoordSoftKnobs | None = None, geo: BboxGeoConfig | None = None,
-                    coord_decode_mode: DecodeMode = "exp") -> Manifest:
-    """Stage 1: CE on text, `coord` on coord positions when it is enabled, `geo` on boxes when it is given."""
-    objective = [ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=desc_ce_weight))]
-    if geo is not None:
+def stage1_manifest(custom: CustomConfig) -> Manifest:
+    """CE on text, `coord_soft_ce_w1` on coord positions and `bbox_geo` on boxes where they are enabled."""
+    objective = [ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=custom.desc_ce_weight))]
+    if custom.bbox_geo.enabled:
+        geo = BboxGeoConfig(custom.bbox_geo.smoothl1_weight, custom.bbox_geo.ciou_weight)
         objective.append(ModuleEntry("bbox_geo", geo))
-    if coord is not None and coord.enabled:
-        objective.append(ModuleEntry("coord_reg", _coord_reg(coord)))
-    extra = {"variant": "stage1"}
-    if geo is not None:
-        extra["custom.coord_decode_mode"] = coord_decode_mode
-    return Manifest(tuple(objective), (ModuleEntry("coord_diag", CoordDiagConfig()),), extra)
+    if custom.coord_soft_ce_w1.enabled:
+        objective.append(ModuleEntry("coord_reg", CoordRegConfig(**_all_coord_terms(custom.coord_soft_ce_w1))))
+    return Manifest(tuple(objective), _diagnostics(), {"variant": "stage1"})
 
 
-def _coord_reg(coord: CoordSoftKnobs) -> CoordRegConfig:
-    return CoordRegConfig(
-        coord_ce_weight=coord.ce_weight, coord_gate_weight=coord.gate_weight, soft_ce_weight=coord.soft_ce_weight,
-        w1_weight=coord.w1_weight, self_context_soft_ce_weight=coord.soft_ce_weight, temperature=coord.temperature,
-        target_sigma=coord.target_sigma, target_truncate=coord.target_truncate)
+def two_channel_manifest(stage2_ab: Stage2AbConfig, coord: CoordSoftCeW1Config) -> Manifest:
+    """The default pipeline from flat knobs, or the authored one."""
+    extra = {
+        "variant": "stage2_two_channel",
+        "stage2_ab.coord_ctx_embed_mode": stage2_ab.coord_ctx_embed_mode,
+        "stage2_ab.coord_decode_mode": stage2_ab.coord_decode_mode,
+    }
+    if stage2_ab.pipeline is not None:
+        _check_single_mode(stage2_ab, coord)
+        return _authored(stage2_ab.pipeline, "stage2_ab.pipeline", extra)
+    modules: dict[str, dict[str, Any]] = {"token_ce": {}, "bbox_geo": {}, "coord_reg": _distribution_terms(coord)}
+    for knob, targets in FLAT_KNOBS.items():
+        for module, key in targets:
+            modules[module][key] = _read(stage2_ab, knob)
+    return Manifest(_entries(modules), _diagnostics(), extra)
+
+
+def rollout_aligned_manifest(rollout_matching: RolloutMatchingConfig, coord: CoordSoftCeW1Config) -> Manifest:
+    """The default pipeline, whose coordinate terms are those of `coord_soft_ce_w1`, or the authored one."""
+    extra = {
+        "variant": "stage2_rollout_aligned",
+        "rollout_matching.coord_decode_mode": rollout_matching.coord_decode_mode,
+    }
+    if rollout_matching.pipeline is not None:
+        if coord.enabled:
+            raise ManifestError(_said_twice("rollout_matching", "custom.coord_soft_ce_w1", "coord_reg"))
+        return _authored(rollout_matching.pipeline, "rollout_matching.pipeline", extra)
+    coord_terms = _all_coord_terms(coord) if coord.enabled else _distribution_terms(coord)
+    return Manifest(_entries({"token_ce": {}, "bbox_geo": {}, "coord_reg": coord_terms}), _diagnostics(), extra)
+
+
+def _authored(pipeline: PipelineConfig, where: str, extra: Mapping[str, str]) -> Manifest:
+    plain = {
+        section: [_as_authored(entry) for entry in getattr(pipeline, section)]
+        for section in ("objective", "diagnostics")
+    }
+    objective, diagnostics = (parse_modules(entries, section, where) for section, entries in plain.items())
+    return Manifest(objective, diagnostics, extra)
+
+
+def _as_authored(entry: Any) -> dict[str, Any]:
+    return dataclasses.asdict(entry) | {"channels": list(entry.channels), "config": dict(entry.config)}
+
+
+def _check_single_mode(stage2_ab: Stage2AbConfig, coord: CoordSoftCeW1Config) -> None:
+    """The loader refuses authored flat knobs by name; this refuses those that would change the objective."""
+    defaults = type(stage2_ab)(schedule=stage2_ab.schedule)
+    for knob, targets in FLAT_KNOBS.items():
+        if _read(stage2_ab, knob) != _read(defaults, knob):
+            raise ManifestError(
+                _said_twice(
+                    "stage2_ab", f"stage2_ab.{knob}", " and ".join(f"{module} {key}" for module, key in targets)
+                )
+            )
+    if coord.enabled:
+        raise ManifestError(_said_twice("stage2_ab", "custom.coord_soft_ce_w1", "coord_reg"))
+
+
+def _said_twice(section: str, knob: str, target: str) -> str:
+    return f"{section}.pipeline is authored, so {knob} has no effect: delete it and set the module config of {target}"
+
+
+def _read(section: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _distribution_terms(coord: CoordSoftCeW1Config) -> dict[str, Any]:
+    if not coord.enabled:
+        return {}
+    terms = {key: _read(coord, key) for key in _DISTRIBUTION_KEYS}
+    return terms | {"self_context_soft_ce_weight": coord.soft_ce_weight}
+
+
+def _all_coord_terms(coord: CoordSoftCeW1Config) -> dict[str, Any]:
+    return _distribution_terms(coord) | {
+        "coord_ce_weight": coord.ce_weight,
+        "coord_gate_weight": coord.gate_weight,
+        "text_gate_weight": coord.text_gate_weight,
+    }
+
+
+def _entries(modules: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleEntry, ...]:
+    kinds: Mapping[str, type[ModuleConfig]] = {
+        "token_ce": TokenCEConfig,
+        "bbox_geo": BboxGeoConfig,
+        "coord_reg": CoordRegConfig,
+    }
+    return tuple(ModuleEntry(name, kinds[name](**config)) for name, config in modules.items())
+
+
+def _diagnostics() -> tuple[ModuleEntry, ...]:
+    return (ModuleEntry("coord_diag", CoordDiagConfig()),)

@@ -1,12 +1,19 @@
-"""Token types and subsets in, cross-entropy weights out: the runtime's mask table. Contract ids: LOSS-00x, contract-facts section 4."""
+"""Token types and subsets in, cross-entropy weights out: the runtime's mask table.
+
+Contract ids: LOSS-001, LOSS-003; contract-facts section 4.
+"""
+
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import torch
 
 from coordexp.encode.types import TokenSubset, TokenType
-from coordexp.losses.specs import Channel, MaskWeights
+
+if TYPE_CHECKING:
+    from coordexp.losses.specs import Channel, MaskWeights
 
 
 class ContextKind(StrEnum):
@@ -27,7 +34,7 @@ class Provenance(StrEnum):
 
     @property
     def kind(self) -> ContextKind:
-        """Stage 1 and the Channel-A anchor see ground truth; the last Channel-A forward its own context; B a rollout."""
+        """Ground truth for stage 1 and the Channel-A anchor, own context for Channel A's last forward, a rollout for B."""
         if self is Provenance.A2:
             return ContextKind.SELF_CONTEXT
         return ContextKind.ROLLOUT if self is Provenance.B else ContextKind.GT
@@ -45,10 +52,20 @@ class Provenance(StrEnum):
         return self is not Provenance.A1
 
 
-_ROLLOUT_SUBSETS = (TokenSubset.MATCHED, TokenSubset.FP, TokenSubset.DROPPED, TokenSubset.FN, TokenSubset.OPENING,
-                    TokenSubset.OPENING_INJECTED, TokenSubset.CLOSURE)
+_ROLLOUT_SUBSETS = (
+    TokenSubset.MATCHED,
+    TokenSubset.FP,
+    TokenSubset.DROPPED,
+    TokenSubset.FN,
+    TokenSubset.OPENING,
+    TokenSubset.OPENING_INJECTED,
+    TokenSubset.CLOSURE,
+)
 KNOWN_SUBSETS: dict[ContextKind, tuple[TokenSubset, ...]] = {
-    ContextKind.GT: (TokenSubset.GT,), ContextKind.SELF_CONTEXT: (TokenSubset.GT,), ContextKind.ROLLOUT: _ROLLOUT_SUBSETS}
+    ContextKind.GT: (TokenSubset.GT,),
+    ContextKind.SELF_CONTEXT: (TokenSubset.GT,),
+    ContextKind.ROLLOUT: _ROLLOUT_SUBSETS,
+}
 
 
 def weight_table(kind: ContextKind, weights: MaskWeights) -> torch.Tensor:

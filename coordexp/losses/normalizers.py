@@ -2,16 +2,21 @@
 
 Both add up over micro-batches and ranks, so a loss divided by the total is the same however the batch is split.
 """
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from coordexp.encode.types import TokenType
-from coordexp.losses.context import TeacherForcingContext
 from coordexp.losses.specs import COORD_REG_TERMS, GEO_TERMS, TERMS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.losses.context import TeacherForcingContext
 
 TOKEN_CE = "token_ce"
 _COUNTED = (TOKEN_CE, *TERMS)
@@ -21,8 +26,8 @@ _COUNTED = (TOKEN_CE, *TERMS)
 class Normalizers:
     """One number per term: weight sums for cross-entropies, positions for coordinate terms, boxes for geometry.
 
-    `values` is float64 [14] in a fixed order, so it can be all-reduced with SUM as it is. `token_ce` is the joint weight sum of
-    struct, desc and eos tokens, by which their total is divided (so that `desc_ce_weight` has an effect).
+    `values` is float64 [14] in a fixed order, so it can be all-reduced with SUM as it is. `token_ce` is the joint
+    weight sum of struct, desc and eos tokens, by which their total is divided (so that `desc_ce_weight` has an effect).
     """
 
     values: torch.Tensor
@@ -52,11 +57,17 @@ class Normalizers:
 
 def count_normalizers(context: TeacherForcingContext) -> Normalizers:
     """What `context` contributes to each term's denominator."""
+
     def weight_sum(*types: TokenType) -> torch.Tensor:
         return context.weight[context.of_type(*types)].sum()
 
     struct, desc = weight_sum(TokenType.STRUCT, TokenType.EOS), weight_sum(TokenType.DESC)
-    counts = {TOKEN_CE: struct + desc, "struct_ce": struct, "desc_ce": desc, "coord_token_ce": weight_sum(TokenType.COORD)}
+    counts = {
+        TOKEN_CE: struct + desc,
+        "struct_ce": struct,
+        "desc_ce": desc,
+        "coord_token_ce": weight_sum(TokenType.COORD),
+    }
     if context.takes_coord_losses:
         slots, boxes = context.slot_bins.shape[0], context.boxes.shape[0]
         counts |= {term: context.weight.new_tensor(slots) for term in COORD_REG_TERMS}
@@ -68,7 +79,9 @@ def count_normalizers(context: TeacherForcingContext) -> Normalizers:
 
 @dataclass(frozen=True, slots=True)
 class TermSum:
-    """What one forward adds to a term: its sum, the count that goes with it, and the term's weight inside its component."""
+    """
+    hat one forward adds to a term: its sum, the count that goes with it, and the term's weight inside its component.
+    """
 
     total: torch.Tensor
     count: torch.Tensor
@@ -106,9 +119,11 @@ class LossSums:
 
     def metrics(self) -> dict[str, float]:
         """`loss/<component>` and `loss/<component>/<term>`, each sum over count; what was never counted is absent."""
-        total, weighted, count = (dict(zip(TERMS, row)) for row in self.values.tolist())
+        total, weighted, count = (dict(zip(TERMS, row, strict=False)) for row in self.values.tolist())
         seen = [term for term in TERMS if count[term] > 0]
-        metrics = {f"loss/{term}": total[term] / count[term] for term in seen if term.endswith("_ce") and term in TERMS[:3]}
+        metrics = {
+            f"loss/{term}": total[term] / count[term] for term in seen if term.endswith("_ce") and term in TERMS[:3]
+        }
         for component, terms in (("coord_reg", COORD_REG_TERMS), ("geo", GEO_TERMS)):
             if computed := [term for term in terms if term in seen]:
                 metrics[f"loss/{component}"] = sum(weighted[term] / count[term] for term in computed)

@@ -1,28 +1,42 @@
-"""A manifest, a context, hidden states and the head in; the total loss and its sums out. Contract ids: LOSS-05x, contract-facts section 6.
+"""A manifest, a context, hidden states and the head in; the total loss and its sums out.
 
-One call is one forward. Outputs of several forwards (Channel A's anchor and last iteration, micro-batches, ranks) add up, because
-every term is divided by normalizers that were counted over all of them beforehand.
+One call is one forward. Outputs of several forwards (Channel A's anchor and last iteration, micro-batches, ranks) add
+up, because every term is divided by normalizers that were counted over all of them beforehand.
+
+Contract ids: LOSS-05x, contract-facts section 6.
 """
+
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from coordexp.forward.head import OutputHead
 from coordexp.losses.context import TeacherForcingContext, build_context
-from coordexp.losses.defaults import CoordSoftKnobs, stage1_manifest
+from coordexp.losses.defaults import stage1_manifest
 from coordexp.losses.manifest import Manifest, ModuleEntry, checksum
-from coordexp.losses.masks import Provenance
-from coordexp.losses.modules.types import Coefficients, DiagnosticModule, Forwarded, Gauge, ModuleOutput, ObjectiveModule
+from coordexp.losses.modules.types import (
+    Coefficients,
+    DiagnosticModule,
+    Forwarded,
+    Gauge,
+    ModuleOutput,
+    ObjectiveModule,
+)
 from coordexp.losses.normalizers import LossSums, Normalizers, TermSum
 from coordexp.losses.registry import build_diagnostic_module, build_objective_module
-from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, DecodeMode
+from coordexp.losses.specs import CoordRegConfig, DecodeMode
 from coordexp.losses.vocab import VocabularyOutput, VocabularyPlan, run_vocabulary_pass
-from coordexp.packing.types import PackedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from coordexp.forward.head import OutputHead
+    from coordexp.losses.masks import Provenance
+    from coordexp.packing.types import PackedBatch
 
 _LOG = logging.getLogger(__name__)
 # What a module's own arithmetic raises; running out of memory on the host and interrupts are nobody's diagnostics.
@@ -60,19 +74,24 @@ class Objective:
         self.decode_mode: DecodeMode = decode_mode
         self._temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
         self._objective: list[tuple[ModuleEntry, ObjectiveModule]] = [
-            (entry, build_objective_module(entry)) for entry in manifest.objective]
+            (entry, build_objective_module(entry)) for entry in manifest.objective
+        ]
         self._diagnostics: list[tuple[ModuleEntry, DiagnosticModule]] = [
-            (entry, build_diagnostic_module(entry)) for entry in manifest.diagnostics]
+            (entry, build_diagnostic_module(entry)) for entry in manifest.diagnostics
+        ]
 
     def context(self, batch: PackedBatch, provenance: Provenance) -> TeacherForcingContext:
         """The views of `batch` with this manifest's mask weights."""
         return build_context(batch, provenance, self.manifest.mask_weights())
 
-    def __call__(self, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead,
-                 normalizers: Normalizers) -> ObjectiveOutput:
-        """Loss of one forward with hidden states [B, T, H], divided by `normalizers` (summed over everything in the step).
+    def __call__(
+        self, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead, normalizers: Normalizers
+    ) -> ObjectiveOutput:
+        """
+        oss of one forward with hidden states [B, T, H], divided by `normalizers` (summed over everything in the step).
 
-        Raises `ObjectiveError` when an objective module fails. A diagnostics module that fails is logged once and switched off.
+        Raises `ObjectiveError` when an objective module fails. A diagnostics module that fails is logged once and
+        switched off.
         """
         active = [(entry, module) for entry, module in self._objective if entry.runs_in(context.provenance.channel)]
         coefficients = Coefficients.zeros(context)
@@ -91,30 +110,41 @@ class Objective:
             terms |= output.terms
         return ObjectiveOutput(total, LossSums.of(terms, hidden.device), self._measure(forwarded))
 
-    def _run_pass(self, coefficients: Coefficients, context: TeacherForcingContext, hidden: torch.Tensor,
-                  head: OutputHead) -> VocabularyOutput:
+    def _run_pass(
+        self, coefficients: Coefficients, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead
+    ) -> VocabularyOutput:
         flat = hidden.flatten(0, 1)
         if flat.shape[0] != context.n_positions:
-            raise ValueError(f"hidden states for {flat.shape[0]} positions, but the context was built from {context.n_positions}")
+            raise ValueError(
+                f"hidden states for {flat.shape[0]} positions, but the context was built from {context.n_positions}"
+            )
         n_tokens, n_rows = context.predict.shape[0], context.rows.shape[0]
         # Slots that only a diagnostics module looks at come after `n_graded`: forward alone, or not at all.
         gated = self._gate_weight(context) > 0
-        wanted = gated or any(module.needs_coord_mass for entry, module in self._diagnostics
-                              if entry.runs_in(context.provenance.channel))
+        wanted = gated or any(
+            module.needs_coord_mass for entry, module in self._diagnostics if entry.runs_in(context.provenance.channel)
+        )
         kept = slice(n_rows if wanted else n_tokens)
         padding = context.target.new_zeros(n_rows - n_tokens)
         plan = VocabularyPlan(
-            hidden=flat.index_select(0, context.rows[kept]), slot_hidden=flat.index_select(0, context.slot_predict),
-            target=torch.cat([context.target, padding])[kept], ce=coefficients.ce[kept],
-            coord_gate=coefficients.coord_gate[kept], text_gate=coefficients.text_gate[kept],
-            n_graded=n_rows if gated else n_tokens)
+            hidden=flat.index_select(0, context.rows[kept]),
+            slot_hidden=flat.index_select(0, context.slot_predict),
+            target=torch.cat([context.target, padding])[kept],
+            ce=coefficients.ce[kept],
+            coord_gate=coefficients.coord_gate[kept],
+            text_gate=coefficients.text_gate[kept],
+            n_graded=n_rows if gated else n_tokens,
+        )
         return run_vocabulary_pass(plan, head)
 
     def _gate_weight(self, context: TeacherForcingContext) -> float:
         if not context.takes_coord_losses:
             return 0.0
-        return sum(entry.config.coord_gate_weight for entry, _ in self._objective
-                   if isinstance(entry.config, CoordRegConfig) and entry.runs_in(context.provenance.channel))
+        return sum(
+            entry.config.coord_gate_weight
+            for entry, _ in self._objective
+            if isinstance(entry.config, CoordRegConfig) and entry.runs_in(context.provenance.channel)
+        )
 
     def _measure(self, forwarded: Forwarded) -> dict[str, Gauge]:
         gauges: dict[str, Gauge] = {}
@@ -125,8 +155,13 @@ class Objective:
                 with torch.no_grad():
                     gauges |= module.measure(forwarded)
             except _FAILURES as error:
-                _LOG.warning("diagnostics module %s failed on %s and is off from now on: %s", entry.name,
-                             forwarded.context.provenance, error, exc_info=True)
+                _LOG.warning(
+                    "diagnostics module %s failed on %s and is off from now on: %s",
+                    entry.name,
+                    forwarded.context.provenance,
+                    error,
+                    exc_info=True,
+                )
                 self._diagnostics.remove((entry, module))
         return gauges
 
@@ -139,17 +174,18 @@ def _naming(entry: ModuleEntry, context: TeacherForcingContext) -> Iterator[None
         raise ObjectiveError(
             f"objective module {entry.name} failed on the {context.kind} context ({context.provenance}; "
             f"{context.n_segments} segments, {context.predict.shape[0]} weighted tokens, {context.slot_bins.shape[0]} coord slots, "
-            f"{context.boxes.shape[0]} boxes): {error}") from error
+            f"{context.boxes.shape[0]} boxes): {error}"
+        ) from error
 
 
 def build_objective(manifest: Manifest) -> Objective:
     """The objective that `manifest` describes; its `extra` says how boxes are decoded (exp where it doesn't)."""
-    modes: set[DecodeMode] = {"st" if value == "st" else "exp" for key, value in manifest.extra.items()
-                              if key.endswith("coord_decode_mode")}
+    modes: set[DecodeMode] = {
+        "st" if value == "st" else "exp" for key, value in manifest.extra.items() if key.endswith("coord_decode_mode")
+    }
     return Objective(manifest, modes.pop() if modes else "exp")
 
 
-def build_stage1_objective(desc_ce_weight: float = 1.0, coord: CoordSoftKnobs | None = None, geo: BboxGeoConfig | None = None,
-                           coord_decode_mode: DecodeMode = "exp") -> Objective:
-    """The stage-1 objective: `coord` is the section `custom.coord_soft_ce_w1`; `geo` adds box terms."""
-    return build_objective(stage1_manifest(desc_ce_weight, coord, geo, coord_decode_mode))
+def build_stage1_objective(custom: CustomConfig) -> Objective:
+    """The stage-1 objective of a configuration's section `custom`."""
+    return build_objective(stage1_manifest(custom))

@@ -1,19 +1,26 @@
 """Module names to their classes; `contracts/losses/` and `losses.specs` list the same names. Contract ids: LOSS-05x."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coordexp.losses.manifest import ModuleEntry
 from coordexp.losses.modules.bbox_geo import BboxGeo
 from coordexp.losses.modules.coord_diag import CoordDiag
 from coordexp.losses.modules.coord_reg import CoordReg
 from coordexp.losses.modules.mask_counts import MaskCounts
 from coordexp.losses.modules.token_ce import TokenCE
-from coordexp.losses.modules.types import DiagnosticModule, ObjectiveModule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordexp.losses.manifest import ModuleEntry
+    from coordexp.losses.modules.types import DiagnosticModule, ObjectiveModule
 
 OBJECTIVE_MODULES: dict[str, Callable[[Any], ObjectiveModule]] = {
-    "token_ce": TokenCE, "bbox_geo": BboxGeo, "coord_reg": CoordReg}
+    "token_ce": TokenCE,
+    "bbox_geo": BboxGeo,
+    "coord_reg": CoordReg,
+}
 DIAGNOSTIC_MODULES: dict[str, Callable[[Any], DiagnosticModule]] = {"coord_diag": CoordDiag, "mask_counts": MaskCounts}
 
 

@@ -1,4 +1,8 @@
-"""Module configs and term names of the objective, without torch. Contract ids: LOSS-*; `contracts/losses/` states the same."""
+"""Module configs and term names of the objective, without torch.
+
+Contract ids: LOSS-*; `contracts/losses/` states the same.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -37,8 +41,9 @@ class BboxGeoConfig:
 class CoordRegConfig:
     """Weights of the coordinate terms; a term of weight 0 is neither computed nor logged.
 
-    `temperature` divides the coord logits of every coordinate term and of the box decode. `target_sigma` and `target_truncate`
-    are in bins. `self_context_soft_ce_weight` takes the place of `soft_ce_weight` in the self context.
+    `temperature` divides the coord logits of every coordinate term and of the box decode. `target_sigma` and
+    `target_truncate` are in bins. `self_context_soft_ce_weight` takes the place of `soft_ce_weight` in the self
+    context.
     """
 
     coord_ce_weight: float = 0.0
@@ -68,13 +73,19 @@ class MaskCountsConfig:
 
 ModuleConfig = TokenCEConfig | BboxGeoConfig | CoordRegConfig | CoordDiagConfig | MaskCountsConfig
 OBJECTIVE_CONFIGS: dict[str, type[ModuleConfig]] = {
-    "token_ce": TokenCEConfig, "bbox_geo": BboxGeoConfig, "coord_reg": CoordRegConfig}
+    "token_ce": TokenCEConfig,
+    "bbox_geo": BboxGeoConfig,
+    "coord_reg": CoordRegConfig,
+}
 DIAGNOSTIC_CONFIGS: dict[str, type[ModuleConfig]] = {"coord_diag": CoordDiagConfig, "mask_counts": MaskCountsConfig}
 
 
 @dataclass(frozen=True, slots=True)
 class MaskWeights:
-    """What fills the weighted cells of the mask table: the `token_ce` config and the coord-token CE weight of the gt context."""
+    """
+    hat fills the weighted cells of the mask table: the `token_ce` config and the coord-token CE weight of the gt
+    context.
+    """
 
     token_ce: TokenCEConfig = TokenCEConfig()
     coord_ce_weight: float = 0.0

@@ -1,14 +1,18 @@
 """SmoothL1 and CIoU between decoded and target boxes, mean over boxes. Contract ids: LOSS-06x."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from coordexp.losses.boxes import canonicalize, complete_iou_loss, smooth_l1
-from coordexp.losses.context import TeacherForcingContext
 from coordexp.losses.coord_atoms import bin_values, decode
 from coordexp.losses.modules.types import Coefficients, Forwarded, ModuleOutput
 from coordexp.losses.normalizers import Normalizers, TermSum
-from coordexp.losses.specs import BboxGeoConfig
+
+if TYPE_CHECKING:
+    from coordexp.losses.context import TeacherForcingContext
+    from coordexp.losses.specs import BboxGeoConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,9 @@ class BboxGeo:
 
     config: BboxGeoConfig
 
-    def plan(self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float) -> None:
+    def plan(
+        self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float
+    ) -> None:
         """Nothing here needs the whole vocabulary."""
 
     def compute(self, forwarded: Forwarded, normalizers: Normalizers, weight: float) -> ModuleOutput:
@@ -30,8 +36,10 @@ class BboxGeo:
         target = canonicalize(values[context.slot_bins][context.boxes])
         loss = boxes.new_zeros(())
         terms = {}
-        for name, term_weight, measure in (("smoothl1", self.config.smoothl1_weight, smooth_l1),
-                                           ("ciou", self.config.ciou_weight, complete_iou_loss)):
+        for name, term_weight, measure in (
+            ("smoothl1", self.config.smoothl1_weight, smooth_l1),
+            ("ciou", self.config.ciou_weight, complete_iou_loss),
+        ):
             if term_weight == 0:
                 continue
             total = measure(boxes, target).sum()

@@ -2,16 +2,20 @@
 
 Keys: `coord_diag/<provenance>/<name>`; `expected_bin_*` are in bins, the others in [0, 1] (margins in logits).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from coordexp.coords.codec import MAX_BIN
 from coordexp.losses.coord_atoms import decode
 from coordexp.losses.modules.types import Forwarded, Gauge
-from coordexp.losses.specs import CoordDiagConfig
+
+if TYPE_CHECKING:
+    from coordexp.losses.specs import CoordDiagConfig
 
 _TOP = 5
 
@@ -38,7 +42,8 @@ class CoordDiag:
             "p_gt_mean": forwarded.p.detach().gather(1, bins).squeeze(1),
             "margin_mean": (target - best_other).squeeze(1),
             "expected_bin_mae": error,
-            "coord_vocab_mass_mean": forwarded.vocabulary.coord_mass[context.slot_rows]}
+            "coord_vocab_mass_mean": forwarded.vocabulary.coord_mass[context.slot_rows],
+        }
         gauges = {name: Gauge(values.sum(), count) for name, values in per_slot.items()}
         gauges["expected_bin_abs_err_p90"] = Gauge(error.quantile(0.9), 1)
         return {f"coord_diag/{context.provenance}/{name}": gauge for name, gauge in gauges.items()}

@@ -1,21 +1,24 @@
-"""What objective and diagnostics modules receive and return. Contract ids: LOSS-06x."""
+"""What objective and diagnostics modules receive and return. Contract ids: LOSS-019, LOSS-020."""
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-from coordexp.losses.context import TeacherForcingContext
-from coordexp.losses.normalizers import Normalizers, TermSum
-from coordexp.losses.specs import DecodeMode
-from coordexp.losses.vocab import VocabularyOutput
+    import torch
+
+    from coordexp.losses.context import TeacherForcingContext
+    from coordexp.losses.normalizers import Normalizers, TermSum
+    from coordexp.losses.specs import DecodeMode
+    from coordexp.losses.vocab import VocabularyOutput
 
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """Coefficients float64 [R] of the vocabulary pass, which modules add to before it runs (row order: `context.rows`)."""
+    """Coefficients float64 [R] of the vocabulary pass; modules add to them before it runs. Order: `context.rows`."""
 
     ce: torch.Tensor
     coord_gate: torch.Tensor
@@ -29,7 +32,9 @@ class Coefficients:
 
 @dataclass(frozen=True, eq=False)
 class Forwarded:
-    """One forward as modules see it: the views, the outcome of the vocabulary pass, and the coord distribution [C, 1000]."""
+    """
+    ne forward as modules see it: the views, the outcome of the vocabulary pass, and the coord distribution [C, 1000].
+    """
 
     context: TeacherForcingContext
     vocabulary: VocabularyOutput
@@ -40,8 +45,9 @@ class Forwarded:
 
 @dataclass(frozen=True, eq=False)
 class ModuleOutput:
-    """`loss`: 0-d, attached, already divided by the normalizers and times the module's weight, without what the vocabulary pass
-    holds; None when there is no such part. `terms`: detached sums by term name.
+    """
+    loss`: 0-d, attached, already divided by the normalizers and times the module's weight, without what the vocabulary
+    pass holds; None when there is no such part. `terms`: detached sums by term name.
     """
 
     loss: torch.Tensor | None = None
@@ -51,7 +57,9 @@ class ModuleOutput:
 class ObjectiveModule(Protocol):
     """Adds its vocabulary-wide terms to the plan, then computes the rest from the outcome. `weight` is the module's."""
 
-    def plan(self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float) -> None:
+    def plan(
+        self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float
+    ) -> None:
         """Add this module's coefficients, in place."""
 
     def compute(self, forwarded: Forwarded, normalizers: Normalizers, weight: float) -> ModuleOutput:
@@ -72,7 +80,8 @@ class Gauge:
 class DiagnosticModule(Protocol):
     """Measures without a gradient. `needs_coord_mass`: p_coord is wanted at every coord slot."""
 
-    needs_coord_mass: bool
+    @property
+    def needs_coord_mass(self) -> bool: ...
 
     def measure(self, forwarded: Forwarded) -> Mapping[str, Gauge]:
         """Gauges by metric key."""
