@@ -6,10 +6,13 @@ In: a view of the merged configuration; out: problems. Each check reads what it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem
-from coordexp.config.types import Config
 from coordexp.config.view import View
+
+if TYPE_CHECKING:
+    from coordexp.config.types import Config
 
 Check = Callable[[View], Iterator[Problem]]
 PIXELS_PER_TOKEN = 32 * 32
@@ -157,9 +160,9 @@ def adapters(view: View) -> Iterator[Problem]:
     """Training everything has no adapter to set up, and something is trained."""
     if view["tuner.tuner_type"] == "full" and view["tuner.use_dora"]:
         yield view.problem("tuner.use_dora", "tuner_type full has no adapter; write tuner_type: lora, or drop this")
-    if all(view[f"tuner.freeze_{part}"] for part in ("llm", "vit", "aligner")):
-        if not view["custom.coord_offset.enabled"]:
-            yield view.problem("tuner.freeze_llm", "everything is frozen, so nothing is trained; free a part")
+    frozen = all(view[f"tuner.freeze_{part}"] for part in ("llm", "vit", "aligner"))
+    if frozen and not view["custom.coord_offset.enabled"]:
+        yield view.problem("tuner.freeze_llm", "everything is frozen, so nothing is trained; free a part")
 
 
 GENERAL_CHECKS: tuple[Check, ...] = (

@@ -5,12 +5,17 @@ In: a merged chain of files; out: problems. `discover_profiles` lists the profil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import itertools
+from typing import TYPE_CHECKING
 
-from coordexp.config.inheritance import Chain
 from coordexp.config.problems import Problem, render_path
 from coordexp.config.source import node_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from coordexp.config.inheritance import Chain
 
 FAMILY = "stage2_two_channel"
 PROFILE_FOLDERS = ("prod", "smoke")
@@ -28,7 +33,7 @@ _MOVED = ("configs", "stage2_ab")
 
 
 def discover_profiles(configs: Path) -> tuple[Path, ...]:
-    """Every two-channel profile below the configs folder: `stage2_two_channel/{prod,smoke}/*.yaml`, and nothing else."""
+    """Every two-channel profile of the configs folder: `stage2_two_channel/{prod,smoke}/*.yaml`, and nothing else."""
     folders = [configs / FAMILY / name for name in PROFILE_FOLDERS]
     return tuple(sorted(path for folder in folders for path in folder.glob("*.yaml")))
 
@@ -41,7 +46,7 @@ def is_profile(path: Path) -> bool:
 def moved_path(path: Path) -> Iterator[Problem]:
     """A path below configs/stage2_ab/ is refused, whether the file is still there or not."""
     parts = path.parts
-    if _MOVED in zip(parts, parts[1:], strict=False):
+    if _MOVED in itertools.pairwise(parts):
         text = "configs/stage2_ab/ is gone: two-channel profiles are configs/stage2_two_channel/{prod,smoke}/*.yaml"
         yield Problem((), text, str(path))
 

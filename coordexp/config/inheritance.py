@@ -6,10 +6,13 @@ In: a path; out: the merged tree, every value still knowing its file and line, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem
 from coordexp.config.source import Node, read_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXTENDS = "extends"
 

@@ -6,9 +6,8 @@ In: the path of a file; out: a `Config`, or one `ConfigError` with every problem
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from coordexp.config.checks import GENERAL_CHECKS, Check
 from coordexp.config.hierarchy import moved_path, profile_problems
@@ -22,6 +21,9 @@ from coordexp.config.typed import build_config
 from coordexp.config.types import Config, Sources
 from coordexp.config.validate import Fault, find_faults
 from coordexp.config.view import UnreadableKeyError, View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def load_config(path: str | Path) -> Config:
@@ -99,12 +101,8 @@ def _apply_debug(config: Config) -> Config:
     training, custom = config.training, config.custom
     if debug.output_dir is not None:
         training = dataclasses.replace(training, output_dir=debug.output_dir, logging_dir=debug.output_dir)
-    limits = {
-        key: limit
-        for key, limit in (
-            ("train_sample_limit", debug.train_sample_limit),
-            ("val_sample_limit", debug.val_sample_limit),
-        )
-        if limit is not None
-    }
-    return dataclasses.replace(config, training=training, custom=dataclasses.replace(custom, **limits))
+    if debug.train_sample_limit is not None:
+        custom = dataclasses.replace(custom, train_sample_limit=debug.train_sample_limit)
+    if debug.val_sample_limit is not None:
+        custom = dataclasses.replace(custom, val_sample_limit=debug.val_sample_limit)
+    return dataclasses.replace(config, training=training, custom=custom)

@@ -6,9 +6,12 @@ In: a configuration and a path as written; out: an absolute path.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, KeyPath, Problem
-from coordexp.config.types import Config
+
+if TYPE_CHECKING:
+    from coordexp.config.types import Config
 
 _MARKER = "pyproject.toml"
 

@@ -6,8 +6,11 @@ In: places and messages; out: one line a problem, `file:line: dotted.path[0]: wh
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 KeyPath = tuple[str | int, ...]
 """Keys and list indices that lead to a value: `("rollout_matching", "vllm", "server", "servers", 0)`."""

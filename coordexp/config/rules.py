@@ -1,4 +1,4 @@
-"""Compiles the config schemas of `contracts/config/` into rules that check a value fast. Contract ids: CONFIG-003, CONFIG-004.
+"""Compiles the config schemas of `contracts/config/` into rules that check a value fast. CONFIG-003, CONFIG-004.
 
 In: a contract id; out: a `Rule` tree. The schemas stay the only truth: a keyword that a rule can't express is refused,
 and a test compares rules with the JSON Schema library on generated values.
@@ -7,13 +7,15 @@ and a test compares rules with the JSON Schema library on generated values.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.spec import ContractFileError, contracts_root, read_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 REQUIRED = object()
 """Default of a key that has none."""
@@ -134,7 +136,7 @@ def _default(schema: Mapping[str, Any]) -> Any:
 
 def _referred(schema: Mapping[str, Any], where: str) -> Rule:
     """`{"$ref": id}`, or `{"anyOf": [{"$ref": id}, {"type": "null"}]}` for a section that may be left out."""
-    branches = schema["anyOf"] if "anyOf" in schema else [schema]
+    branches = schema.get("anyOf", [schema])
     if len(branches) > 1 and (len(branches) != 2 or branches[1] != {"type": "null"}):
         raise ContractFileError(f"{where}: anyOf holds a reference and null, nothing else")
     target = build_rule(branches[0]["$ref"])

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from coordexp.config.problems import ConfigError, KeyPath, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Scalar = str | int | float | bool | None
@@ -24,7 +27,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 
 @dataclass(slots=True)
 class Node:
-    """A value and where it is written: `value` is a dict of nodes, a list of nodes, or a scalar; `line` counts from 1."""
+    """A value (a dict of nodes, a list of nodes, or a scalar) and where it is written; `line` counts from 1."""
 
     value: dict[str, Node] | list[Node] | Scalar
     file: Path
@@ -164,11 +167,16 @@ def node_at(root: Node, path: KeyPath) -> Node:
     """The node at `path`, or the deepest one on the way to it (for keys that are missing)."""
     node = root
     for part in path:
-        value = node.value
-        if isinstance(value, dict) and isinstance(part, str) and part in value:
-            node = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            node = value[part]
-        else:
+        child = _child(node, part)
+        if child is None:
             break
+        node = child
     return node
+
+
+def _child(node: Node, part: str | int) -> Node | None:
+    if isinstance(node.value, dict):
+        return node.value.get(part) if isinstance(part, str) else None
+    if isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+        return node.value[part]
+    return None

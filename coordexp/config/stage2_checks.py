@@ -5,15 +5,18 @@ In: a view of the merged configuration; out: problems.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config.checks import Check, image_token_bound
-from coordexp.config.problems import Problem
 from coordexp.config.rules import Rule, build_rule
 from coordexp.config.validate import find_faults
-from coordexp.config.view import View
 from coordexp.spec import schema_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordexp.config.problems import Problem
+    from coordexp.config.view import View
 
 _TWO_CHANNEL, _ALIGNED = "stage2_two_channel", "stage2_rollout_aligned"
 _SOFT_TERMS = "coord_reg soft_ce_weight, w1_weight, coord_gate_weight, temperature, target_sigma and target_truncate"
@@ -166,7 +169,8 @@ def distinct_servers(view: View) -> Iterator[Problem]:
     """Two entries never name the same server."""
     if view["rollout_matching.vllm.server"] is None:
         return
-    key, seen = "rollout_matching.vllm.server.servers", {}
+    key = "rollout_matching.vllm.server.servers"
+    seen: dict[str, int] = {}
     for index, entry in enumerate(view[key]):
         url = entry["base_url"]
         if url in seen:

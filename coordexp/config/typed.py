@@ -34,7 +34,7 @@ def build_section(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def _arguments(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     converts = _converts(cls)
-    return {key: convert(value) if (convert := converts[key]) else value for key, value in values.items()}
+    return {key: value if (convert := converts[key]) is None else convert(value) for key, value in values.items()}
 
 
 @lru_cache(maxsize=128)
@@ -47,15 +47,23 @@ def _convert(hint: Any) -> Convert | None:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         inner = _convert(next(part for part in arguments if part is not type(None)))
-        return (lambda value: None if value is None else inner(value)) if inner else None
+        return None if inner is None else _unless_null(inner)
     if hint is float:
         return float
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return lambda value: build_section(hint, value)
     if origin is tuple:
         inner = _convert(arguments[0])
-        return (lambda value: tuple(inner(item) for item in value)) if inner else tuple
+        return tuple if inner is None else _each(inner)
     return None
+
+
+def _unless_null(convert: Convert) -> Convert:
+    return lambda value: None if value is None else convert(value)
+
+
+def _each(convert: Convert) -> Convert:
+    return lambda value: tuple(convert(item) for item in value)
 
 
 def plain_values(config: Config) -> dict[str, Any]:

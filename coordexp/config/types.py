@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003 - its hints are read at run time
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - its hints are read at run time
 
-from coordexp.config.rollout_sections import RolloutMatchingConfig, Stage2AbConfig
+from coordexp.config.rollout_sections import (  # noqa: TC001 - its hints are read at run time
+    RolloutMatchingConfig,
+    Stage2AbConfig,
+)
 from coordexp.config.sections import (
     CustomConfig,
     DataConfig,
@@ -44,12 +47,12 @@ class Config:
     training: TrainingConfig
     custom: CustomConfig
     global_max_length: int
-    template: TemplateConfig = TemplateConfig()
-    tuner: TunerConfig = TunerConfig()
-    quantization: QuantizationConfig = QuantizationConfig()
-    rlhf: RlhfConfig = RlhfConfig()
-    debug: DebugConfig = DebugConfig()
-    deepspeed: DeepspeedConfig = DeepspeedConfig()
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    tuner: TunerConfig = field(default_factory=TunerConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    rlhf: RlhfConfig = field(default_factory=RlhfConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
+    deepspeed: DeepspeedConfig = field(default_factory=DeepspeedConfig)
     stage2_ab: Stage2AbConfig | None = None
     rollout_matching: RolloutMatchingConfig | None = None
     sources: Sources = field(compare=False, repr=False)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config.problems import KeyPath, nearest_match
-from coordexp.config.rules import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordexp.config.rules import Rule
 
 _BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "minimum": (operator.ge, "at least"),

@@ -6,12 +6,14 @@ In: dotted keys; out: the written value or the schema's default. Reading a key t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config.problems import KeyPath, Problem
 from coordexp.config.rules import REQUIRED, Rule
 from coordexp.config.source import Node, node_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 class UnreadableKeyError(Exception):
@@ -29,7 +31,9 @@ class View:
 
     def __getitem__(self, key: str) -> Any:
         """The value written at a dotted key, or its default; None below a section that is null or left out."""
-        rule, value, path = self._rule, self._values, ()
+        rule = self._rule
+        path: KeyPath = ()
+        value: Any = self._values
         for part in key.split("."):
             path = (*path, part)
             if path in self._faulty:
@@ -38,7 +42,7 @@ class View:
             rule = rule.properties[part]
             if value is None:
                 continue
-            value = value[part] if part in value else rule.default
+            value = value.get(part, rule.default)
             if value is REQUIRED:
                 raise UnreadableKeyError(key)
         if any(fault[: len(path)] == path for fault in self._faulty) and not isinstance(value, dict):
