@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+next_sitecustomize_ran = False
+
 
 class WaitForTorchvision:
     """A meta-path finder that costs nothing until torchvision is looked up."""

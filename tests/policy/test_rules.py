@@ -1,0 +1,154 @@
+"""Every rule of audit.policy flags the planted violations of fixtures/policy, and finds none in this tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audit.policy import RULES, parse_source, violations_of
+from audit.policy.boundaries import JSON_READERS, json_outside_boundary, names_of_thousand
+from audit.policy.failures import BEST_EFFORT, swallowed_errors
+from audit.policy.rules import with_context
+from audit.policy.source import read_sources
+from coordexp.spec import load_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "fixtures" / "policy"
+
+INVARIANT_OF_RULE = {
+    "long_modules": "POLICY-001",
+    "long_definitions": "POLICY-001",
+    "branchy_functions": "POLICY-002",
+    "crowded_signatures": "POLICY-002",
+    "swallowed_errors": "POLICY-003",
+    "upward_imports": "POLICY-004",
+    "private_names": "POLICY-005",
+    "grab_bags": "POLICY-006",
+    "json_outside_boundary": "POLICY-007",
+    "divisions_by_thousand": "POLICY-008",
+    "config_lookups": "POLICY-009",
+    "prints": "POLICY-010",
+    "unfinished_marks": "POLICY-010",
+    "unsafe_loaders": "POLICY-011",
+    "tests_that_cannot_fail": "POLICY-012",
+    "undocumented_environment": "POLICY-013",
+    "undeclared_flags": "POLICY-014",
+}
+
+
+def marked(name, *values):
+    return pytest.param(*values, id=name, marks=pytest.mark.invariant(INVARIANT_OF_RULE[name.split(":")[0]]))
+
+
+def planted_cases():
+    for path in sorted(FIXTURES.glob("*.json")):
+        for case in load_cases(path).cases:
+            yield marked(f"{path.stem}: {case.description}", path.stem, case)
+
+
+def test_every_rule_has_an_invariant():
+    assert set(INVARIANT_OF_RULE) == set(RULES)
+
+
+@pytest.mark.parametrize("rule", [marked(name, name) for name in RULES])
+def test_this_tree_keeps_the_rule(rule):
+    assert [str(violation) for violation in violations_of(rule, ROOT)] == []
+
+
+@pytest.mark.parametrize(("rule", "case"), list(planted_cases()))
+def test_planted_source_is_judged_line_by_line(rule, case):
+    source = parse_source(case.input["path"], case.input["source"])
+    assert [violation.line for violation in with_context(rule, [source])(source)] == case.expect
+
+
+def body(lines, head="def f():"):
+    return f"{head}\n" + "    x = 1\n" * (lines - 1)
+
+
+@pytest.mark.invariant("POLICY-001")
+@pytest.mark.parametrize(
+    ("rule", "allowed", "refused"),
+    [
+        ("long_modules", "x = 1\n" * 400, "x = 1\n" * 401),
+        ("long_definitions", body(60), body(61)),
+        ("long_definitions", body(60, "async def f():"), body(61, "async def f():")),
+        ("long_definitions", body(200, "class A:"), body(201, "class A:")),
+    ],
+)
+def test_sizes_are_refused_one_line_over_the_limit(rule, allowed, refused):
+    find = RULES[rule].find
+    assert list(find(parse_source("coordexp/data/probe.py", allowed))) == []
+    assert [violation.line for violation in find(parse_source("coordexp/data/probe.py", refused))] == [1]
+
+
+BRANCHES = {
+    "if": "    if a:\n        x = 1\n",
+    "for": "    for _ in a:\n        x = 1\n",
+    "while": "    while a:\n        x = 1\n",
+    "except": "    try:\n        x = 1\n    except ValueError:\n        x = 2\n",
+    "match": "    match a:\n        case 1:\n            x = 1\n",
+}
+
+
+@pytest.mark.invariant("POLICY-002")
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_a_thirteenth_path_is_refused(kind):
+    find = RULES["branchy_functions"].find
+    eleven, twelve = ("def f(a):\n" + BRANCHES[kind] * count for count in (11, 12))
+    assert list(find(parse_source("coordexp/data/probe.py", eleven))) == []
+    assert [violation.line for violation in find(parse_source("coordexp/data/probe.py", twelve))] == [1]
+
+
+@pytest.mark.invariant("POLICY-002")
+def test_a_nested_function_is_counted_on_its_own():
+    inner = "    def g(a):\n" + "".join(f"    {line}\n" for line in (BRANCHES["if"] * 7).splitlines())
+    source = parse_source("coordexp/data/probe.py", "def f(a):\n" + inner + BRANCHES["if"] * 7)
+    assert list(RULES["branchy_functions"].find(source)) == []
+
+
+@pytest.mark.invariant("POLICY-002")
+@pytest.mark.parametrize(
+    ("path", "signature", "expected"),
+    [
+        ("coordexp/data/probe.py", "def f(a, b, c, d, e, g): ...", []),
+        ("coordexp/data/probe.py", "def f(a, b, c, /, d, *, e, g, h): ...", [1]),
+        ("coordexp/data/probe.py", "def f(self, a, b, c, d, e, g): ...", []),
+        ("tests/unit/data/test_probe.py", "def f(a, b, c, d, e, g, h): ...", []),
+    ],
+)
+def test_a_seventh_parameter_is_refused_outside_tests(path, signature, expected):
+    violations = RULES["crowded_signatures"].find(parse_source(path, signature))
+    assert [violation.line for violation in violations] == expected
+
+
+@pytest.mark.invariant("POLICY-007")
+def test_every_json_reader_on_the_list_reads_json():
+    sources = {source.path: source for source in read_sources(ROOT, ("coordexp",))}
+    assert set(JSON_READERS) <= set(sources)
+    for path in JSON_READERS:
+        elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
+        assert list(json_outside_boundary(elsewhere)), f"{path} parses no JSON: take it off the list"
+
+
+@pytest.mark.invariant("POLICY-003")
+def test_every_best_effort_handler_on_the_list_exists():
+    sources = {source.path: source for source in read_sources(ROOT, ("coordexp", "audit"))}
+    for path, function in BEST_EFFORT:
+        moved = parse_source("coordexp/elsewhere.py", sources[path].text)
+        assert list(swallowed_errors(moved)), f"{path}: {function} swallows nothing: take it off the list"
+
+
+@pytest.mark.invariant("POLICY-008")
+def test_a_division_by_another_modules_constant_is_found():
+    codec = parse_source("coordexp/coords/probe.py", "COUNT = 1000\nOTHER = 999\n")
+    user = parse_source("coordexp/losses/probe.py", "from coordexp.coords.probe import COUNT\nvalue = k / COUNT\n")
+    assert names_of_thousand([codec]) == {"COUNT"}
+    find = with_context("divisions_by_thousand", [codec, user])
+    assert [violation.line for violation in find(user)] == [2]
+
+
+@pytest.mark.invariant("POLICY-001")
+def test_a_scan_that_finds_no_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Python file below coordexp"):
+        read_sources(tmp_path, ("coordexp",))
