@@ -3,7 +3,7 @@
 Boxes are x1, y1, x2, y2 in [0, 1]. CIoU: Zheng et al., «Enhancing Geometric Factors in Model Learning and Inference for
 Object Detection and Instance Segmentation», 2020.
 
-Contract ids: LOSS-04x.
+Contract ids: LOSS-013, LOSS-014.
 """
 
 from __future__ import annotations

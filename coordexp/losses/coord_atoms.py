@@ -2,7 +2,7 @@
 
 Bins k stand for k/999; all values are in [0, 1] unless they count bins. Formulas: contract-facts section 5.
 
-Contract ids: LOSS-03x.
+Contract ids: LOSS-010..012.
 """
 
 from __future__ import annotations

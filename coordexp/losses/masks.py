@@ -34,7 +34,7 @@ class Provenance(StrEnum):
 
     @property
     def kind(self) -> ContextKind:
-        """Ground truth for stage 1 and the Channel-A anchor, own context for Channel A's last forward, a rollout for B."""
+        """gt for stage 1 and the Channel-A anchor, self_context for Channel A's last forward, rollout for B."""
         if self is Provenance.A2:
             return ContextKind.SELF_CONTEXT
         return ContextKind.ROLLOUT if self is Provenance.B else ContextKind.GT

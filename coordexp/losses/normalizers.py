@@ -1,4 +1,4 @@
-"""Counts that losses are divided by, known before any forward, and the sums they divide. Contract ids: LOSS-01x.
+"""Counts that losses are divided by, known before any forward, and the sums they divide. Contract ids: LOSS-005, LOSS-006, LOSS-022.
 
 Both add up over micro-batches and ranks, so a loss divided by the total is the same however the batch is split.
 """

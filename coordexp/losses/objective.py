@@ -3,7 +3,7 @@
 One call is one forward. Outputs of several forwards (Channel A's anchor and last iteration, micro-batches, ranks) add
 up, because every term is divided by normalizers that were counted over all of them beforehand.
 
-Contract ids: LOSS-05x, contract-facts section 6.
+Contract ids: LOSS-019, LOSS-020, LOSS-023..025; contract-facts section 6.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from coordexp.losses.vocab import VocabularyOutput, VocabularyPlan, run_vocabula
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from coordexp.config.sections import CustomConfig
     from coordexp.forward.head import OutputHead
     from coordexp.losses.masks import Provenance
     from coordexp.packing.types import PackedBatch
@@ -49,7 +50,7 @@ class ObjectiveError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveOutput:
-    """`total`: 0-d, attached to the graph also when nothing is supervised. `sums` and `gauges` are detached and add up."""
+    """`total`: 0-d, attached to the graph even when nothing is supervised. `sums`, `gauges`: detached, they add up."""
 
     total: torch.Tensor
     sums: LossSums
@@ -173,7 +174,8 @@ def _naming(entry: ModuleEntry, context: TeacherForcingContext) -> Iterator[None
     except _FAILURES as error:
         raise ObjectiveError(
             f"objective module {entry.name} failed on the {context.kind} context ({context.provenance}; "
-            f"{context.n_segments} segments, {context.predict.shape[0]} weighted tokens, {context.slot_bins.shape[0]} coord slots, "
+            f"{context.n_segments} segments, {context.predict.shape[0]} weighted tokens, "
+            f"{context.slot_bins.shape[0]} coord slots, "
             f"{context.boxes.shape[0]} boxes): {error}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Module names to their classes; `contracts/losses/` and `losses.specs` list the same names. Contract ids: LOSS-05x."""
+"""Module names to their classes; `contracts/losses/` and `losses.specs` list the same names. Contract ids: LOSS-026."""
 
 from __future__ import annotations
 

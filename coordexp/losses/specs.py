@@ -1,6 +1,6 @@
 """Module configs and term names of the objective, without torch.
 
-Contract ids: LOSS-*; `contracts/losses/` states the same.
+Contract ids: LOSS-026; `contracts/losses/` states the same.
 """
 
 from __future__ import annotations

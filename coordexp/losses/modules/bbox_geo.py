@@ -1,4 +1,4 @@
-"""SmoothL1 and CIoU between decoded and target boxes, mean over boxes. Contract ids: LOSS-06x."""
+"""SmoothL1 and CIoU between decoded and target boxes, mean over boxes. Contract ids: LOSS-004, LOSS-014."""
 
 from __future__ import annotations
 

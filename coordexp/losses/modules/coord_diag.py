@@ -1,4 +1,4 @@
-"""How good the coord distribution is, by forward of origin; no gradient. Contract ids: LOSS-06x.
+"""How good the coord distribution is, by forward of origin; no gradient. Contract ids: LOSS-021.
 
 Keys: `coord_diag/<provenance>/<name>`; `expected_bin_*` are in bins, the others in [0, 1] (margins in logits).
 """

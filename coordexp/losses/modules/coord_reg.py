@@ -1,6 +1,6 @@
 """Coordinate terms, each the mean over its contributing positions, and coord-token CE in the gt context.
 
-Contract ids: LOSS-06x.
+Contract ids: LOSS-010, LOSS-024.
 """
 
 from __future__ import annotations

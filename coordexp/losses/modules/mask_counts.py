@@ -1,6 +1,6 @@
 """What share of a forward's positions is supervised: the smallest diagnostics module, to copy from.
 
-Contract ids: LOSS-06x.
+Contract ids: LOSS-020.
 """
 
 from __future__ import annotations
