@@ -2,6 +2,7 @@
 
 Bin k stands for the value k/999, so 0 is 0.0 and 999 is 1.0. Nothing here, or anywhere, divides by 1000.
 """
+
 from __future__ import annotations
 
 import re

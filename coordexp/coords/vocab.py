@@ -1,7 +1,10 @@
-"""Where the 1000 coord tokens live in a tokenizer: asked of the tokenizer, never computed. Contract ids: DATA-001, DATA-002.
+"""Where the 1000 coord tokens live in a tokenizer: asked of the tokenizer, never computed.
 
-Enters: anything with `convert_tokens_to_ids` and `encode` (transformers or a stand-in). Leaves: a frozen list of ids in bin order.
+Contract ids: DATA-001, DATA-002.
+Enters: anything with `convert_tokens_to_ids` and `encode` (transformers or a stand-in). Leaves: a frozen list of ids
+in bin order.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,15 +38,15 @@ class CoordVocab:
     def __post_init__(self) -> None:
         if len(self.ids) != N_BINS or len(set(self.ids)) != N_BINS:
             raise CoordVocabError(
-                f"the coord vocabulary has {len(self.ids)} ids, {len(set(self.ids))} of them distinct; it needs {N_BINS} "
-                f"distinct ids, one for each of <|coord_0|> .. <|coord_{MAX_BIN}|>. {_REMEDY}"
+                f"the coord vocabulary has {len(self.ids)} ids, {len(set(self.ids))} of them distinct; it needs "
+                f"{N_BINS} distinct ids, one for each of <|coord_0|> .. <|coord_{MAX_BIN}|>. {_REMEDY}"
             )
         first = self.ids[0]
         for k, token_id in enumerate(self.ids):
             if token_id != first + k:
                 raise CoordVocabError(
-                    f"<|coord_{k}|> has id {token_id} where {first + k} follows from <|coord_0|> = {first}: the coord tokens "
-                    f"must have consecutive ids in bin order. {_REMEDY}"
+                    f"<|coord_{k}|> has id {token_id} where {first + k} follows from <|coord_0|> = {first}: the coord "
+                    f"tokens must have consecutive ids in bin order. {_REMEDY}"
                 )
 
     @property
@@ -63,15 +66,17 @@ _REMEDY = "Use a tokenizer to which <|coord_0|> .. <|coord_999|> were added in t
 def build_coord_vocab(tokenizer: CoordTokenizer) -> CoordVocab:
     """Look each coord token up in the tokenizer.
 
-    Raises `CoordVocabError` when one is unknown, is split into several tokens, disagrees between lookup and encoding, or when
-    the 1000 ids are not distinct and consecutive in bin order, or hold the id of `<|coord_*|>`.
+    Raises `CoordVocabError` when one is unknown, is split into several tokens, disagrees between lookup and encoding,
+    or when the 1000 ids are not distinct and consecutive in bin order, or hold the id of `<|coord_*|>`.
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
     ids = tuple(_token_id(tokenizer, render_coord_token(k), unknown) for k in range(N_BINS))
     vocab = CoordVocab(ids)
     wildcard = tokenizer.convert_tokens_to_ids(WILDCARD_TOKEN)
     if isinstance(wildcard, int) and wildcard != unknown and wildcard in ids:
-        raise CoordVocabError(f"{WILDCARD_TOKEN} shares id {wildcard} with a coord token; it is never a target. {_REMEDY}")
+        raise CoordVocabError(
+            f"{WILDCARD_TOKEN} shares id {wildcard} with a coord token; it is never a target. {_REMEDY}"
+        )
     return vocab
 
 
@@ -88,10 +93,10 @@ def _token_id(tokenizer: CoordTokenizer, token: str, unknown: int | None) -> int
 
 
 def check_real_range(vocab: CoordVocab) -> CoordVocab:
-    """Return `vocab` if its ids are 151670..152669, those of the real Qwen vocabulary; raise `CoordVocabError` otherwise."""
+    """Return `vocab` if its ids are 151670..152669, as in the real Qwen vocabulary; else raise `CoordVocabError`."""
     if vocab.ids[0] != REAL_FIRST_ID or vocab.ids[-1] != REAL_LAST_ID:
         raise CoordVocabError(
             f"coord ids are {vocab.ids[0]}..{vocab.ids[-1]}; with the real Qwen vocabulary they are {REAL_FIRST_ID}.."
-            f"{REAL_LAST_ID}, after <|coord_*|> = {REAL_FIRST_ID - 1}. The tokenizer's added tokens drifted: rebuild it."
+            f"{REAL_LAST_ID}, after <|coord_*|> = {REAL_FIRST_ID - 1}. Its added tokens drifted: rebuild it."
         )
     return vocab

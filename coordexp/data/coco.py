@@ -2,14 +2,17 @@
 
 Other keys than those read here are COCO's own business and are let through. Contract ids: DATA-009.
 """
+
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coordexp.data.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class CocoImage(msgspec.Struct, frozen=True):
@@ -22,7 +25,10 @@ class CocoImage(msgspec.Struct, frozen=True):
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True):
-    """An object: `bbox` is x, y, width, height in pixels; `segmentation` is a list of flat polygons, or RLE for crowds."""
+    """An object.
+
+    `bbox` is x, y, width, height in pixels; `segmentation` is a list of flat polygons, or RLE for crowds.
+    """
 
     id: int
     image_id: int
@@ -52,8 +58,13 @@ def parse_coco(content: bytes, source: str) -> CocoFile:
     try:
         coco = msgspec.json.decode(content, type=CocoFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not COCO-style annotations: {error}. Give images, annotations and categories as COCO does") from error
-    for name, ids in (("images", [image.id for image in coco.images]), ("categories", [kind.id for kind in coco.categories])):
+        raise DataError(
+            f"{source}: not COCO-style annotations: {error}. Give images, annotations and categories as COCO does"
+        ) from error
+    for name, ids in (
+        ("images", [image.id for image in coco.images]),
+        ("categories", [kind.id for kind in coco.categories]),
+    ):
         if len(set(ids)) != len(ids):
             twice = next(number for number in ids if ids.count(number) > 1)
             raise DataError(f"{source}: {name} holds id {twice} twice; ids are unique")

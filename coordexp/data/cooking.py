@@ -3,32 +3,41 @@
 Leaves a folder with `records.jsonl`, `images/` (multiples of `factor`, at most `max_pixels`, never resized again) and
 `manifest.json`, in which each dropped object and record is counted by reason. Same input, same bytes.
 """
+
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.data.coco import load_coco
 from coordexp.data.cooking_images import ImageJob, ImageOutcome, cook_image
 from coordexp.data.cooking_plan import Dish, Plan, category_descs, check_options
-from coordexp.data.cooking_types import CookOptions, CookSource
 from coordexp.data.errors import DataError
 from coordexp.data.outputs import build_folder, write_json
 from coordexp.data.records import check_line
 from coordexp.spec import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from coordexp.data.cooking_types import CookOptions, CookSource
 
 RECORDS_NAME = "records.jsonl"
 MANIFEST_NAME = "manifest.json"
 
 
 def cook(
-    source: CookSource, out: Path, options: CookOptions, *, workers: int = 1, on_image: Callable[[], None] = lambda: None
+    source: CookSource,
+    out: Path,
+    options: CookOptions,
+    *,
+    workers: int = 1,
+    on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Cook `source` into the folder `out`, which must be free; return the manifest. Raises `DataError`.
 

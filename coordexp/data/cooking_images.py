@@ -1,12 +1,18 @@
-"""Images for cooking: opened, size-checked, resized once, written as bytes that depend on the input alone. Contract ids: DATA-010."""
+"""Images for cooking: opened, size-checked, resized once, written as bytes that depend on the input alone.
+
+Contract ids: DATA-010.
+"""
+
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXIF_ORIENTATION = 274
 COPIED_FORMATS = {"PNG": ".png", "JPEG": ".jpg"}
@@ -49,7 +55,7 @@ def cook_image(job: ImageJob) -> ImageOutcome:
 
 
 def _load(source: Path) -> Image.Image | None:
-    """The decoded picture with its format; None when it cannot be decoded (what PIL raises then depends on the format)."""
+    """The decoded picture with its format; None when it cannot be decoded (PIL's error depends on the format)."""
     try:
         picture = Image.open(source)
         picture.load()

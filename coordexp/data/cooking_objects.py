@@ -1,18 +1,22 @@
-"""COCO objects to record objects: corners, clipping, scaling to the cooked size, bins, and a reason for each that is dropped.
+"""COCO objects to record objects: corners, clipping, scale, bins, and a reason for each that is dropped.
 
 Contract ids: DATA-009, DATA-010.
 """
+
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.coords.codec import pixel_to_bin, render_coord_token
-from coordexp.data.coco import CocoAnnotation
-from coordexp.data.cooking_types import CookOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.data.coco import CocoAnnotation
+    from coordexp.data.cooking_types import CookOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def _drop_reason(annotation: CocoAnnotation, frame: Frame, descs: Mapping[int, s
 def _geometry(
     annotation: CocoAnnotation, frame: Frame, options: CookOptions, adjusted: Counter[str]
 ) -> tuple[str, list[float]]:
-    """Kind and flat pixels of the annotated image, before clipping; what clipping will move is counted in `adjusted`."""
+    """Kind and flat pixels of the annotated image before clipping; what clipping will move is counted."""
     columns, rows = frame.annotated
     if options.geometry == "poly":
         polygon = _single_polygon(annotation.segmentation)
@@ -112,6 +116,8 @@ def _single_polygon(segmentation: Any) -> list[float] | None:
     points = segmentation[0]
     if len(points) < 6 or len(points) % 2:
         return None
-    if any(isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) for value in points):
+    if any(
+        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) for value in points
+    ):
         return None
     return [float(value) for value in points]

@@ -2,14 +2,12 @@
 
 Contract ids: DATA-009, DATA-010.
 """
+
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage
 from coordexp.data.cooking_images import ImageJob
 from coordexp.data.cooking_objects import CookedObjects, Frame, cook_objects
 from coordexp.data.cooking_types import CookOptions, CookSource, DropCounts
@@ -17,6 +15,12 @@ from coordexp.data.errors import DataError
 from coordexp.data.paths import resolve_image
 from coordexp.data.rules import SPECIAL_TOKEN_MARK
 from coordexp.geometry.resize import cooked_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Dish:
 
 @dataclass(slots=True)
 class Plan:
-    """Goes through the annotations once; `counts` is complete for everything that is dropped before images are opened."""
+    """Goes through the annotations once and counts everything that is dropped before images are opened."""
 
     source: CookSource
     folder: Path
@@ -56,17 +60,20 @@ class Plan:
     def _dish(self, image: CocoImage, annotations: list[CocoAnnotation]) -> Dish | None:
         path = resolve_image(self.source.annotations, image.file_name, self.source.images)
         if path in self._sources:
-            return self.drop("duplicate_image", len(annotations))
+            self.drop("duplicate_image", len(annotations))
+            return None
         self._sources.add(path)
         annotated = (image.width, image.height)
         size = self._cooked_size(image)
         if size is None:
-            return self.drop("extreme_aspect", len(annotations))
+            self.drop("extreme_aspect", len(annotations))
+            return None
         cooked = cook_objects(annotations, Frame(annotated, size), self.descs, self.options)
         self.counts.objects_dropped.update(cooked.dropped)
         reason = self._record_drop(cooked)
         if reason is not None:
-            return self.drop(reason, len(cooked.objects))
+            self.drop(reason, len(cooked.objects))
+            return None
         self.counts.adjusted.update(cooked.adjusted)
         return Dish(ImageJob(path, annotated, size, self._stem(path, image.file_name)), cooked.objects, image.id)
 
@@ -78,7 +85,9 @@ class Plan:
     def _cooked_size(self, image: CocoImage) -> tuple[int, int] | None:
         if image.width < 1 or image.height < 1:
             where = f"{self.source.annotations}: image id {image.id}"
-            raise DataError(f"{where}: its size is {image.width}x{image.height}; width and height are at least 1: correct it")
+            raise DataError(
+                f"{where}: its size is {image.width}x{image.height}; width and height are at least 1: correct it"
+            )
         return cooked_size(image.width, image.height, self.options.max_pixels, self.options.factor)
 
     def _record_drop(self, cooked: CookedObjects) -> str | None:
@@ -89,10 +98,15 @@ class Plan:
     def _stem(self, path: Path, file_name: str) -> Path:
         """Where the cooked image goes, without suffix: its place under the image folder, under `images/`."""
         inside = path.relative_to(self.source.images.resolve()).with_suffix("")
-        stem = self.folder / "images" / (inside.relative_to("images") if inside.parts[0] == "images" and inside.parts[1:] else inside)
+        stem = (
+            self.folder
+            / "images"
+            / (inside.relative_to("images") if inside.parts[0] == "images" and inside.parts[1:] else inside)
+        )
         if stem in self._stems:
             raise DataError(
-                f"{self.source.annotations}: {file_name!r} and {self._stems[stem]!r} would both be cooked to {stem.name}.*; "
+                f"{self.source.annotations}: {file_name!r} and {self._stems[stem]!r} would both be cooked to "
+                f"{stem.name}.*; "
                 "rename one of them"
             )
         self._stems[stem] = file_name
@@ -117,9 +131,13 @@ def category_descs(coco: CocoFile, options: CookOptions, source: Path) -> dict[i
     if mapping is not None:
         unknown = sorted(set(mapping) - set(names.values()))
         if unknown:
-            raise DataError(f"category map: {source} has no category {unknown[0]!r}; it has {sorted(set(names.values()))}")
+            raise DataError(
+                f"category map: {source} has no category {unknown[0]!r}; it has {sorted(set(names.values()))}"
+            )
         names = {number: mapping[name] for number, name in names.items() if name in mapping}
     for desc in names.values():
         if not desc.strip() or SPECIAL_TOKEN_MARK in desc:
-            raise DataError(f"{source}: category {desc!r} cannot be a desc: it is blank or holds {SPECIAL_TOKEN_MARK!r}; map it")
+            raise DataError(
+                f"{source}: category {desc!r} cannot be a desc: it is blank or holds {SPECIAL_TOKEN_MARK!r}; map it"
+            )
     return names

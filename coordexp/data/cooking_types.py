@@ -1,17 +1,43 @@
 """What cooking is asked for and what it counts. Contract ids: DATA-009."""
+
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 OBJECT_DROPS = (
-    "crowd", "zero_area", "outside", "not_finite", "unmapped_category", "duplicate", "unknown_image", "record_dropped",
+    "crowd",
+    "zero_area",
+    "outside",
+    "not_finite",
+    "unmapped_category",
+    "duplicate",
+    "unknown_image",
+    "record_dropped",
 )
-RECORD_DROPS = ("max_objects", "empty", "missing_image", "unreadable_image", "size_mismatch", "extreme_aspect", "duplicate_image")
-ADJUSTMENTS = ("box_clipped", "edge_clipped", "poly_clipped", "poly_as_box", "image_resized", "image_reencoded", "image_copied")
+RECORD_DROPS = (
+    "max_objects",
+    "empty",
+    "missing_image",
+    "unreadable_image",
+    "size_mismatch",
+    "extreme_aspect",
+    "duplicate_image",
+)
+ADJUSTMENTS = (
+    "box_clipped",
+    "edge_clipped",
+    "poly_clipped",
+    "poly_as_box",
+    "image_resized",
+    "image_reencoded",
+    "image_copied",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +50,9 @@ class CookSource:
 
 @dataclass(frozen=True, slots=True)
 class CookOptions:
-    """How to cook. `max_pixels` caps width·height; `category_map` maps COCO names to descs, and what it lacks is dropped and
+    """How to cook.
+
+    `max_pixels` caps width·height; `category_map` maps COCO names to descs, and what it lacks is dropped and
     counted; `max_objects` drops whole records that have more; `keep_empty` keeps records without objects."""
 
     max_pixels: int

@@ -1,8 +1,15 @@
-"""How bad data is reported: one line a problem, with file:line, JSON path, what is allowed and what to do. Contract ids: DATA-003."""
+"""How bad data is reported: one line a problem, with file:line, JSON path, what is allowed and what to do.
+
+Contract ids: DATA-003.
+"""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class DataError(ValueError):
@@ -11,7 +18,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One broken rule inside one record: `rule` is its id in the record contract, `pointer` e.g. `objects[3].bbox_2d[2]`."""
+    """One broken rule inside one record: `rule` is its id, `pointer` a JSON path such as `objects[3].bbox_2d[2]`."""
 
     rule: str
     pointer: str

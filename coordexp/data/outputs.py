@@ -1,21 +1,24 @@
 """Folders and files that appear whole or not at all, and never replace what is there. Contract ids: DATA-011."""
+
 from __future__ import annotations
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.data.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager
 def build_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the name `target` when the block ends without an error, and vanishes otherwise.
+    """A sibling folder that takes the name `target` when the block ends without an error, else vanishes.
 
     Raises `DataError` when `target` exists and holds anything.
     """
@@ -37,7 +40,9 @@ def build_folder(target: Path) -> Iterator[Path]:
 def check_free(target: Path) -> Path:
     """Return `target` if it does not exist or is an empty folder; raise `DataError` otherwise."""
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise DataError(f"{target}: exists and is not an empty folder; nothing is overwritten: remove it or choose another --out")
+        raise DataError(
+            f"{target}: exists and is not an empty folder; nothing is overwritten: remove it or choose another --out"
+        )
     return target
 
 

@@ -2,14 +2,19 @@
 
 Learner and rollout server both ask here, so they agree. Contract ids: DATA-015, DATA-016.
 """
+
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordexp.data.errors import DataError
-from coordexp.data.types import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.data.types import Record
 
 ROOT_VARIABLE = "ROOT_IMAGE_DIR"
 
@@ -27,17 +32,22 @@ def image_root(jsonl: Path | str, environ: Mapping[str, str]) -> Path:
         return Path(jsonl).absolute().parent
     root = Path(environ[ROOT_VARIABLE])
     if not root.is_absolute():
-        raise ImagePathError(f"{ROOT_VARIABLE}={environ[ROOT_VARIABLE]!r} is not absolute: it would depend on the working folder")
+        raise ImagePathError(
+            f"{ROOT_VARIABLE}={environ[ROOT_VARIABLE]!r} is not absolute: it would depend on the working folder"
+        )
     if not root.is_dir():
-        raise ImagePathError(f"{ROOT_VARIABLE}={root} is not a folder; unset it or name the folder that image paths start from")
+        raise ImagePathError(
+            f"{ROOT_VARIABLE}={root} is not a folder; unset it or name the folder that image paths start from"
+        )
     return root
 
 
 def resolve_image(source: Path | str, image: str, root: Path | str | None = None) -> Path:
     """Absolute path of a record's image; the file need not exist.
 
-    `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given. Symlinks are followed
-    before the check, so a link may not lead outside either. Raises `ImagePathError` when the path leaves the root.
+    `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given. Symlinks are
+    followed before the check, so a link may not lead outside either. Raises `ImagePathError` when the path leaves the
+    root.
     """
     base = Path(os.path.realpath(root if root is not None else _jsonl_of(source).absolute().parent))
     found = Path(os.path.realpath(base / image))

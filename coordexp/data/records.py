@@ -1,13 +1,14 @@
-"""JSONL to records, strictly: each line passes the record contract or raises with file:line. Contract ids: DATA-003..DATA-006.
+"""JSONL to records, strictly: each line passes the record contract or raises with file:line.
 
-Enters: a path. Leaves: `Record`s in file order with geometry in bins, point and object order as written. Nothing is dropped,
-repaired or reordered here.
+Contract ids: DATA-003..DATA-006.
+Enters: a path. Leaves: `Record`s in file order with geometry in bins, point and object order as written. Nothing is
+dropped, repaired or reordered here.
 """
+
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import UNSET
 
@@ -18,9 +19,15 @@ from coordexp.data.rules import find_problems
 from coordexp.data.types import Record
 from coordexp.data.wire import BinObject, PixelObject, PixelRecord, WireRecord, decode_line
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 def read_records(path: Path | str) -> list[Record]:
-    """All records of a JSONL file. Raises `RecordError` at the first bad line, `DataError` for an unreadable or empty file."""
+    """All records of a JSONL file.
+
+    Raises `RecordError` at the first bad line, `DataError` for an unreadable or empty file.
+    """
     records = list(iter_records(path))
     if not records:
         raise DataError(f"{path}: the file holds no records; write at least one line")
@@ -29,9 +36,9 @@ def read_records(path: Path | str) -> list[Record]:
 
 def iter_records(path: Path | str) -> Iterator[Record]:
     """Records of a JSONL file in file order; raises `RecordError` at the first bad line."""
-    folder_independent = Path(path).absolute()
+    absolute = Path(path).absolute()
     for number, line in iter_lines(path):
-        yield parse_record(line, f"{folder_independent}:{number}")
+        yield parse_record(line, f"{absolute}:{number}")
 
 
 def iter_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
@@ -45,7 +52,7 @@ def iter_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_record(line: bytes, source: str) -> Record:
-    """One line as a record whose `source` is the given `file:line`; raises `RecordError` with every problem of the line."""
+    """One line as a record with the given `file:line`; raises `RecordError` with every problem of the line."""
     return build_record(check_line(line, source), source)
 
 
@@ -58,7 +65,9 @@ def check_line(line: bytes, source: str) -> WireRecord:
             raise RecordError([RecordProblem(source, finding) for finding in findings])
         wire = decode_line(line, keys_are_unique=True)
     if wire is None:
-        limits = Finding("invalid_json", "", "the JSON is beyond what the decoder reads", "Use plain, finite numbers and text.")
+        limits = Finding(
+            "invalid_json", "", "the JSON is beyond what the decoder reads", "Use plain, finite numbers and text."
+        )
         raise RecordError([RecordProblem(source, limits)])
     return wire
 

@@ -1,14 +1,19 @@
 """What the data entry points show: a progress bar on stderr and summary tables as text."""
+
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.data.errors import DataError
+from coordexp.spec import ContractFileError, read_json, violations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from coordexp.data.survey import FileSurvey
 
 
 @contextmanager
@@ -52,12 +57,50 @@ def render_manifest(manifest: Mapping[str, Any]) -> str:
     return render_table("cooked", rows, ("what", "count"))
 
 
+def render_surveys(surveys: list[FileSurvey]) -> str:
+    """What each file holds; a cook manifest beside it adds what was dropped on the way to it."""
+    return "\n".join(render_table(str(survey.path), _survey_rows(survey), ("what", "count")) for survey in surveys)
+
+
+def _survey_rows(survey: FileSurvey) -> list[tuple[str, ...]]:
+    rows = [
+        ("lines", survey.lines),
+        ("records in order", survey.records),
+        ("records without objects", survey.empty),
+        ("objects", survey.objects),
+        ("polygons among them", survey.polygons),
+        ("most objects in a record", survey.most_objects),
+        ("commonest size", _render_sizes(survey)),
+        ("dropped when cooked", _render_drops(survey.path)),
+        ("problems", len(survey.problems)),
+    ]
+    return [(what, str(count)) for what, count in rows]
+
+
+def _render_sizes(survey: FileSurvey) -> str:
+    if not survey.sizes:
+        return "-"
+    (width, height), _ = survey.sizes.most_common(1)[0]
+    rest = len(survey.sizes) - 1
+    return f"{width}x{height}" + (f" and {rest} others" if rest else "")
+
+
+def _render_drops(path: Path) -> str:
+    manifest = path.with_name("manifest.json")
+    if not manifest.is_file():
+        return "-"
+    counts = read_json(manifest)
+    if violations("cook-manifest", counts):
+        return "?"
+    return f"{sum(counts['records']['dropped'].values())} records, {sum(counts['objects']['dropped'].values())} objects"
+
+
 def load_category_map(path: Path) -> dict[str, str]:
     """COCO category names to descs from a JSON object; raises `DataError`."""
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); write {{\"coco name\": \"desc\"}}") from error
+        mapping = read_json(path)
+    except ContractFileError as error:
+        raise DataError(f'{path}: cannot be read as JSON ({error}); write {{"coco name": "desc"}}') from error
     if not isinstance(mapping, dict) or not all(isinstance(desc, str) for desc in mapping.values()):
-        raise DataError(f"{path}: a category map is a JSON object of texts; write {{\"coco name\": \"desc\"}}")
+        raise DataError(f'{path}: a category map is a JSON object of texts; write {{"coco name": "desc"}}')
     return mapping

@@ -1,17 +1,22 @@
-"""Every rule of the record contract with its message: what a line that is not in order is told. Contract ids: DATA-003, DATA-004.
+"""Every rule of the record contract with its message: what a line that is not in order is told.
 
-Enters: one line of bytes. Leaves: all findings, empty when the record is in order. `coordexp.data.wire` is the quick way to the
-same verdict; contracts/records/record.schema.json says the same declaratively and names the rules beyond a schema's reach.
+Contract ids: DATA-003, DATA-004.
+Enters: one line of bytes. Leaves: all findings, empty when the record is in order. `coordexp.data.wire` is the quick
+way to the same verdict; contracts/records/record.schema.json says the same declaratively and names the rules beyond a
+schema's reach.
 """
+
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.coords.codec import MAX_BIN, parse_coord_token
 from coordexp.data.errors import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 SPECIAL_TOKEN_MARK = "<|"
 TOP_KEYS = ("images", "width", "height", "objects", "summary", "metadata")
@@ -37,10 +42,12 @@ def find_problems(line: bytes) -> list[Finding]:
     except _DuplicateKey as error:
         return [Finding("duplicate_key", "", f"the key {error} is written twice in one object", "Keep one of them.")]
     except (ValueError, RecursionError) as error:
-        return [Finding("invalid_json", "", f"not one UTF-8 JSON value: {error}", "Write one strict JSON object a line.")]
+        return [
+            Finding("invalid_json", "", f"not one UTF-8 JSON value: {error}", "Write one strict JSON object a line.")
+        ]
     if not isinstance(payload, dict):
         message = f"a record is a JSON object, got {_kind(payload)}"
-        return [Finding("record_type", "", message, "Write {\"images\": …, \"width\": …, \"height\": …, \"objects\": …}.")]
+        return [Finding("record_type", "", message, 'Write {"images": …, "width": …, "height": …, "objects": …}.')]
     return list(_record_findings(payload))
 
 
@@ -68,7 +75,12 @@ def _record_findings(record: dict[str, Any]) -> Iterator[Finding]:
         yield from findings
         sizes[key] = None if findings else record[key]
     if "summary" in record and not isinstance(record["summary"], str):
-        yield Finding("summary_type", "summary", f"summary is a text, got {_kind(record['summary'])}", "Write a text or leave it out.")
+        yield Finding(
+            "summary_type",
+            "summary",
+            f"summary is a text, got {_kind(record['summary'])}",
+            "Write a text or leave it out.",
+        )
     if "metadata" in record and not isinstance(record["metadata"], dict):
         message = f"metadata is a JSON object, got {_kind(record['metadata'])}"
         yield Finding("metadata_type", "metadata", message, "Write an object or leave it out.")
@@ -81,7 +93,7 @@ def _images_findings(record: dict[str, Any]) -> Iterator[Finding]:
         return
     images = record["images"]
     if not isinstance(images, list):
-        yield Finding("images_type", "images", f"images is a list of paths, got {_kind(images)}", "Write [\"path\"].")
+        yield Finding("images_type", "images", f"images is a list of paths, got {_kind(images)}", 'Write ["path"].')
         return
     if len(images) != 1:
         message = f"images holds {len(images)} paths; width, height and all coordinates belong to exactly one"
@@ -89,7 +101,12 @@ def _images_findings(record: dict[str, Any]) -> Iterator[Finding]:
     for index, path in enumerate(images):
         if not isinstance(path, str) or not path or "\0" in path:
             message = f"an image is a non-empty path, got {path!r}"
-            yield Finding("image_path", f"images[{index}]", message, "Write a path relative to the JSONL's folder or ROOT_IMAGE_DIR.")
+            yield Finding(
+                "image_path",
+                f"images[{index}]",
+                message,
+                "Write a path relative to the JSONL's folder or ROOT_IMAGE_DIR.",
+            )
 
 
 def _size_findings(record: dict[str, Any], key: str) -> Iterator[Finding]:
@@ -108,13 +125,23 @@ def _objects_findings(record: dict[str, Any], extents: tuple[int | None, int | N
         return
     objects = record["objects"]
     if not isinstance(objects, list):
-        yield Finding("objects_type", "objects", f"objects is a list, got {_kind(objects)}", "Write [] for an image without objects.")
+        yield Finding(
+            "objects_type",
+            "objects",
+            f"objects is a list, got {_kind(objects)}",
+            "Write [] for an image without objects.",
+        )
         return
     notations: set[str] = set()
     for index, found in enumerate(objects):
         at = f"objects[{index}]"
         if not isinstance(found, dict):
-            yield Finding("object_type", at, f"an object is a JSON object, got {_kind(found)}", "Write {\"desc\": …, \"bbox_2d\": […]}.")
+            yield Finding(
+                "object_type",
+                at,
+                f"an object is a JSON object, got {_kind(found)}",
+                'Write {"desc": …, "bbox_2d": […]}.',
+            )
             continue
         yield from _object_findings(found, at, extents)
         notations |= _notations(found)
@@ -127,7 +154,9 @@ def _objects_findings(record: dict[str, Any], extents: tuple[int | None, int | N
 def _object_findings(found: dict[str, Any], at: str, extents: tuple[int | None, int | None]) -> Iterator[Finding]:
     for key in found:
         if key in REMOVED_OBJECT_KEYS:
-            yield Finding("removed_key", f"{at}.{key}", f"{key!r} is not a geometry of this contract", REMOVED_OBJECT_KEYS[key])
+            yield Finding(
+                "removed_key", f"{at}.{key}", f"{key!r} is not a geometry of this contract", REMOVED_OBJECT_KEYS[key]
+            )
         elif key not in OBJECT_KEYS:
             message = f"unknown key {key!r}; allowed: {', '.join(OBJECT_KEYS)}"
             yield Finding("unknown_key", f"{at}.{key}", message, "Remove it, or put it under the record's metadata.")
@@ -154,26 +183,36 @@ def _desc_findings(found: dict[str, Any], at: str) -> Iterator[Finding]:
         yield Finding("desc_special_token", f"{at}.desc", message, "Write it without special tokens.")
 
 
-def _geometry_findings(
-    kind: str, values: Any, at: str, extents: tuple[int | None, int | None]
-) -> Iterator[Finding]:
+def _geometry_findings(kind: str, values: Any, at: str, extents: tuple[int | None, int | None]) -> Iterator[Finding]:
     if not isinstance(values, list):
-        yield Finding("geometry_type", at, f"{kind} is a flat list of coordinates, got {_kind(values)}", "Write a list.")
+        yield Finding(
+            "geometry_type", at, f"{kind} is a flat list of coordinates, got {_kind(values)}", "Write a list."
+        )
         return
     if kind == "bbox_2d" and len(values) != 4:
         yield Finding("bbox_arity", at, f"bbox_2d has {len(values)} values; it has exactly 4", "Write x1, y1, x2, y2.")
     if kind == "poly" and (len(values) < 6 or len(values) % 2):
         message = f"poly has {len(values)} values; it has an even number, at least 6"
         yield Finding("poly_arity", at, message, "Write x, y of three points or more.")
-    findings = [finding for index, value in enumerate(values) for finding in _value_findings(value, f"{at}[{index}]", extents[index % 2])]
+    findings = [
+        finding
+        for index, value in enumerate(values)
+        for finding in _value_findings(value, f"{at}[{index}]", extents[index % 2])
+    ]
     yield from findings
     if findings or not values:
         return
     if all(not isinstance(value, str) for value in values) and looks_normalized(values):
-        message = f"{values} looks like values in [0, 1]; coordinates are pixels or coord tokens and are normalized once"
-        yield Finding("already_normalized", at, message, "Write pixels, or cook the file once more from its annotations.")
+        message = (
+            f"{values} looks like values in [0, 1]; coordinates are pixels or coord tokens and are normalized once"
+        )
+        yield Finding(
+            "already_normalized", at, message, "Write pixels, or cook the file once more from its annotations."
+        )
     if kind == "bbox_2d" and len(values) == 4 and len({type(value) is str for value in values}) == 1:
-        yield from _order_findings([parse_coord_token(value) if isinstance(value, str) else value for value in values], at)
+        yield from _order_findings(
+            [parse_coord_token(value) if isinstance(value, str) else value for value in values], at
+        )
 
 
 def _order_findings(corners: Sequence[float], at: str) -> Iterator[Finding]:

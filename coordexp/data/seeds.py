@@ -1,7 +1,9 @@
-"""Every random stream of a run, derived from `training.seed` alone by SHA-256 and recorded by name. Contract ids: DATA-012.
+"""Every random stream of a run, derived from `training.seed` alone by SHA-256 and recorded by name.
 
+Contract ids: DATA-012.
 A stream is named in `STREAMS`; a stream that is not cannot be asked for, so a run's manifest lists all there are.
 """
+
 from __future__ import annotations
 
 import hashlib

@@ -1,27 +1,33 @@
-"""Drawn shapes as a data set: COCO-style annotations and PNG files, for the real cooking. Contract ids: DATA-013, DATA-014.
+"""Drawn shapes as a data set: COCO-style annotations and PNG files, for the real cooking.
 
-Enters: a seed, split names, kinds and counts. Leaves: `<out>/<split>/annotations.json` and `<out>/<split>/images/*.png`. Each
-image depends on (seed, split, index) alone, so neither the number of workers nor the other splits change it.
+Contract ids: DATA-013, DATA-014.
+Enters: a seed, split names, kinds and counts. Leaves: `<out>/<split>/annotations.json` and
+`<out>/<split>/images/*.png`. Each image depends on (seed, split, index) alone, so neither the number of workers nor
+the other splits change it.
 """
+
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from coordexp.data.errors import DataError
 from coordexp.data.outputs import build_folder, write_json
 from coordexp.data.seeds import build_generator
 from coordexp.geometry.boxes import pairwise_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 SplitKind = Literal["plain", "crowded"]
 COLORS = {"red": (214, 40, 40), "green": (38, 150, 62), "blue": (36, 82, 214), "yellow": (236, 196, 18)}
@@ -53,14 +59,19 @@ class SceneRules:
 
 RULES: dict[SplitKind, SceneRules] = {
     "plain": SceneRules(canvas=(88, 168), objects=(1, 4), size=(20, 72), max_iou=0.1, max_covered=0.15, min_visible=16),
-    "crowded": SceneRules(canvas=(120, 200), objects=(5, 10), size=(24, 64), max_iou=0.5, max_covered=0.6, min_visible=8),
+    "crowded": SceneRules(
+        canvas=(120, 200), objects=(5, 10), size=(24, 64), max_iou=0.5, max_covered=0.6, min_visible=8
+    ),
 }
 _ATTEMPTS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnShape:
-    """A shape on the canvas: index into `CATEGORIES` and its coverage, uint8 [h, w], whose corner lies at (left, top)."""
+    """A shape on the canvas.
+
+    Index into `CATEGORIES` and its coverage, uint8 [h, w], whose corner lies at (left, top).
+    """
 
     category: int
     left: int
@@ -70,7 +81,7 @@ class DrawnShape:
 
 @dataclass(frozen=True, slots=True)
 class DrawnScene:
-    """`pixels` uint8 [H, W, 3]; `objects` = (category index, x, y, width, height) of the visible pixels, in drawing order."""
+    """`pixels` uint8 [H, W, 3]; `objects` = (category, x, y, width, height) of visible pixels, in drawing order."""
 
     pixels: NDArray[np.uint8]
     objects: tuple[tuple[int, int, int, int, int], ...]
@@ -106,7 +117,10 @@ def _place_shapes(
         candidate = _draw_shape(rng, rules, canvas)
         height, width = candidate.coverage.shape
         box = np.array([[candidate.left, candidate.top, candidate.left + width, candidate.top + height]], dtype=float)
-        if any(iou >= _iou_limit(rules, candidate, other) for iou, other in zip(pairwise_iou(box, boxes)[0], shapes, strict=True)):
+        if any(
+            iou >= _iou_limit(rules, candidate, other)
+            for iou, other in zip(pairwise_iou(box, boxes)[0], shapes, strict=True)
+        ):
             continue
         if _all_remain_visible([*shapes, candidate], rules, canvas):
             shapes.append(candidate)
@@ -195,7 +209,9 @@ def write_splits(
         raise DataError(f"split names are {names}; each split has a name of its own")
     for split in splits:
         if split.count < 1 or not split.name.replace("_", "").isalnum():
-            raise DataError(f"split {split.name!r} of {split.count} images: a name is letters, digits, _; a count is at least 1")
+            raise DataError(
+                f"split {split.name!r} of {split.count} images: a name is letters, digits, _; a count is at least 1"
+            )
     with build_folder(out) as folder:
         for split in splits:
             _write_split(folder / split.name, split, seed, workers, on_image)
@@ -210,10 +226,16 @@ def _write_split(folder: Path, split: SplitSpec, seed: int, workers: int, on_ima
     def collect(index: int, size: tuple[int, int], objects: tuple[tuple[int, int, int, int, int], ...]) -> None:
         images.append({"id": index + 1, "file_name": f"images/{index:06d}.png", "width": size[0], "height": size[1]})
         for category, x, y, width, height in objects:
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": index + 1, "category_id": category + 1,
-                "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0,
-            })
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": category + 1,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
         on_image()
 
     if workers == 1:
@@ -223,12 +245,15 @@ def _write_split(folder: Path, split: SplitSpec, seed: int, workers: int, on_ima
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             for index, (size, objects) in enumerate(pool.map(draw, range(split.count), chunksize=64)):
                 collect(index, size, objects)
-    write_json(folder / "annotations.json", {
-        "info": {"description": f"drawn shapes, {split.kind}", "seed": seed, "split": split.name},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(CATEGORIES)],
-    })
+    write_json(
+        folder / "annotations.json",
+        {
+            "info": {"description": f"drawn shapes, {split.kind}", "seed": seed, "split": split.name},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": index + 1, "name": name} for index, name in enumerate(CATEGORIES)],
+        },
+    )
 
 
 def _write_image(
@@ -244,6 +269,8 @@ def parse_split(text: str) -> SplitSpec:
     """A split from `NAME=COUNT` or `NAME=COUNT:KIND`; raises `DataError`."""
     match = re.fullmatch(r"([A-Za-z0-9_]+)=([1-9][0-9]*)(?::(plain|crowded))?", text)
     if match is None:
-        raise DataError(f"split {text!r} is not NAME=COUNT or NAME=COUNT:plain|crowded, such as train=2000 or busy=200:crowded")
+        raise DataError(
+            f"split {text!r} is not NAME=COUNT or NAME=COUNT:plain|crowded, such as train=2000 or busy=200:crowded"
+        )
     kind: SplitKind = "crowded" if match[3] == "crowded" else "plain"
     return SplitSpec(match[1], int(match[2]), kind)

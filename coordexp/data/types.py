@@ -1,19 +1,22 @@
 """What a line of JSONL becomes once it passed its contract. Contract ids: DATA-*."""
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coordexp.coords.types import CoordObject
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.coords.types import CoordObject
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image and its objects.
 
-    `source` is `file:line` and serves as the sample's id; `images` are paths as written in the file; `width` and `height`
-    are the image's size in pixels; `objects` keep the file's order and may be empty.
+    `source` is `file:line` and serves as the sample's id; `images` are paths as written in the file; `width` and
+    `height` are the image's size in pixels; `objects` keep the file's order and may be empty.
     """
 
     source: str

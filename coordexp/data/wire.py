@@ -1,8 +1,9 @@
 """The quick way through a JSONL line: typed decoding and the cross-field checks of a record that is in order.
 
-Enters: one line of bytes. Leaves: the decoded record with its geometry as bins or pixels, or None when anything at all is out
-of order; `coordexp.data.rules` then says what. Contract ids: DATA-003, DATA-004.
+Enters: one line of bytes. Leaves: the decoded record with its geometry as bins or pixels, or None when anything at all
+is out of order; `coordexp.data.rules` then says what. Contract ids: DATA-003, DATA-004.
 """
+
 from __future__ import annotations
 
 from enum import Enum
@@ -14,18 +15,10 @@ from msgspec import UNSET, UnsetType
 from coordexp.coords.codec import N_BINS, render_coord_token
 from coordexp.data.rules import SPECIAL_TOKEN_MARK, looks_normalized
 
-
-class BinToken(Enum):
-    """The 1000 coord-token texts. msgspec decodes a member's text to what its value map holds: here, the plain bin."""
-
-    _ignore_ = ["k"]
-    for k in range(N_BINS):
-        vars()[f"COORD_{k}"] = render_coord_token(k)
-
-
-# The decoder looks a string up in this map. With ints as its values, bins come out of the decoder and no text is ever built.
-_BINS_BY_TEXT: dict[Any, Any] = {render_coord_token(k): k for k in range(N_BINS)}
-BinToken._value2member_map_ = _BINS_BY_TEXT
+# The 1000 coord-token texts. The decoder looks a string up in the enum's value map; with the bins themselves as its
+# values, plain ints come out and no text is ever built.
+BinToken = Enum("BinToken", {f"COORD_{k}": render_coord_token(k) for k in range(N_BINS)})  # type: ignore[misc]
+BinToken._value2member_map_ = {render_coord_token(k): k for k in range(N_BINS)}  # type: ignore[misc, assignment]
 
 
 class BinObject(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -108,8 +101,8 @@ def _keys_are_unique(line: bytes, record: WireRecord) -> bool:
         keys += 1
     if record.metadata is not UNSET:
         keys += 1 + _count_keys(record.metadata)
-    # Each key on the line has a colon of its own, so an equal count rules repeated keys out. A colon inside a text only sends
-    # the line through the slower rules.
+    # Each key on the line has a colon of its own, so an equal count rules repeated keys out. A colon inside a text
+    # only sends the line through the slower rules.
     return line.count(b":") == keys
 
 
@@ -133,9 +126,10 @@ def _bin_object_is_sound(found: BinObject) -> bool:
     if found.desc not in _seen_descs and not _desc_is_sound(found.desc):
         return False
     box: Any = found.bbox_2d
+    poly: Any = found.poly
     if box is UNSET:
-        return found.poly is not UNSET and len(found.poly) >= 6 and len(found.poly) % 2 == 0
-    return bool(found.poly is UNSET and box[0] <= box[2] and box[1] <= box[3])
+        return poly is not UNSET and len(poly) >= 6 and len(poly) % 2 == 0
+    return bool(poly is UNSET and box[0] <= box[2] and box[1] <= box[3])
 
 
 def _pixel_object_is_sound(found: PixelObject, extents: tuple[int, int]) -> bool:

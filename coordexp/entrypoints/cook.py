@@ -1,4 +1,5 @@
 """Cook COCO-style annotations and images into coord JSONL: python -m coordexp.entrypoints.cook --help."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,12 +12,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m coordexp.entrypoints.cook", description=__doc__)
     parser.add_argument("--annotations", type=Path, required=True, help="COCO-style annotation file (JSON)")
     parser.add_argument("--images", type=Path, required=True, help="folder that file_name starts from")
-    parser.add_argument("--out", type=Path, required=True, help="new folder for records.jsonl, images/ and manifest.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="new folder for records.jsonl, images/ and manifest.json"
+    )
     parser.add_argument("--max-pixels", type=int, required=True, help="cap on width x height, as template.max_pixels")
     parser.add_argument("--factor", type=int, default=32, help="sizes are multiples of it (default 32)")
     parser.add_argument("--max-objects", type=int, help="drop (and count) records with more objects")
-    parser.add_argument("--category-map", type=Path, help="JSON object: COCO category name to desc; others are dropped and counted")
-    parser.add_argument("--geometry", choices=("bbox_2d", "poly"), default="bbox_2d", help="poly: single polygons, else boxes")
+    parser.add_argument(
+        "--category-map", type=Path, help="JSON object: COCO category name to desc; others are dropped and counted"
+    )
+    parser.add_argument(
+        "--geometry", choices=("bbox_2d", "poly"), default="bbox_2d", help="poly: single polygons, else boxes"
+    )
     parser.add_argument("--drop-empty", action="store_true", help="drop (and count) records without objects")
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")
     return parser
@@ -32,14 +39,16 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         mapping = load_category_map(args.category_map) if args.category_map else None
-        options = CookOptions(args.max_pixels, args.factor, args.max_objects, mapping, args.geometry, not args.drop_empty)
+        options = CookOptions(
+            args.max_pixels, args.factor, args.max_objects, mapping, args.geometry, not args.drop_empty
+        )
         with progress("cooking", "images") as advance:
             source = CookSource(args.annotations, args.images)
             manifest = cook(source, args.out, options, workers=args.workers, on_image=advance)
     except DataError as error:
-        print(f"cook: {error}", file=sys.stderr)
+        sys.stderr.write(f"cook: {error}\n")
         return 1
-    print(render_manifest(manifest))
+    sys.stdout.write(render_manifest(manifest) + "\n")
     return 0
 
 

@@ -1,4 +1,5 @@
 """Draw a data set of coloured shapes with COCO-style annotations: python -m coordexp.entrypoints.make_shapes --help."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="new folder; each split becomes a folder in it")
     parser.add_argument("--seed", type=int, required=True, help="each image depends on (seed, split, index) alone")
     parser.add_argument(
-        "--split", action="append", metavar="NAME=COUNT[:plain|crowded]", help=f"may be repeated; default: {' '.join(DEFAULT_SPLITS)}"
+        "--split",
+        action="append",
+        metavar="NAME=COUNT[:plain|crowded]",
+        help=f"may be repeated; default: {' '.join(DEFAULT_SPLITS)}",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")
     return parser
@@ -32,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         with progress("drawing", "images", sum(split.count for split in splits)) as advance:
             write_splits(args.out, splits, args.seed, workers=args.workers, on_image=advance)
     except (DataError, ValueError) as error:
-        print(f"make_shapes: {error}", file=sys.stderr)
+        sys.stderr.write(f"make_shapes: {error}\n")
         return 1
     for split in splits:
-        print(f"{split.count:7d} {split.kind} images: {args.out / split.name / 'annotations.json'}")
+        sys.stdout.write(f"{split.count:7d} {split.kind} images: {args.out / split.name / 'annotations.json'}\n")
     return 0
 
 

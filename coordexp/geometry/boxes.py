@@ -2,6 +2,7 @@
 
 Boxes are float arrays [N, 4] of corners x1, y1, x2, y2 on a continuous axis (width = x2 − x1), in any unit.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,7 +12,10 @@ Boxes = NDArray[np.float64]
 
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
-    """`boxes` as float64 [N, 4]; an empty list is [0, 4]. Raises `ValueError` for another shape or a non-finite number."""
+    """`boxes` as float64 [N, 4]; an empty list is [0, 4].
+
+    Raises `ValueError` for another shape or a non-finite number.
+    """
     array = np.asarray(boxes, dtype=np.float64)
     if array.size == 0:
         return array.reshape(0, 4)

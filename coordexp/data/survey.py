@@ -1,0 +1,107 @@
+"""A whole JSONL file judged at once: every problem with file:line, and what the file holds.
+
+Contract ids: DATA-003, DATA-020.
+Enters: a path and how far to look at images. Leaves: a `FileSurvey`; nothing raises for a bad record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import UNSET
+from PIL import Image, UnidentifiedImageError
+
+from coordexp.data.errors import Finding, RecordError, RecordProblem
+from coordexp.data.paths import ImagePathError, resolve_image
+from coordexp.data.records import check_line, iter_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from coordexp.data.wire import WireRecord
+
+ImageCheck = Literal["none", "exists", "open"]
+
+
+@dataclass(slots=True)
+class FileSurvey:
+    """Counts over the lines of one file; `problems` in file order. Bad records count as lines, never as records."""
+
+    path: Path
+    lines: int = 0
+    records: int = 0
+    empty: int = 0
+    objects: int = 0
+    most_objects: int = 0
+    polygons: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    problems: list[RecordProblem] = field(default_factory=list)
+
+    def add(self, record: WireRecord) -> None:
+        """Count a record that is in order."""
+        count = len(record.objects)
+        self.records += 1
+        self.empty += count == 0
+        self.objects += count
+        self.most_objects = max(self.most_objects, count)
+        self.polygons += sum([found.poly is not UNSET for found in record.objects])
+        self.sizes[record.width, record.height] += 1
+
+
+def survey_file(
+    path: Path, *, images: ImageCheck = "none", root: Path | None = None, on_line: Callable[[], None] = lambda: None
+) -> FileSurvey:
+    """Validate each line of `path`, and its images as far as asked. Raises `DataError` only for an unreadable file."""
+    survey = FileSurvey(path)
+    for number, line in iter_lines(path):
+        survey.lines += 1
+        where = f"{path}:{number}"
+        try:
+            record = check_line(line, where)
+        except RecordError as error:
+            survey.problems.extend(error.problems)
+        else:
+            survey.add(record)
+            if images != "none":
+                survey.problems.extend(
+                    RecordProblem(where, found) for found in _image_findings(record, path, images, root)
+                )
+        on_line()
+    if not survey.lines:
+        survey.problems.append(
+            RecordProblem(str(path), Finding("no_records", "", "the file holds no records", "Write at least one."))
+        )
+    return survey
+
+
+def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Path | None) -> Iterator[Finding]:
+    for index, image in enumerate(record.images):
+        at = f"images[{index}]"
+        try:
+            found = resolve_image(path, image, root)
+        except ImagePathError as error:
+            yield Finding("image_outside_root", at, str(error), "Keep images under their root.")
+            continue
+        if not found.is_file():
+            remedy = "Paths start from the JSONL's folder, --root or ROOT_IMAGE_DIR."
+            yield Finding("image_missing", at, f"{found} does not exist", remedy)
+        elif images == "open":
+            yield from _content_findings(found, record, at)
+
+
+def _content_findings(found: Path, record: WireRecord, at: str) -> Iterator[Finding]:
+    try:
+        with Image.open(found) as picture:
+            picture.load()
+            size = picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        yield Finding(
+            "image_unreadable", at, f"{found} cannot be decoded ({error})", "Replace the file, or cook again."
+        )
+        return
+    if size != (record.width, record.height):
+        message = f"{found} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
+        yield Finding("image_size", at, message, "Cook again: coordinates belong to the recorded size.")
