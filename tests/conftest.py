@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+import coordexp  # noqa: F401  (makes torchvision importable before a test module imports peft or transformers)
+
 pytest_plugins = ["audit.recording"]
 if (Path(__file__).parent / "plugins" / "models.py").is_file():
     pytest_plugins.append("tests.plugins.models")

@@ -4,7 +4,6 @@ from __future__ import annotations
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-import coordexp  # noqa: F401  (torchvision must be importable before the model class is built)
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, ObjectSlots, TokenSubset, TokenType
 
 IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END, PAD, END = 5, 6, 7, 8, 3, 4
@@ -38,7 +37,7 @@ def tiny_model(attn_impl: str = "sdpa", tied: bool = True) -> Qwen3VLForConditio
 def random_sample(seed: int, grids: tuple[tuple[int, int], ...] = ((4, 6),), words: int = 6, boxes: int = 1) -> EncodedSample:
     """Images of `grids` patches, a prompt, then `words` text tokens and `boxes` of four coord tokens each, and an end token.
 
-    Every label after the images is supervised, the first token's included, so that a boundary that leaks shows in the loss.
+    The answer is supervised, and the first token too, so that a boundary that leaks shows in the loss.
     """
     generator = torch.Generator().manual_seed(seed)
     prompt: list[int] = []
@@ -53,7 +52,7 @@ def random_sample(seed: int, grids: tuple[tuple[int, int], ...] = ((4, 6),), wor
     tokens = torch.tensor([*ids, END])
     types = torch.where(tokens >= FIRST_COORD, int(TokenType.COORD), int(TokenType.STRUCT))
     types[:len(prompt)], types[-1] = int(TokenType.OTHER), int(TokenType.EOS)
-    labels = torch.where((types == TokenType.STRUCT) | (types == TokenType.EOS), tokens, IGNORE_INDEX)
+    labels = torch.where(types == TokenType.OTHER, IGNORE_INDEX, tokens)
     labels[0] = tokens[0]
     patches = sum(height * width for height, width in grids)
     return EncodedSample(

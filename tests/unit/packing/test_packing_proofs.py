@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coordexp.encode.types import IGNORE_INDEX, EncodedSample
+from coordexp.encode.types import IGNORE_INDEX, EncodedSample, TokenType
 from coordexp.forward.head import OutputHead, output_head
 from coordexp.forward.teacher import teacher_hidden
+from coordexp.losses.manifest import Manifest, ModuleEntry
+from coordexp.losses.masks import Provenance
+from coordexp.losses.normalizers import Normalizers, count_normalizers
+from coordexp.losses.objective import Objective
+from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, TokenCEConfig
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.packing.types import PackedBatch
@@ -37,36 +42,65 @@ def by_sample(values: torch.Tensor, batch: PackedBatch) -> list[torch.Tensor]:
     return [values[segment.row, segment.start:segment.end] for segment in batch.segments]
 
 
-def loss_sums(head: OutputHead, hidden: torch.Tensor, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-    """Σ cross entropy over labels, Σ soft cross entropy over coord slots (Gaussian of two bins), and both counts."""
-    rows, columns = torch.nonzero(batch.labels != IGNORE_INDEX, as_tuple=True)
-    text = F.cross_entropy(head.logits(hidden[rows, columns - 1]), batch.labels[rows, columns], reduction="sum")
-    slots = [(slot.row, position, k) for slot in batch.objects for position, k in zip(slot.positions, slot.bins, strict=True)]
-    if not slots:
-        return text, hidden.sum() * 0, len(rows), 0
-    row, position, bins = torch.tensor(slots).T
-    target = torch.softmax(-(torch.arange(1000) - bins[:, None]) ** 2 / 8.0, -1)
-    coord = -(target * head.coord_logits(hidden[row, position - 1]).log_softmax(-1)).sum()
-    return text, coord, len(rows), len(slots)
+class PlainLoss:
+    """Cross entropy over text labels and soft cross entropy over coord slots (Gaussian, two bins), each over its own count."""
+
+    def counts(self, batch: PackedBatch) -> torch.Tensor:
+        return torch.tensor([float(len(self.text_targets(batch)[0])), sum(len(slots.positions) for slots in batch.objects)])
+
+    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor) -> torch.Tensor:
+        rows, columns = self.text_targets(batch)
+        text = F.cross_entropy(head.logits(hidden[rows, columns - 1]), batch.labels[rows, columns], reduction="sum")
+        slots = [(item.row, p, k) for item in batch.objects for p, k in zip(item.positions, item.bins, strict=True)]
+        row, position, bins = torch.tensor(slots, dtype=torch.long).reshape(-1, 3).T
+        target = torch.softmax(-((torch.arange(1000) - bins[:, None]) ** 2) / 8.0, -1)
+        coord = -(target * head.coord_logits(hidden[row, position - 1]).log_softmax(-1)).sum()
+        return text / counts[0] + coord / counts[1]
+
+    @staticmethod
+    def text_targets(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        wanted = (batch.labels != IGNORE_INDEX) & (batch.token_types != TokenType.COORD)
+        return torch.nonzero(wanted, as_tuple=True)
 
 
-def window_gradients(model: torch.nn.Module, batches: Sequence[PackedBatch]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of one optimizer step over `batches`, each run by itself, normalized by the counts of all of them."""
+class StageOneLoss:
+    """The runtime's own stage-1 objective with every term on."""
+
+    def __init__(self) -> None:
+        entries = (ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=2.0)), ModuleEntry("bbox_geo", BboxGeoConfig()),
+                   ModuleEntry("coord_reg", CoordRegConfig(soft_ce_weight=1.0, w1_weight=1.0, coord_gate_weight=1.0,
+                                                           text_gate_weight=1.0)))
+        self.objective = Objective(Manifest(entries, (), {"variant": "stage1"}))
+
+    def counts(self, batch: PackedBatch) -> torch.Tensor:
+        return count_normalizers(self.objective.context(batch, Provenance.STAGE1)).to_tensor()
+
+    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor) -> torch.Tensor:
+        context = self.objective.context(batch, Provenance.STAGE1)
+        return self.objective(context, hidden, head, Normalizers.from_tensor(counts)).total
+
+
+@pytest.fixture(scope="module", params=[PlainLoss, StageOneLoss])
+def loss(request: pytest.FixtureRequest) -> PlainLoss | StageOneLoss:
+    return request.param()
+
+
+Step = tuple[float, dict[str, torch.Tensor]]
+
+
+def window_gradients(model: torch.nn.Module, loss: PlainLoss | StageOneLoss, batches: Sequence[PackedBatch]) -> Step:
+    """Loss and gradients of one optimizer step over `batches`, each run by itself, divided by the counts of all of them."""
     model.zero_grad(set_to_none=True)
-    head = output_head(model, COORD_IDS)
-    with torch.no_grad():
-        counts = [loss_sums(head, torch.zeros(*batch.input_ids.shape, head.weight.shape[1]), batch)[2:] for batch in batches]
-    text_count, coord_count = (max(1, sum(column)) for column in zip(*counts, strict=True))
+    counts = torch.stack([loss.counts(batch) for batch in batches]).sum(0)
     total = 0.0
     for batch in batches:
-        text, coord, _, _ = loss_sums(head, teacher_hidden(model, batch), batch)
-        loss = text / text_count + coord / coord_count
-        loss.backward()
-        total += float(loss)
+        value = loss(teacher_hidden(model, batch), output_head(model, COORD_IDS), batch, counts)
+        value.backward()
+        total += float(value)
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same_step(found: tuple[float, dict[str, torch.Tensor]], expected: tuple[float, dict[str, torch.Tensor]]) -> None:
+def assert_same_step(found: Step, expected: Step) -> None:
     assert found[0] == pytest.approx(expected[0], abs=TOLERANCE, rel=TOLERANCE)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
@@ -181,33 +215,33 @@ def split_patches(pixels: torch.Tensor, batch: PackedBatch, samples: Sequence[En
 
 
 @pytest.mark.invariant("PACK-014")
-def test_loss_and_gradients_are_those_of_the_unpacked_samples_for_any_grouping(model, rope):
+def test_loss_and_gradients_are_those_of_the_unpacked_samples_for_any_grouping(model, rope, loss):
     samples = four_samples()
-    expected = window_gradients(model, [collate_padded([sample], rope, PAD) for sample in samples])
+    expected = window_gradients(model, loss, [collate_padded([sample], rope, PAD) for sample in samples])
     groupings = list(partitions(range(4)))
     assert len(groupings) == 15
     for grouping in groupings:
-        found = window_gradients(model, [collate_packed([samples[i] for i in pack], rope) for pack in grouping])
+        found = window_gradients(model, loss, [collate_packed([samples[i] for i in pack], rope) for pack in grouping])
         assert_same_step(found, expected)
 
 
 @pytest.mark.invariant("PACK-014")
-def test_the_order_of_samples_within_a_pack_changes_neither_loss_nor_gradients(model, rope):
+def test_the_order_of_samples_within_a_pack_changes_neither_loss_nor_gradients(model, rope, loss):
     samples = four_samples()
-    expected = window_gradients(model, [collate_packed(samples, rope)])
+    expected = window_gradients(model, loss, [collate_packed(samples, rope)])
     for order in ((3, 2, 1, 0), (2, 0, 3, 1)):
-        assert_same_step(window_gradients(model, [collate_packed([samples[i] for i in order], rope)]), expected)
+        assert_same_step(window_gradients(model, loss, [collate_packed([samples[i] for i in order], rope)]), expected)
 
 
 @pytest.mark.invariant("PACK-014")
-def test_a_padded_batch_has_the_loss_and_gradients_of_the_packed_one(model, rope):
+def test_a_padded_batch_has_the_loss_and_gradients_of_the_packed_one(model, rope, loss):
     samples = four_samples()
-    assert_same_step(window_gradients(model, [collate_padded(samples, rope, PAD)]),
-                     window_gradients(model, [collate_packed(samples, rope)]))
+    assert_same_step(window_gradients(model, loss, [collate_padded(samples, rope, PAD)]),
+                     window_gradients(model, loss, [collate_packed(samples, rope)]))
 
 
 @pytest.mark.invariant("PACK-015")
-def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_steps(model, rope):
+def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_steps(model, rope, loss):
     """Five samples, three to a step: the last window is partial. Every split of each window into forwards gives the same weights."""
     samples = [*four_samples(), random_sample(4, ((4, 4),), words=2, boxes=2)]
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -216,7 +250,7 @@ def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_st
         for first in compositions(3):
             for last in compositions(2):
                 model.load_state_dict(start)
-                weights = two_steps(model, samples, [first, last], rope)
+                weights = two_steps(model, loss, samples, [first, last], rope)
                 expected = expected or weights
                 for name, value in expected.items():
                     torch.testing.assert_close(weights[name], value, rtol=0, atol=TOLERANCE)
@@ -225,12 +259,12 @@ def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_st
     assert any((expected[name] - start[name]).abs().max() > 1e-3 for name in expected)
 
 
-def two_steps(model: torch.nn.Module, samples: list[EncodedSample], windows: list[list[int]],
-              rope: RopeIndex) -> dict[str, torch.Tensor]:
+def two_steps(model: torch.nn.Module, loss: PlainLoss | StageOneLoss, samples: list[EncodedSample],
+              windows: list[list[int]], rope: RopeIndex) -> dict[str, torch.Tensor]:
     remaining = iter(samples)
     for window in windows:
         batches = [collate_packed(list(itertools.islice(remaining, size)), rope) for size in window]
-        _, gradients = window_gradients(model, batches)
+        _, gradients = window_gradients(model, loss, batches)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in gradients:
