@@ -7,7 +7,7 @@ from coordexp.config.hierarchy import discover_profiles
 from coordexp.config.loading import load_config
 from coordexp.config.paths import resolve_input, resolve_output
 from coordexp.config.problems import ConfigError, Problem
-from coordexp.config.typed import plain_values, render_resolved
+from coordexp.config.typed import plain_values, render_identity, render_resolved
 from coordexp.config.types import Config, Sources
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "image_token_bound",
     "load_config",
     "plain_values",
+    "render_identity",
     "render_resolved",
     "resolve_input",
     "resolve_output",

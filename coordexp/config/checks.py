@@ -158,7 +158,8 @@ def deepspeed(view: View) -> Iterator[Problem]:
 
 def adapters(view: View) -> Iterator[Problem]:
     """Training everything has no adapter to set up, and something is trained."""
-    if view["tuner.tuner_type"] == "full" and view["tuner.use_dora"]:
+    renamed = view.written("tuner.train_type")
+    if view["tuner.tuner_type"] == "full" and view["tuner.use_dora"] and not renamed:
         yield view.problem("tuner.use_dora", "tuner_type full has no adapter; write tuner_type: lora, or drop this")
     frozen = all(view[f"tuner.freeze_{part}"] for part in ("llm", "vit", "aligner"))
     if frozen and not view["custom.coord_offset.enabled"]:

@@ -6,6 +6,7 @@ In: places and messages; out: one line a problem, `file:line: dotted.path[0]: wh
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,13 @@ KeyPath = tuple[str | int, ...]
 
 def render_path(path: KeyPath) -> str:
     """Dotted text of a path, with list indices in brackets; the whole configuration is `(the whole config)`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path)
     return text.removeprefix(".") or "(the whole config)"
+
+
+def _key(part: str) -> str:
+    """A key in a path; one that would break the line or the dots is quoted."""
+    return part if part.isprintable() and "." not in part and part else json.dumps(part)
 
 
 @dataclass(frozen=True, slots=True)

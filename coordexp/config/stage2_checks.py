@@ -5,7 +5,7 @@ In: a view of the merged configuration; out: problems.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordexp.config.checks import Check, image_token_bound
 from coordexp.config.rules import Rule, build_rule
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from coordexp.config.view import View
 
 _TWO_CHANNEL, _ALIGNED = "stage2_two_channel", "stage2_rollout_aligned"
-_SOFT_TERMS = "coord_reg soft_ce_weight, w1_weight, coord_gate_weight, temperature, target_sigma and target_truncate"
+_SOFT_KNOB = (
+    "custom.coord_soft_ce_w1",
+    "coord_reg soft_ce_weight, w1_weight, coord_gate_weight, temperature, target_sigma and target_truncate",
+)
 
 
 def variant_sections(view: View) -> Iterator[Problem]:
@@ -70,18 +73,13 @@ def foreign_pipeline(view: View) -> Iterator[Problem]:
 
 def single_objective_form(view: View) -> Iterator[Problem]:
     """An authored pipeline stands alone: no flat weight beside it, whatever its value."""
-    section = "stage2_ab" if view["custom.trainer_variant"] == _TWO_CHANNEL else "rollout_matching"
-    if view[f"{section}.pipeline"] is None:
-        return
-    place = f"{section}.pipeline takes its place; move it there as"
-    if section == "stage2_ab":
-        for key, target in flat_knobs():
+    authored = [name for name in ("stage2_ab", "rollout_matching") if view[f"{name}.pipeline"] is not None]
+    for section in authored:
+        knobs = (*flat_knobs(), _SOFT_KNOB) if section == "stage2_ab" else (_SOFT_KNOB,)
+        for key, target in knobs:
             if view.written(key):
-                module, _, rest = target.partition(" ")
-                yield view.problem(key, f"{place} {rest} of {module} (null here removes an inherited value)")
-    if view.written("custom.coord_soft_ce_w1"):
-        text = f"{place} {_SOFT_TERMS} (null here removes an inherited value)"
-        yield view.problem("custom.coord_soft_ce_w1", text)
+                text = f"{section}.pipeline takes its place; move it there, to {target}"
+                yield view.problem(key, f"{text} (null here removes an inherited value)")
 
 
 def flat_knobs() -> tuple[tuple[str, str], ...]:
@@ -98,21 +96,25 @@ def _moved(rule: Rule, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def pipeline_modules(view: View) -> Iterator[Problem]:
-    """No module twice, something to learn from, and each module's own keys as its contract says."""
+    """No module stands twice, and each module's own keys are as its contract says."""
     for section in ("stage2_ab", "rollout_matching"):
         if view[f"{section}.pipeline"] is None:
             continue
         for part in ("objective", "diagnostics"):
-            key = f"{section}.pipeline.{part}"
-            yield from _module_problems(view, key, view[key])
-        objective = view[f"{section}.pipeline.objective"]
-        if not any(entry.get("enabled", True) for entry in objective):
-            yield view.problem(f"{section}.pipeline.objective", "no module is enabled, so nothing is learnt")
+            yield from _module_problems(view, f"{section}.pipeline.{part}")
 
 
-def _module_problems(view: View, key: str, entries: list[dict[str, Any]]) -> Iterator[Problem]:
+def some_objective(view: View) -> Iterator[Problem]:
+    """A pipeline has a loss to learn from."""
+    for section in ("stage2_ab", "rollout_matching"):
+        key = f"{section}.pipeline.objective"
+        if view[f"{section}.pipeline"] is not None and not any(entry.get("enabled", True) for entry in view[key]):
+            yield view.problem(key, "no module is enabled, so nothing is learnt")
+
+
+def _module_problems(view: View, key: str) -> Iterator[Problem]:
     seen: dict[str, int] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in view.sound_items(key):
         name = entry["name"]
         if name in seen:
             yield view.problem(key, f"{name} stands at [{seen[name]}] already; keep one", index, "name")
@@ -167,11 +169,9 @@ def backend(view: View) -> Iterator[Problem]:
 
 def distinct_servers(view: View) -> Iterator[Problem]:
     """Two entries never name the same server."""
-    if view["rollout_matching.vllm.server"] is None:
-        return
     key = "rollout_matching.vllm.server.servers"
     seen: dict[str, int] = {}
-    for index, entry in enumerate(view[key]):
+    for index, entry in view.sound_items(key):
         url = entry["base_url"]
         if url in seen:
             text = f"{url} is servers[{seen[url]}] already; each server is listed once"
@@ -199,6 +199,7 @@ STAGE2_CHECKS: tuple[Check, ...] = (
     foreign_pipeline,
     single_objective_form,
     pipeline_modules,
+    some_objective,
     lengths,
     backend,
     distinct_servers,

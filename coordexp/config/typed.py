@@ -108,6 +108,15 @@ def render_resolved(config: Config) -> str:
     return _render(plain_values(config), "") + "\n"
 
 
+def render_identity(config: Config) -> str:
+    """One line that tells a run from others: what it is called, where it writes, which trainer it runs."""
+    training = config.training
+    return (
+        f"OK run_name={training.run_name} output_dir={training.output_dir} logging_dir={training.logging_dir} "
+        f"trainer_variant={config.custom.trainer_variant}"
+    )
+
+
 def _render(value: Any, indent: str) -> str:
     """JSON that YAML 1.1 reads alike: floats have a point, odd characters are escaped."""
     deeper = indent + "  "

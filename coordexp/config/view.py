@@ -13,7 +13,7 @@ from coordexp.config.rules import REQUIRED, Rule
 from coordexp.config.source import Node, node_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class UnreadableKeyError(Exception):
@@ -48,6 +48,21 @@ class View:
         if any(fault[: len(path)] == path for fault in self._faulty) and not isinstance(value, dict):
             raise UnreadableKeyError(key)
         return value
+
+    def sound_items(self, key: str) -> Iterator[tuple[int, Any]]:
+        """The items of a list, with their indices, that have no fault themselves; none when there is no list."""
+        path: KeyPath = tuple(key.split("."))
+        value: Any = self._values
+        for length, part in enumerate(path, 1):
+            if path[:length] in self._faulty:
+                raise UnreadableKeyError(key)
+            value = value.get(part)
+            if value is None:
+                return
+        for index, item in enumerate(value):
+            here = (*path, index)
+            if not any(fault[: len(here)] == here for fault in self._faulty):
+                yield index, item
 
     def written(self, key: str) -> bool:
         """Whether the file, or one that it extends, writes this dotted key."""
