@@ -1,6 +1,7 @@
-"""Counts that losses are divided by, known before any forward, and the sums they divide. Contract ids: LOSS-005, LOSS-006, LOSS-022.
+"""Counts that losses are divided by, known before any forward, and the sums they divide.
 
 Both add up over micro-batches and ranks, so a loss divided by the total is the same however the batch is split.
+Contract ids: LOSS-005, LOSS-006, LOSS-022.
 """
 
 from __future__ import annotations

@@ -88,8 +88,9 @@ class Objective:
     def __call__(
         self, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead, normalizers: Normalizers
     ) -> ObjectiveOutput:
-        """
-        oss of one forward with hidden states [B, T, H], divided by `normalizers` (summed over everything in the step).
+        """Loss of one forward with hidden states [B, T, H].
+
+        `normalizers` are summed over everything that the optimizer step holds: contexts, micro-batches, ranks.
 
         Raises `ObjectiveError` when an objective module fails. A diagnostics module that fails is logged once and
         switched off.

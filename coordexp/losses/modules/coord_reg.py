@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CoordReg:
-    """
-    coord_ce_weight` means full-vocabulary CE on coord tokens in the gt context (`coord_token_ce`), and CE over the 1000
-    coord ids elsewhere (`coord_reg/coord_ce`), where the mask table gives coord tokens no full-vocabulary CE.
+    """Its config weighs the terms.
+
+    `coord_ce_weight` means full-vocabulary CE on coord tokens in the gt context (`coord_token_ce`), and CE over the
+    1000 coord ids elsewhere (`coord_reg/coord_ce`), where the mask table gives coord tokens no full-vocabulary CE.
     """
 
     config: CoordRegConfig
