@@ -111,7 +111,7 @@ def _run_invariant(
     records: list[MutationRecord] = []
     complaints: dict[bool, str] = {}
     for number in numbers:
-        copied = not hooked(invariant.mutants[number - 1])
+        copied = not hooked(plan.root, invariant.mutants[number - 1])
         if copied not in complaints:
             complaints[copied] = _baseline(plan, invariant, copied)
         if complaints[copied]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from coordexp.spec import Invariant, Mutant
 
 STARTUP_FOLDER = Path(__file__).resolve().parent / "startup"
-PACKAGES = ("coordexp", "audit")
 
 
 class InvalidMutantError(Exception):
@@ -65,9 +64,9 @@ def mutate(root: Path, mutant: Mutant) -> str:
     return changed
 
 
-def hooked(mutant: Mutant) -> bool:
-    """Whether the mutant's file is replaced at import; others need a copy of the checkout."""
-    return mutant.file.endswith(".py") and mutant.file.split("/", 1)[0] in PACKAGES
+def hooked(root: Path, mutant: Mutant) -> bool:
+    """Whether the mutant's file is a module of a package, replaced at import; others need a copy of the checkout."""
+    return mutant.file.endswith(".py") and (root / Path(mutant.file).parts[0] / "__init__.py").is_file()
 
 
 def run_tests(root: Path, invariant_id: str, timeout: float, copied: bool = False) -> TestRun:
@@ -92,7 +91,7 @@ def run_mutant(root: Path, invariant: Invariant, number: int, timeout: float) ->
         return record("invalid", detail=str(error))
     with tempfile.TemporaryDirectory(prefix="audit-mutant-") as scratch:
         loads = Path(scratch) / "loads"
-        if hooked(mutant):
+        if hooked(root, mutant):
             environment = _hook_environment(root, mutant, source, loads)
             run = _run(root, invariant.id, Path(scratch), environment, timeout)
         else:

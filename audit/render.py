@@ -1,4 +1,4 @@
-"""Renders the report: in, a mapping of `coordexp:audit-report`; out, Markdown, one self-contained HTML page, console tables."""
+"""Renders the report: in, a mapping of `coordexp:audit-report`; out, Markdown, a self-contained page, tables."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`python -m audit.report`: what holds in this exact tree, by executed tests. Exit 0 only when nothing is missing.
 
-Reads the results of this tree under `.audit/`, or runs the contracts tier first; writes report.md, report.json, report.html.
+Reads the results of this tree in `.audit/`, or runs the contracts tier first; writes report.{md,json,html} there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ensure_results(root: Path, console: Console, may_run: bool) -> str:
-    """The tree id, once complete results of it exist. Raises `NoResultsError` when they do not and may not, or cannot, be made."""
+    """The tree id, once complete results of it exist; `NoResultsError` when they cannot or may not be made."""
     tree = read_tree_id(root)
     complaint = _complaint(root, tree)
     if not complaint:

@@ -1,0 +1,105 @@
+"""Mutation runs on a small checkout: killed, survived, invalid, timed out, and the source untouched throughout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audit.mutants import main
+from audit.mutation import InvalidMutantError, mutate, run_mutant
+from audit.tree import read_tree_id
+from coordexp.spec import Mutant, check, load_invariants
+
+DECLARED = Path("contracts") / "invariants" / "toy.yaml"
+FIRST = '{file: toy/sums.py, find: "a + b", replace: "a - b", why: "subtracts"}'
+
+
+def declare(root: Path, mutant: str) -> None:
+    text = (root / DECLARED).read_text()
+    assert FIRST in text
+    (root / DECLARED).write_text(text.replace(FIRST, mutant))
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_mutants_of_code_and_data_are_killed_and_the_source_stays(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = read_tree_id(toy)
+    assert main(["--jobs", "1", "--json", str(toy / ".audit" / "out.json")]) == 0
+    assert read_tree_id(toy) == tree
+    records = check("mutation-records", json.loads((toy / ".audit" / "out.json").read_text()))["records"]
+    assert [(row["status"], row["test"]) for row in records] == [
+        ("killed", "tests/test_sums.py::test_sums[1-3]"),
+        ("killed", "tests/test_sums.py::test_data"),
+    ]
+    assert "assert -1 == 3" in records[0]["detail"]
+    assert "2 of 2 mutants killed" in capsys.readouterr().out
+    assert main([]) == 0
+    assert "0 of 0 mutants killed, 2 known" in capsys.readouterr().out
+
+
+@pytest.mark.invariant("SPEC-011")
+@pytest.mark.parametrize(
+    ("mutant", "status", "words"),
+    [
+        ('{file: toy/sums.py, find: "a + b", replace: "b + a", why: "swaps the numbers"}', "survived", ""),
+        ('{file: toy/sums.py, find: "return a", replace: "import nowhere; return a", why: "late import"}', "killed", "nowhere"),
+        ('{file: toy/sums.py, find: "TABLE = ", replace: "TABLE = nowhere or ", why: "no import"}', "invalid", "imported"),
+        ('{file: toy/sums.py, find: "return a + b", replace: "while True: pass", why: "never ends"}', "timed out", "no end"),
+    ],
+)
+def test_a_mutant_is_judged_by_what_its_tests_did(toy: Path, mutant: str, status: str, words: str) -> None:
+    declare(toy, mutant)
+    record = run_mutant(toy, load_invariants()[0], 1, timeout=3 if status == "timed out" else 60)
+    assert record.status == status
+    assert words in record.detail
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_survivor_ends_with_status_one(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declare(toy, '{file: toy/sums.py, find: "a + b", replace: "b + a", why: "swaps the numbers"}')
+    assert main(["--invariant", "TOY-001", "--changed", "--jobs", "1"]) == 1
+    assert "survived" in capsys.readouterr().out
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_tests_that_fail_unmutated_kill_nothing(toy: Path) -> None:
+    test = toy / "tests" / "test_sums.py"
+    test.write_text(test.read_text().replace("== total", "!= total"))
+    assert main(["--jobs", "1", "--json", str(toy / ".audit" / "out.json")]) == 1
+    records = json.loads((toy / ".audit" / "out.json").read_text())["records"]
+    assert [row["status"] for row in records] == ["error", "error"]
+    assert "its unmutated tests end with pytest status 1" in records[0]["detail"]
+
+
+@pytest.mark.invariant("SPEC-011")
+@pytest.mark.parametrize(
+    ("file", "find", "replace", "words"),
+    [
+        ("toy/none.py", "a", "b", "does not exist"),
+        ("toy/sums.py", "return", "yield", "occurs 2 times"),
+        ("toy/sums.py", "nothing like it", "b", "occurs 0 times"),
+        ("toy/sums.py", "a + b", "a + b", "changes nothing"),
+        ("toy/sums.py", "a + b", "a + )", "no Python"),
+    ],
+)
+def test_a_mutant_that_cannot_be_applied_is_refused(toy: Path, file: str, find: str, replace: str, words: str) -> None:
+    with pytest.raises(InvalidMutantError, match=words):
+        mutate(toy, Mutant(file=file, find=find, replace=replace, why="a fault"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--invariant", "TOY-009"], "no invariant TOY-009"), (["--area", "toys"], "no area 'toys'; allowed: toy")],
+)
+def test_a_selection_of_nothing_is_refused(toy: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+    assert main(options) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_only_what_changed_is_run_when_asked(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--changed"]) == 0
+    assert "0 of 0 mutants" in capsys.readouterr().out
+    (toy / "toy" / "data.txt").write_text("one two three \n")
+    assert main(["--changed", "--jobs", "1"]) == 0
+    assert "1 of 1 mutants" in capsys.readouterr().out
