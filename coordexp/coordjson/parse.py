@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordexp.coordjson.scan import match_answer, read_object, scan_answer
+from coordexp.coordjson.scan import box_start, match_answer, read_object, scan_answer
 from coordexp.coordjson.types import CoordJSONError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def parse_answer(text: str) -> tuple[CoordObject, ...]:
         if item.kind == "bbox_2d":
             x1, y1, x2, y2 = item.bins
             if x1 > x2 or y1 > y2:
-                raise CoordJSONError(
-                    text, match.start(layout.box[0]), "a box with x1 <= x2 and y1 <= y2", "bbox_invalid"
-                )
+                raise CoordJSONError(text, box_start(match, layout), "a box with x1 <= x2, y1 <= y2", "bbox_invalid")
         objects.append(item)
     return tuple(objects)
 

@@ -110,6 +110,11 @@ def read_object(match: re.Match[str], layout: Layout) -> CoordObject:
     return CoordObject(desc, "poly", tuple(_BINS[digits] for digits in _TOKEN.findall(poly)))
 
 
+def box_start(match: re.Match[str], layout: Layout) -> int:
+    """Where the first coord token of a matched bbox_2d begins."""
+    return match.start(layout.box[0]) - _BEFORE_BIN
+
+
 def _scanned(text: str, match: re.Match[str], layout: Layout) -> ScannedObject:
     item = read_object(match, layout)
     if item.kind == "bbox_2d":

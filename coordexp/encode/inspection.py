@@ -1,4 +1,4 @@
-"""An encoded sample in, what a person looks at out: rendered text and one row per run of tokens. Contract ids: ENC-016."""
+"""An encoded sample in, what a person looks at out: its text and a row per run of tokens. Contract ids: ENC-016."""
 
 from __future__ import annotations
 

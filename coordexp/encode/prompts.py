@@ -59,6 +59,7 @@ def _coco_80(fields: str, ordering: str) -> Prompt:
 
 
 _VARIANTS: dict[Variant, Callable[[str, str], Prompt]] = {"default": _default, "coco_80": _coco_80}
+ORDERINGS = tuple(_ORDERINGS)
 VARIANTS = tuple(_VARIANTS)
 
 
