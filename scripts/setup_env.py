@@ -90,8 +90,10 @@ def base_interpreter() -> str:
         if found:
             return found
     have = ".".join(str(part) for part in sys.version_info[:3])
-    raise SetupError(f"Python 3.11 or 3.12 is needed (the locked wheels are built for those); this is {have}, and neither "
-                     "python3.11 nor python3.12 is on PATH")
+    raise SetupError(
+        f"Python 3.11 or 3.12 is needed (the locked wheels are built for those); this is {have}, "
+        "and neither python3.11 nor python3.12 is on PATH"
+    )
 
 
 def check_disk(lock_name: str, folder: Path) -> None:
@@ -99,7 +101,7 @@ def check_disk(lock_name: str, folder: Path) -> None:
     present = folder_gb(VENV) if VENV.exists() else 0.0
     needed, free = FREE_GB[lock_name] - present, shutil.disk_usage(folder).free / 1e9
     if free < needed:
-        raise SetupError(f"{needed:.1f} GB more are needed in {folder} and {free:.1f} GB are free; make room, or clone elsewhere")
+        raise SetupError(f"{needed:.1f} GB more are needed in {folder}, {free:.1f} GB are free; make room")
 
 
 def folder_gb(folder: Path) -> float:

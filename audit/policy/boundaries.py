@@ -1,4 +1,4 @@
-"""What may happen in one place only: parsing JSON, loading YAML, printing, reading the environment. POLICY-007 to 011, 013, 014."""
+"""What may happen in one place only: JSON, YAML, print, the environment, flags. POLICY-007 to 011, 013, 014."""
 
 from __future__ import annotations
 

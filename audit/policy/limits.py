@@ -1,4 +1,4 @@
-"""Size limits: lines of modules, functions and classes, branches, parameters. A `SourceFile` in, violations out. POLICY-001, 002."""
+"""Size limits: lines, branches, parameters. A `SourceFile` in, violations out. POLICY-001, POLICY-002."""
 
 from __future__ import annotations
 

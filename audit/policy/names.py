@@ -1,4 +1,4 @@
-"""Who may say which name: import order, private names, packages that say nothing. POLICY-004, POLICY-005, POLICY-006."""
+"""Who may say which name: import order, private names, empty names. POLICY-004, POLICY-005, POLICY-006."""
 
 from __future__ import annotations
 

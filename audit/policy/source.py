@@ -45,7 +45,7 @@ def parse_source(path: str, text: str) -> SourceFile:
 
 
 def read_sources(root: Path, folders: Sequence[str]) -> list[SourceFile]:
-    """Every Python file below the folders, sorted. Raises FileNotFoundError when there is none: a scan of nothing passes."""
+    """Every Python file below the folders. Raises FileNotFoundError for none: a scan of nothing would pass."""
     found = [
         parse_source(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
         for folder in folders

@@ -1,4 +1,4 @@
-"""The only place that touches internals of ms-swift, vLLM and torchvision: each patch named, idempotent, with its reason.
+"""The one place that touches internals of ms-swift, vLLM and torchvision: each patch named, idempotent, explained.
 
 `subprocess_env` hands on an environment in which a fresh Python process, vLLM's model inspection for one, has them too.
 """
@@ -19,8 +19,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 def subprocess_env(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Copy `environment` (this process's by default) with PYTHONPATH leading to the start-up folder and the package.
 
-    Python imports `sitecustomize` from there before anything else, so the bridges also hold in processes that third-party
-    code starts. Other entries of PYTHONPATH are kept, after these; calling it twice adds nothing.
+    Python imports `sitecustomize` from there before anything else, so the bridges also hold in processes that
+    third-party code starts. Other entries of PYTHONPATH are kept, after these; calling it twice adds nothing.
     """
     result = dict(os.environ if environment is None else environment)
     ours = [str(STARTUP_FOLDER), str(PACKAGE_PARENT)]

@@ -1,8 +1,9 @@
-"""Let torchvision import where its compiled library cannot load; hands on a meta-path finder, `FINDER`. BRIDGE-001..004.
+"""Let torchvision import where its compiled library cannot load: a meta-path finder. BRIDGE-001 to BRIDGE-005.
 
-The registry's torchvision wheel is a CUDA build. Beside a CPU torch its `_C` library does not load and importing it ends in
-"operator torchvision::nms does not exist", although Qwen3-VL's image processors use its Python transforms only. Declaring
-the schemas of the two operators that torchvision decorates unconditionally is enough; they stay unimplemented.
+The registry's torchvision wheel is a CUDA build. Beside a CPU torch its `_C` library does not load and importing it
+ends in "operator torchvision::nms does not exist", although Qwen3-VL's image processors use its Python transforms only.
+Declaring the schemas of the two operators that torchvision decorates unconditionally is enough; they stay
+unimplemented.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def is_proven(version: str) -> bool:
 
 
 def compiled_library_loads(package_folder: Path) -> bool:
-    """Load torchvision's `_C` as torchvision itself does and say whether it worked; False when there is no such file."""
+    """Load torchvision's `_C` as torchvision does and say whether it worked; False when there is no such file."""
     import torch
 
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
@@ -69,7 +70,7 @@ class OperatorsFirstLoader(importlib.machinery.SourceFileLoader):
     """Runs torchvision's `__init__` after its operators are declared."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Declare, then execute; an unproven release that fails over its operators raises ImportError with what to do."""
+        """Declare, then execute; ImportError for an unproven release that fails over its operators."""
         from importlib import metadata
 
         version = metadata.version("torchvision")

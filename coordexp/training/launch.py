@@ -1,0 +1,82 @@
+"""How `scripts/train.sh` becomes one process or a torchrun group. Environment in, command out. No torch.
+
+`config` names the YAML (relative to the checkout, or absolute); `gpus` lists device indices (`0,1`). Without `gpus` the
+run takes the first GPU, or the CPU where there is none. POLICY-018.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ENTRY_POINT = "coordexp.entrypoints.train"
+GPU_LIST = re.compile(r"\d+(,\d+)*")
+USAGE = "config=configs/stage1/smoke/shapes.yaml gpus=0,1 bash scripts/train.sh"
+
+
+class LaunchError(Exception):
+    """A launch that cannot begin, with what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The configuration, the command to run with it, and the variables to set for the command."""
+
+    config: Path
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def resolve_config(value: str) -> Path:
+    """The configuration's file; relative paths start at the checkout, whatever the caller's folder is."""
+    if not value:
+        raise LaunchError(f"config is not set; write: {USAGE}")
+    path = Path(value) if Path(value).is_absolute() else CHECKOUT / value
+    if not path.is_file():
+        raise LaunchError(f"config={value}: no such file {path}; relative paths start at {CHECKOUT}")
+    return path
+
+
+def parse_gpus(value: str) -> tuple[int, ...]:
+    """Device indices of `gpus`; empty when the variable is unset or empty."""
+    compact = value.replace(" ", "")
+    if not compact:
+        return ()
+    if GPU_LIST.fullmatch(compact) is None:
+        raise LaunchError(f"gpus={value}: give device indices separated by commas, such as gpus=0,1")
+    devices = tuple(int(part) for part in compact.split(","))
+    if len(set(devices)) != len(devices):
+        raise LaunchError(f"gpus={value}: a device is named twice")
+    return devices
+
+
+def has_gpu_driver() -> bool:
+    """Whether this machine has an NVIDIA driver."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def build_launch(environment: Mapping[str, str], *, gpu_driver: bool) -> Launch:
+    """One process for at most one GPU, torchrun for several. Raises LaunchError for variables that make no launch."""
+    config = resolve_config(environment.get("config", ""))
+    devices = parse_gpus(environment.get("gpus", ""))
+    if devices and not gpu_driver:
+        raise LaunchError("gpus is set and there is no NVIDIA driver; leave gpus unset to train on the CPU")
+    command = [sys.executable, "-m"]
+    if len(devices) > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(len(devices)), "-m"]
+    command += [ENTRY_POINT, "--config", str(config)]
+    if devices:
+        visible = ",".join(str(device) for device in devices)
+    elif gpu_driver:
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "0")
+    else:
+        visible = ""
+    return Launch(config=config, command=tuple(command), environment={"CUDA_VISIBLE_DEVICES": visible})
