@@ -1,4 +1,4 @@
-"""A small checkout with its own package, contracts and tests, for the audit to judge: real files, real git, real pytest."""
+"""A small checkout with its own package, contracts and tests for the audit to judge: real files, git and pytest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ import pytest
 from coordexp.spec import contracts_root
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+OPTIONS = "--strict-markers --import-mode=importlib -p pytest_reportlog.plugin -p xdist.plugin"
+# The other plugins of the environment make up most of the start of a pytest process.
+ENVIRONMENT = {
+    "PYTHONPATH": str(REPOSITORY),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+}
 INVARIANTS = """\
 area: toy
 invariants:
@@ -86,7 +93,7 @@ def test_elsewhere():
 def write_toy_tree(root: Path) -> Path:
     """Write the checkout and commit it."""
     contents = {
-        "pytest.ini": "[pytest]\naddopts = --strict-markers --import-mode=importlib\npythonpath = .\n",
+        "pytest.ini": f"[pytest]\naddopts = {OPTIONS}\npythonpath = .\n",
         ".gitignore": ".audit/\n__pycache__/\n.pytest_cache/\n.hypothesis/\n",
         "toy/__init__.py": "",
         "toy/sums.py": SUMS,
@@ -118,8 +125,8 @@ def proved_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy checkout whose suite has run once."""
     root = write_toy_tree(tmp_path_factory.mktemp("toy") / "checkout")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(REPOSITORY))
-        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
         assert run_pytest(root) == 0
     return root
 
@@ -130,7 +137,6 @@ def toy(proved_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     root = tmp_path / "checkout"
     shutil.copytree(proved_original, root)
     monkeypatch.chdir(root)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setenv("COORDEXP_CONTRACTS_ROOT", str(root / "contracts"))
+    for name, value in {**ENVIRONMENT, "COORDEXP_CONTRACTS_ROOT": str(root / "contracts")}.items():
+        monkeypatch.setenv(name, value)
     return root

@@ -23,7 +23,7 @@ def declare(root: Path, mutant: str) -> None:
 
 
 @pytest.mark.invariant("SPEC-011")
-def test_mutants_of_code_and_data_are_killed_and_the_source_stays(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mutants_are_killed_and_the_source_stays(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = read_tree_id(toy)
     assert main(["--jobs", "1", "--json", str(toy / ".audit" / "out.json")]) == 0
     assert read_tree_id(toy) == tree
@@ -40,16 +40,16 @@ def test_mutants_of_code_and_data_are_killed_and_the_source_stays(toy: Path, cap
 
 @pytest.mark.invariant("SPEC-011")
 @pytest.mark.parametrize(
-    ("mutant", "status", "words"),
+    ("find", "replace", "status", "words"),
     [
-        ('{file: toy/sums.py, find: "a + b", replace: "b + a", why: "swaps the numbers"}', "survived", ""),
-        ('{file: toy/sums.py, find: "return a", replace: "import nowhere; return a", why: "late import"}', "killed", "nowhere"),
-        ('{file: toy/sums.py, find: "TABLE = ", replace: "TABLE = nowhere or ", why: "no import"}', "invalid", "imported"),
-        ('{file: toy/sums.py, find: "return a + b", replace: "while True: pass", why: "never ends"}', "timed out", "no end"),
+        ("a + b", "b + a", "survived", ""),
+        ("return a", "import nowhere; return a", "killed", "nowhere"),
+        ("TABLE = ", "TABLE = nowhere or ", "invalid", "imported"),
+        ("return a + b", "while True: pass", "timed out", "no end"),
     ],
 )
-def test_a_mutant_is_judged_by_what_its_tests_did(toy: Path, mutant: str, status: str, words: str) -> None:
-    declare(toy, mutant)
+def test_a_mutant_is_judged_by_what_its_tests_did(toy: Path, find: str, replace: str, status: str, words: str) -> None:
+    declare(toy, f'{{file: toy/sums.py, find: "{find}", replace: "{replace}", why: "a fault"}}')
     record = run_mutant(toy, load_invariants()[0], 1, timeout=3 if status == "timed out" else 60)
     assert record.status == status
     assert words in record.detail
@@ -92,7 +92,8 @@ def test_a_mutant_that_cannot_be_applied_is_refused(toy: Path, file: str, find: 
     ("options", "words"),
     [(["--invariant", "TOY-009"], "no invariant TOY-009"), (["--area", "toys"], "no area 'toys'; allowed: toy")],
 )
-def test_a_selection_of_nothing_is_refused(toy: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+@pytest.mark.usefixtures("toy")
+def test_a_selection_of_nothing_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
     assert main(options) == 2
     assert words in capsys.readouterr().err
 

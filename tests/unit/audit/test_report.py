@@ -198,7 +198,8 @@ class Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.ids |= {values["id"] or ""} if "id" in values else set()
-        self.loads += [value or "" for key, value in attrs if key in ("src", "href", "data") and not (value or "").startswith("#")]
+        targets = [value or "" for key, value in attrs if key in ("src", "href", "data")]
+        self.loads += [target for target in targets if not target.startswith("#")]
 
 
 @pytest.mark.invariant("SPEC-012")
