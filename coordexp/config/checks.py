@@ -1,4 +1,4 @@
-"""Cross checks between keys that every configuration passes. Contract ids: CONFIG-007, CONFIG-008, CONFIG-010.
+"""Cross checks between keys that every configuration passes. Contract ids: CONFIG-009, CONFIG-010.
 
 In: a view of the merged configuration; out: problems. Each check reads what it needs by dotted key.
 """

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the schemas and the shipped profiles. Contract ids: CONFIG-016.
+"""Writes docs/configuration.md from the schemas and the shipped profiles. Contract ids: CONFIG-019.
 
 In: the contracts and a folder of configurations; out: Markdown. `python -m coordexp.config.document` rewrites the file.
 """

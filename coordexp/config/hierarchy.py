@@ -1,4 +1,4 @@
-"""Where configuration files live and what a two-channel profile must pin itself. Contract ids: CONFIG-013, CONFIG-014.
+"""Where configuration files live and what a two-channel profile must pin itself. Contract ids: CONFIG-014.
 
 In: a merged chain of files; out: problems. `discover_profiles` lists the profiles that runs are started from.
 """

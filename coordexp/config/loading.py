@@ -1,4 +1,4 @@
-"""The one way to load a configuration: YAML, `extends`, schemas, cross checks, frozen types. CONFIG-001 to CONFIG-014.
+"""The one way to load a configuration: YAML, `extends`, schemas, cross checks, frozen types. CONFIG-001 to CONFIG-015.
 
 In: the path of a file; out: a `Config`, or one `ConfigError` with every problem at once.
 """

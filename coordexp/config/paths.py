@@ -1,4 +1,4 @@
-"""What a relative path in a configuration is relative to: never the caller's folder. Contract ids: CONFIG-015.
+"""What a relative path in a configuration is relative to: never the caller's folder. Contract ids: CONFIG-016.
 
 In: a configuration and a path as written; out: an absolute path.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and the error that reports all of it at once. Contract ids: CONFIG-003.
+"""What is wrong with a configuration, and the error that reports all of it at once. Contract ids: CONFIG-007.
 
 In: places and messages; out: one line a problem, `file:line: dotted.path[0]: what, what is allowed, what to do`.
 """

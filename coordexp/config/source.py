@@ -1,4 +1,4 @@
-"""Reads one YAML file into a tree that remembers its lines. Contract ids: CONFIG-001, CONFIG-003.
+"""Reads one YAML file into a tree that remembers its lines. Contract ids: CONFIG-001, CONFIG-002.
 
 In: a path; out: a `Node` tree. Duplicate keys, merge keys and keys that are no text are problems, never last-one-wins.
 """

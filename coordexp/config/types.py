@@ -1,4 +1,4 @@
-"""A whole configuration and where it came from. Contract ids: CONFIG-005, CONFIG-006."""
+"""A whole configuration and where it came from. Contract ids: CONFIG-002, CONFIG-005."""
 
 from __future__ import annotations
 

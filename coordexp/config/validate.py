@@ -1,4 +1,4 @@
-"""Checks a plain value against a rule and names every fault. Contract ids: CONFIG-003, CONFIG-004.
+"""Checks a plain value against a rule and names every fault. Contract ids: CONFIG-003, CONFIG-004, CONFIG-015.
 
 In: a rule and a value; out: faults, each with the path of the value (of the key itself when it is unknown or missing).
 """

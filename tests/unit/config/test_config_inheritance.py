@@ -1,0 +1,99 @@
+"""`extends`: what a child keeps, replaces and removes, and where each value was written."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordexp.config import ConfigError, load_config
+from tests.unit.config.minimal import STAGE1, problems_of, with_values, write
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_child_replaces_scalars_and_lists_and_merges_mappings(tmp_path):
+    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "training.logging_steps": 5, "training.report_to": []}), "base.yaml")
+    path = write(tmp_path, {"extends": "base.yaml", "training": {"seed": 2, "report_to": ["tensorboard"]}})
+    training = load_config(path).training
+    assert (training.seed, training.logging_steps, training.report_to) == (2, 5, ("tensorboard",))
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_each_value_knows_the_file_and_line_that_wrote_it(tmp_path):
+    base = write(tmp_path, with_values(STAGE1, {"training.seed": 1}), "base.yaml")
+    path = write(tmp_path, {"extends": "base.yaml", "training": {"logging_steps": 5}})
+    sources = load_config(path).sources
+    line = 1 + base.read_text().splitlines().index("  seed: 1")
+    assert sources.origins["training.seed"] == f"{base}:{line}"
+    assert sources.origins["training.logging_steps"] == f"{path}:3"
+    assert sources.files == (base, path)
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_fault_inherited_from_a_parent_names_the_parent(tmp_path):
+    write(tmp_path, with_values(STAGE1, {"debug.enable": True}), "base.yaml")
+    path = write(tmp_path, {"extends": "base.yaml"})
+    (problem,) = problems_of(path)
+    assert problem.startswith("base.yaml:")
+    assert ": debug.enable: unknown key; did you mean enabled? " in problem
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_later_parents_of_a_list_win_and_the_child_wins_over_all(tmp_path):
+    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "training.save_steps": 1, "training.eval_steps": 1}), "a.yaml")
+    write(tmp_path, {"training": {"seed": 2, "save_steps": 2}}, "b.yaml")
+    path = write(tmp_path, {"extends": ["a.yaml", "b.yaml"], "training": {"seed": 3}})
+    training = load_config(path).training
+    assert (training.seed, training.save_steps, training.eval_steps) == (3, 2, 1)
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_null_removes_an_inherited_value_so_the_default_holds(tmp_path):
+    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "custom.coord_soft_ce_w1": {"enabled": True}}), "base.yaml")
+    path = write(tmp_path, {"extends": "base.yaml", "training": {"seed": None}, "custom": {"coord_soft_ce_w1": None}})
+    config = load_config(path)
+    assert config.training.seed == 17
+    assert config.custom.coord_soft_ce_w1.enabled is False
+    assert "training.seed" not in config.sources.origins
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_null_that_removes_nothing_is_an_ordinary_value(tmp_path):
+    path = write(tmp_path, with_values(STAGE1, {"training.seed": None}))
+    assert problems_of(path) == ["run.yaml:12: training.seed: null is not an integer"]
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_extends_is_relative_to_the_file_that_writes_it(tmp_path, monkeypatch):
+    write(tmp_path, STAGE1, "deep/base.yaml")
+    write(tmp_path, {"extends": "../base.yaml", "training": {"seed": 4}}, "deep/er/mid.yaml")
+    path = write(tmp_path, {"extends": "deep/er/mid.yaml"})
+    monkeypatch.chdir("/")
+    assert load_config(path).training.seed == 4
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_cycle_is_refused_with_the_way_around_it(tmp_path):
+    write(tmp_path, {"extends": "b.yaml"}, "a.yaml")
+    write(tmp_path, {"extends": "a.yaml"}, "b.yaml")
+    with pytest.raises(ConfigError, match=r"b\.yaml:1: extends: extends itself: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_two_ways_to_the_same_parent_are_no_cycle(tmp_path):
+    write(tmp_path, STAGE1, "top.yaml")
+    write(tmp_path, {"extends": "top.yaml"}, "a.yaml")
+    write(tmp_path, {"extends": "top.yaml", "training": {"seed": 9}}, "b.yaml")
+    path = write(tmp_path, {"extends": ["a.yaml", "b.yaml"]})
+    assert load_config(path).training.seed == 9
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_missing_parent_is_named_where_it_is_written(tmp_path):
+    path = write(tmp_path, {"training": {"seed": 1}, "extends": "gone.yaml"})
+    assert problems_of(path) == ["run.yaml:3: extends: no such file: gone.yaml"]
+
+
+@pytest.mark.parametrize("extends", [3, "", [], ["base.yaml", 3], {"file": "base.yaml"}])
+def test_extends_is_a_path_or_a_list_of_paths(tmp_path, extends):
+    path = write(tmp_path, {**STAGE1, "extends": extends})
+    (problem,) = problems_of(path)
+    assert ": extends: must be the path of a file" in problem

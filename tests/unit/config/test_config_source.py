@@ -1,0 +1,82 @@
+"""Reading one YAML file: duplicate keys, odd keys and odd scalars are refused, and lines are kept."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from coordexp.config import load_config
+from tests.unit.config.minimal import STAGE1, problems_of, write
+
+BODY = yaml.safe_dump(STAGE1)
+
+
+@pytest.mark.invariant("CONFIG-001")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("debug: {enabled: false}\ndebug: {enabled: true}\n", "run.yaml:2: debug: written twice; first at line 1"),
+        ("debug:\n  enabled: false\n  enabled: true\n", "run.yaml:3: debug.enabled: written twice; first at line 2"),
+        ("debug: {enabled: false, enabled: false}\n", "run.yaml:1: debug.enabled: written twice"),
+    ],
+    ids=["section", "nested", "flow"],
+)
+def test_a_key_written_twice_is_refused(tmp_path, text, problem):
+    path = tmp_path / "run.yaml"
+    path.write_text(text + BODY)
+    assert any(line.startswith(problem) for line in problems_of(path))
+
+
+@pytest.mark.invariant("CONFIG-001")
+def test_a_key_written_twice_in_a_parent_is_refused(tmp_path):
+    (tmp_path / "base.yaml").write_text("debug:\n  enabled: false\n  enabled: true\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("extends: base.yaml\n" + BODY)
+    assert problems_of(path) == ["base.yaml:3: debug.enabled: written twice; first at line 2; keep one"]
+
+
+@pytest.mark.invariant("CONFIG-001")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("debug: &d {enabled: false}\nrlhf: {<<: *d}\n", "use extends"),
+        ("1: {}\n", "keys are text"),
+        ("? [a, b]\n: 1\n", "a list or mapping is no text"),
+        ("custom: {extra: {when: 2026-01-01}}\n", "has the YAML type timestamp; quote it"),
+        ("custom: {extra: {time: 12:30}}\n", "no plain decimal integer"),
+        ("custom: {extra: {mode: 0755}}\n", "no plain decimal integer"),
+        ("custom: {extra: {weight: .nan}}\n", "no finite decimal number"),
+        ("custom: {extra: {weight: -.inf}}\n", "no finite decimal number"),
+        ("custom: {extra: &e {again: *e}}\n", "holds itself through a YAML alias"),
+        ("debug: [\n", "no valid YAML"),
+        ("- debug\n", "holds no mapping"),
+        ("", "holds no mapping"),
+    ],
+)
+def test_what_a_reader_could_take_two_ways_is_refused(tmp_path, text, says):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    assert any(says in line for line in problems_of(path))
+
+
+def test_an_alias_gives_both_places_the_same_value(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(BODY.replace("dataset:\n  - dummy\n  val_dataset:\n  - dummy", "dataset: &d [dummy]\n  val_dataset: *d"))
+    config = load_config(path)
+    assert config.data.dataset == config.data.val_dataset == ("dummy",)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert problems_of(path) == ["run.yaml: cannot be read: not UTF-8 text"]
+
+
+def test_a_missing_file_is_one_problem(tmp_path):
+    assert problems_of(tmp_path / "nowhere.yaml") == ["nowhere.yaml: cannot be read: No such file or directory"]
+
+
+def test_underscores_in_numbers_are_read(tmp_path):
+    path = write(tmp_path, STAGE1)
+    path.write_text(path.read_text().replace("global_max_length: 4000", "global_max_length: 4_000"))
+    assert load_config(path).global_max_length == 4000
