@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.config import Config, check_effective_batch
+from coordexp.config import Config, check_effective_batch, resolve_output
 
 if TYPE_CHECKING:
     from swift.arguments import SftArguments
@@ -26,17 +26,19 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def swift_keyword_arguments(config: Config, ranks: int) -> dict[str, Any]:
+def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> dict[str, Any]:
     """Keyword arguments of `swift.arguments.SftArguments` for `ranks` data-parallel ranks.
 
     Raises `ConfigError` where `effective_batch_size` does not divide (AUDIT-2.6 keeps the dataset placeholders).
     """
     training = {key: value for key, value in dataclasses.asdict(config.training).items()
                 if key not in _OWN_TRAINING_KEYS and value is not None}
+    training["lr_scheduler_kwargs"] = {key: value for key, value in training["lr_scheduler_kwargs"].items() if value is not None}
+    training |= {key: str(resolve_output(config, training[key])) for key in ("output_dir", "logging_dir")}
     tuner = {key: value for key, value in dataclasses.asdict(config.tuner).items() if value is not None}
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if value is not None}
     own = {
-        "model": config.model.model, "model_type": config.model.model_type, "torch_dtype": config.model.torch_dtype,
+        "model": str(model_folder), "model_type": config.model.model_type, "torch_dtype": config.model.torch_dtype,
         "attn_impl": config.model.attn_impl, "template": config.template.template,
         "truncation_strategy": config.template.truncation_strategy, "max_pixels": config.template.max_pixels,
         "norm_bbox": config.template.norm_bbox, "max_length": config.global_max_length,
@@ -46,14 +48,20 @@ def swift_keyword_arguments(config: Config, ranks: int) -> dict[str, Any]:
         "remove_unused_columns": False, "use_logits_to_keep": False, "average_tokens_across_devices": True,
         "deepspeed": config.deepspeed.config if config.deepspeed.enabled else None,
     }
-    return training | tuner | data | own
+    merged = training | tuner | data | own
+    # ms-swift and transformers tell lists from single values by `isinstance(…, list)`.
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}
 
 
-def build_swift_arguments(config: Config) -> SftArguments:
+def build_swift_arguments(config: Config, model_folder: Path) -> SftArguments:
     """ms-swift's arguments, checked by ms-swift. Creates `output_dir`; relative paths start at the working directory."""
     from swift.arguments import SftArguments
 
+    from coordexp.training.optimizer import register_optimizer
+
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    arguments = SftArguments(**swift_keyword_arguments(config, world_size()))
+    keywords = swift_keyword_arguments(config, model_folder, world_size())
+    keywords["optimizer"] = register_optimizer(config.custom.coord_offset)
+    arguments = SftArguments(**keywords)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     return arguments

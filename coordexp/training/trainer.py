@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from swift.trainers import Seq2SeqTrainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from coordexp.forward.coord_offset import coord_offset_of
+from coordexp.forward.coord_offset_files import export_merged, save_coord_offset
 from coordexp.forward.head import output_head
 from coordexp.forward.teacher import teacher_hidden
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput
+from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.metrics import WindowMetrics
 from coordexp.training.packs import PackDataset, PackRef, PackSampler, Shard
 from coordexp.training.step import STEP, StepCollator, StepInputs
@@ -56,10 +61,6 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _prepare_inputs(self, inputs: dict[str, StepInputs]) -> dict[str, StepInputs]:
         return {STEP: inputs[STEP].to(self.args.device)}
-
-    def floating_point_ops(self, inputs: dict[str, StepInputs]) -> int:
-        """Upstream's estimate, from the batch's token ids."""
-        return int(self.model.floating_point_ops({"input_ids": inputs[STEP].batch.input_ids}))
 
     def get_train_dataloader(self, skip_batches: int = 0) -> DataLoader[Any]:
         """This rank's share of the epoch's packs, in the project's order."""
@@ -128,6 +129,16 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             batches = list(self.get_eval_dataloader())
             self._eval_normalizers = self._reduced(batches, self.args.device)
         return self._eval_normalizers
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Weights, configuration and processor; coord offsets beside a PEFT adapter, merged into a whole model."""
+        super()._save(output_dir, state_dict)
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if coord_offset_of(self.model) is not None:
+            save_coord_offset(self.model, folder)
+            if not isinstance(self.model, PeftModel):
+                export_merged(self.model, folder)
+        strip_trainer_files(folder)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss and components; what training has accumulated since its last log line is kept apart."""

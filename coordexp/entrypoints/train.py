@@ -1,0 +1,41 @@
+"""`python -m coordexp.entrypoints.train --config FILE`: stage-1 training from one YAML file."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from coordexp.config import ConfigError, load_config, render_resolved, resolve_output
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 after a finished run or dry run, 1 with one message on stderr otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, type=Path, help="YAML file; everything about the run is in it")
+    parser.add_argument("--dry-run", action="store_true", help="check the config and the data, write the resolved config, stop")
+    arguments = parser.parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        config = load_config(arguments.config)
+        if arguments.dry_run:
+            from coordexp.data.survey import check_files
+
+            folder = resolve_output(config, config.training.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "resolved_config.json").write_text(render_resolved(config) + "\n", encoding="utf-8")
+            console.print(f"resolved config: {folder / 'resolved_config.json'}")
+            return 0
+        from coordexp.training.stage1 import run_stage1
+
+        run = run_stage1(config)
+    except (ConfigError, ValueError) as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        return 1
+    console.print(f"weights: {run.checkpoint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

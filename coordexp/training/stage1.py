@@ -1,0 +1,149 @@
+"""Stage 1 from a resolved config to a checkpoint: data, encoder, packs, model, objective, loop, artifacts. Contract ids: TRAIN-*.
+
+Only wiring: what each part does lives in its own package. Data is read and measured before any weight is loaded.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from coordexp.artifacts.checkpoint_policy import check_weights_only
+from coordexp.config import Config, resolve_input
+from coordexp.coords.vocab import build_coord_vocab
+from coordexp.data.dataset import RecordDataset, build_dataset
+from coordexp.data.dataset import Split as Role
+from coordexp.data.paths import image_root
+from coordexp.data.seeds import derive_seed
+from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.encode.processor import load_processor
+from coordexp.losses.masks import Provenance
+from coordexp.losses.objective import build_stage1_objective
+from coordexp.packing.backend import check_packing_backend
+from coordexp.packing.plan import PackPlan, build_plan
+from coordexp.packing.positions import build_rope_index
+from coordexp.training.arguments import build_swift_arguments
+from coordexp.training.callbacks import CheckpointCallback
+from coordexp.training.manifest import write_stage1_manifest
+from coordexp.training.packs import PackDataset
+from coordexp.training.step import StepCollator
+from coordexp.training.trainer import CoordTrainer, TrainerParts
+
+if TYPE_CHECKING:
+    from swift.arguments import SftArguments
+
+_LOG = logging.getLogger(__name__)
+FINAL = "final"
+ROLES: tuple[Role, ...] = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One JSONL's records, the folder their image paths start from, and their packs."""
+
+    jsonl: Path
+    records: RecordDataset
+    image_root: Path
+    plan: PackPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Stage1Run:
+    """Where a finished run left its weights, and what it logged (one mapping per log line)."""
+
+    checkpoint: Path
+    log_history: tuple[dict[str, float], ...]
+
+
+def run_stage1(config: Config) -> Stage1Run:
+    """Train as `config` says and return the final checkpoint.
+
+    Raises before the model is loaded for bad data, an oversize sample, or an attention implementation that packing is not
+    proven for. The final weights are in `<output_dir>/final`.
+    """
+    seed_everything(config.training.seed)
+    if config.training.packing:
+        check_packing_backend(config.model.attn_impl)
+    model_folder = resolve_input(config, "model.model", config.model.model)
+    encoder = build_encoder(load_processor(model_folder), config)
+    splits = {role: build_split(config, role, encoder) for role in ROLES if _jsonl(config, role)}
+    arguments = build_swift_arguments(config, model_folder)
+    trainer = build_trainer(config, arguments, encoder, splits)
+    data = {role: split.jsonl for role, split in splits.items()}
+    write_stage1_manifest(config, Path(arguments.output_dir), data, trainer.parts.objective.checksum)
+    trainer.train()
+    return Stage1Run(save_final(trainer), tuple(trainer.state.log_history))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch from `training.seed` alone (AUDIT-3.7)."""
+    random.seed(derive_seed(seed, "python"))
+    np.random.seed(derive_seed(seed, "numpy") % 2**32)
+    torch.manual_seed(derive_seed(seed, "torch"))
+
+
+def _jsonl(config: Config, role: Role) -> str | None:
+    return config.custom.train_jsonl if role == "train" else config.custom.val_jsonl
+
+
+def build_split(config: Config, role: Role, encoder: Encoder) -> Split:
+    """Read, order and measure one JSONL (`train` or `val`), and lay it out in packs."""
+    custom, training = config.custom, config.training
+    written = _jsonl(config, role)
+    if written is None:
+        raise ValueError(f"custom.{role}_jsonl is not set")
+    train = role == "train"
+    jsonl = resolve_input(config, f"custom.{role}_jsonl", written)
+    records = build_dataset(
+        jsonl,
+        sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
+        with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
+        object_ordering=custom.object_ordering, seed=training.seed, split=role)
+    lengths = [encoder.length(record) for record in tqdm(records, desc=f"measuring {role}", disable=len(records) < 2000)]
+    packed = training.packing if train else training.packing and training.eval_packing
+    if packed:
+        plan = build_plan(lengths, config.global_max_length)
+    else:
+        singles = tuple((index,) for index in range(len(lengths)))
+        plan = PackPlan(singles, sum(lengths) / (max(lengths) * len(lengths)), config.global_max_length)
+    _LOG.info("%s: %d samples in %d rows, fill %.3f", role, len(records), len(plan.packs), plan.fill)
+    return Split(jsonl, records, image_root(jsonl, os.environ), plan)
+
+
+def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, splits: dict[str, Split]) -> CoordTrainer:
+    """Model, tuner and trainer from ms-swift; collator, packs and objective from the project."""
+    from swift.pipelines.train.tuner import TunerMixin
+
+    from coordexp.training.optimizer import install_adapter
+
+    model, processor = arguments.get_model_processor()
+    template: Any = encoder.template
+    template.set_mode("train")
+    model = TunerMixin.prepare_model(arguments, model, template=template, train_dataset=None)
+    coord_ids = build_coord_vocab(processor.tokenizer).ids
+    install_adapter(model, coord_ids, config.custom.coord_offset)
+    objective = build_stage1_objective(config.custom)
+    pad_id = None if config.training.packing else int(processor.tokenizer.pad_token_id)
+    collator = StepCollator(build_rope_index(model.config), objective, Provenance.STAGE1, pad_id)
+    packs = {role: PackDataset(split.records, encoder, split.plan, split.image_root) for role, split in splits.items()}
+    trainer = CoordTrainer(
+        parts=TrainerParts(objective, collator, coord_ids, config.training.seed), model=model,
+        args=arguments.training_args, template=template, train_dataset=packs["train"], eval_dataset=packs.get("val"))
+    trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
+    return trainer
+
+
+def save_final(trainer: CoordTrainer) -> Path:
+    """Write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
+    folder = Path(trainer.args.output_dir) / FINAL
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        check_weights_only(folder)
+    return folder
