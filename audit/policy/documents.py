@@ -1,6 +1,6 @@
 """Whether documents tell the truth: every path, module, command and variable they name exists. POLICY-015.
 
-Markdown text and a checkout in, violations out. Only code is read: fenced blocks, `spans` and relative links.
+Markdown text and a checkout in, violations out. Only code is read: fenced and indented blocks, `spans`; and relative links.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def read_checkout(root: Path) -> Checkout:
 
 
 def code_pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Line number and text of every line inside a fence and of every code span outside one."""
+    """Line number and text of every fenced or indented line of code, and of every code span outside those."""
     fenced = False
     for number, line in enumerate(text.splitlines(), start=1):
         if FENCE.match(line.strip()):
             fenced = not fenced
-        elif fenced:
+        elif fenced or line.startswith("    "):
             yield number, line
         else:
             yield from ((number, span) for span in SPAN.findall(line))
