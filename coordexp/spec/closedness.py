@@ -25,10 +25,13 @@ def open_places(schema: dict[str, Any], where: str = "#") -> Iterator[str]:
 
 
 def undescribed(schema: dict[str, Any]) -> Iterator[str]:
-    """Yield the properties, at any depth, that have no description and no reference to a described schema."""
+    """Yield the properties of objects, at any depth, with neither a description nor a reference to a described schema.
+
+    A schema without a type only adds conditions to properties that are described where the object is.
+    """
     for place, inner in _inner_schemas(schema):
         described = "description" in inner or "$ref" in inner or "const" in inner
-        if place.startswith("properties/") and not described:
+        if place.startswith("properties/") and _is_object(schema) and not described:
             yield place.removeprefix("properties/")
         yield from undescribed(inner)
 
