@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.spec import (
+    Case,
     ContractFileError,
     contract_path,
     contracts_root,
@@ -21,6 +22,7 @@ from coordexp.spec import (
 )
 from coordexp.spec.closedness import open_places, undescribed
 
+PATHS = load_cases(Path(__file__).resolve().parents[3] / "fixtures" / "spec" / "contract_paths.json")
 ROW = """\
   - id: {id}
     title: "{title}"
@@ -114,12 +116,15 @@ def test_a_repeated_requirement_is_refused(contracts: Path) -> None:
 
 
 @pytest.mark.invariant("SPEC-003")
-@pytest.mark.parametrize("name", ["../outside.txt", "meta/../../outside.txt", "/etc/hostname", "linked.txt"])
-def test_a_path_out_of_the_contracts_is_refused(contracts: Path, name: str) -> None:
+@pytest.mark.parametrize("case", PATHS.cases, ids=lambda case: case.description)
+def test_a_path_out_of_the_contracts_is_refused(contracts: Path, case: Case) -> None:
     (contracts.parent / "outside.txt").write_text("outside\n")
     (contracts / "linked.txt").symlink_to(contracts.parent / "outside.txt")
+    if case.valid:
+        assert contract_path(case.input) == contracts / "meta" / "case-file.schema.json"
+        return
     with pytest.raises(ContractFileError, match="leaves the contracts folder"):
-        contract_path(name)
+        contract_path(case.input)
 
 
 @pytest.mark.invariant("SPEC-003")
@@ -226,6 +231,10 @@ def test_open_objects_are_found_at_any_depth(schema: dict[str, object], places: 
 
 @pytest.mark.invariant("SPEC-005")
 def test_properties_without_a_description_are_found() -> None:
-    inner = {"type": "object", "properties": {"b": {"type": "integer"}, "c": {"$ref": "coordexp:x"}, "d": {"description": "A d."}}}
-    assert list(undescribed({"type": "object", "properties": {"a": {"type": "array", "items": inner}}})) == ["a", "b"]
+    inner = {
+        "type": "object",
+        "properties": {"b": {"type": "integer"}, "c": {"$ref": "coordexp:x"}, "d": {"description": "A d."}},
+    }
+    outer = {"type": "object", "properties": {"a": {"type": "array", "items": inner}}}
+    assert list(undescribed(outer)) == ["a", "b"]
     assert list(undescribed({"then": {"properties": {"a": {"minimum": 1}}}})) == []
