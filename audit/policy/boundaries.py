@@ -21,6 +21,7 @@ JSON_READERS: dict[str, str] = {
     "coordexp/data/rules.py": "lines of a record file",
     "coordexp/coordjson/scan.py": "the string literal of a desc that holds an escape, once its grammar is checked",
     "coordexp/forward/coord_offset_files.py": "the description beside an adapter's weights",
+    "coordexp/training/manifest.py": "the resolved configuration, on its way into the run manifest",
 }
 UNSAFE_CALLS = {
     "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all", "pickle.load", "pickle.loads",
