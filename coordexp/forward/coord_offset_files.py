@@ -1,16 +1,15 @@
-"""The coord-offset adapter on disk: its own two files beside an adapter checkpoint, or merged into a whole one. FWD-007, FWD-008."""
+"""The coord-offset adapter on disk: two files beside an adapter checkpoint, or merged into a whole one.
+
+Contract ids: FWD-007, FWD-008.
+"""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import PreTrainedModel
 
 from coordexp.forward.coord_offset import (
     MODULE_NAME,
@@ -22,24 +21,36 @@ from coordexp.forward.coord_offset import (
 )
 from coordexp.forward.unwrap import unwrap_model
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
 WEIGHTS_FILE = "coord_offset.safetensors"
 CONFIG_FILE = "coord_offset.json"
 SCHEMA_VERSION = 1
 
 
 def save_coord_offset(model: nn.Module, directory: Path) -> None:
-    """Write the offsets (safetensors, in their dtype) and what they belong to (JSON) into `directory`, beside the PEFT adapter."""
+    """Write the offsets (safetensors, in their dtype) and what they belong to (JSON) beside the PEFT adapter."""
     adapter = check_installed(model)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.named_parameters()}
-    description = {"schema_version": SCHEMA_VERSION, "tie_head": adapter.tie_head, "width": adapter.embed_offset.shape[1],
-                   "ids": adapter.coord_ids.tolist()}
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "tie_head": adapter.tie_head,
+        "width": adapter.embed_offset.shape[1],
+        "ids": adapter.coord_ids.tolist(),
+    }
     save_file(tensors, directory / WEIGHTS_FILE)
     (directory / CONFIG_FILE).write_text(json.dumps(description) + "\n", encoding="utf-8")
 
 
 def load_coord_offset(model: nn.Module, directory: Path) -> CoordOffset:
-    """Install the adapter that `save_coord_offset` wrote on `model`. Raises ValueError when the files and the model disagree."""
+    """Install what `save_coord_offset` wrote on `model`. Raises ValueError when the files and the model disagree."""
     path = directory / CONFIG_FILE
     description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     width = unwrap_model(model).get_input_embeddings().weight.shape[1]
@@ -48,8 +59,9 @@ def load_coord_offset(model: nn.Module, directory: Path) -> CoordOffset:
     if description["width"] != width:
         raise ValueError(f"{path}: offsets of width {description['width']} do not fit a model of width {width}")
     tensors = load_file(directory / WEIGHTS_FILE)
-    adapter = install_coord_offset(model, description["ids"], tie_head=description["tie_head"],
-                                   dtype=tensors["embed_offset"].dtype)
+    adapter = install_coord_offset(
+        model, description["ids"], tie_head=description["tie_head"], dtype=tensors["embed_offset"].dtype
+    )
     adapter.load_state_dict(tensors)
     return adapter
 
@@ -58,18 +70,23 @@ def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of `model` with the offsets added to the coord rows and the adapter's own tensors left out.
 
     The live model is not touched. Embedding and head stay one tensor while they are equal; with tied base weights and
-    `tie_head: false` they differ, and the head becomes a tensor of its own. Raises ValueError while PEFT layers are unmerged.
+    `tie_head: false` they differ, and the head becomes a tensor of its own. Raises ValueError while PEFT layers are
+    unmerged.
     """
     base, adapter = unwrap_model(model), check_installed(model)
     state = {name: value for name, value in base.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
     if unmerged := [name for name in state if ".base_layer." in name]:
-        raise ValueError(f"{len(unmerged)} weights such as {unmerged[0]} still wait for their PEFT adapter: "
-                         f"call merge_and_unload() first, then export")
+        raise ValueError(
+            f"{len(unmerged)} weights such as {unmerged[0]} still wait for their PEFT adapter: "
+            f"call merge_and_unload() first, then export"
+        )
     embedding, head = plain_ends(base)
     one_tensor = embedding.weight is head.weight and adapter.tie_head
     embedding_name, head_name = parameter_name(base, embedding), parameter_name(base, head)
     state[embedding_name] = merge_rows(embedding.weight, adapter.coord_ids, adapter.embed_offset)
-    state[head_name] = state[embedding_name] if one_tensor else merge_rows(head.weight, adapter.coord_ids, adapter.head_offset)
+    state[head_name] = (
+        state[embedding_name] if one_tensor else merge_rows(head.weight, adapter.coord_ids, adapter.head_offset)
+    )
     return state
 
 
@@ -86,9 +103,10 @@ def parameter_name(base: PreTrainedModel, module: nn.Module) -> str:
 
 
 def export_merged(model: nn.Module, directory: Path) -> None:
-    """Write a whole checkpoint with the offsets merged; plain `from_pretrained` then gives the same logits on every coord row.
+    """Write a whole checkpoint with the offsets merged; `from_pretrained` then gives the same logits on every row.
 
-    A head that has left its tied embedding is written as untied (`tie_word_embeddings: false`), or reloading would drop it.
+    A head that has left its tied embedding is written as untied (`tie_word_embeddings: false`), or reloading would
+    drop it.
     """
     base, state = unwrap_model(model), merged_state_dict(model)
     embedding, head = (parameter_name(base, end) for end in plain_ends(base))
@@ -106,5 +124,5 @@ def tying_declared(base: PreTrainedModel, tied: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for config, value in zip(configs, before):
+        for config, value in zip(configs, before, strict=True):
             config.tie_word_embeddings = value

@@ -1,11 +1,12 @@
-"""The output head of a model as data: hidden states in, logits out, for the supervised positions only. Contract ids: FWD-003.
+"""The output head of a model as data: hidden states of the supervised positions in, logits out. Contract ids: FWD-004.
 
 It reads the weights where they are, so tied, untied, PEFT- and DDP-wrapped models are scored alike.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,10 +15,13 @@ from torch.nn import functional as F
 from coordexp.forward.coord_offset import coord_offset_of, offset_rows
 from coordexp.forward.unwrap import unwrap_model
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 @dataclass(frozen=True, eq=False)
 class OutputHead:
-    """`weight` [V, H] (tied to the embedding or its own), `coord_ids` int64 [1000], `coord_offset` [1000, H] added to their rows.
+    """`weight` [V, H], tied to the embedding or its own; `coord_ids` int64 [1000]; `coord_offset` [1000, H] on them.
 
     Gradients reach `weight` and `coord_offset`.
     """
@@ -47,18 +51,23 @@ class OutputHead:
 def output_head(model: nn.Module, coord_ids: Sequence[int] | torch.Tensor) -> OutputHead:
     """The head of `model`, however wrapped, with the coord-offset adapter's rows where one is installed.
 
-    Raises TypeError for a head that is not a plain linear layer without bias (an adapter targets it: take `lm_head` out of
-    `tuner.target_modules` and use `custom.coord_offset`), ValueError when the adapter was built for other coord ids.
+    Raises TypeError for a head that is not a plain linear layer without bias (an adapter targets it: take `lm_head`
+    out of `tuner.target_modules` and use `custom.coord_offset`), ValueError when the adapter was built for other
+    coord ids.
     """
     base = unwrap_model(model)
     head = base.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
-        raise TypeError(f"the output head is {type(head).__name__}; only a plain linear layer without bias is scored outside "
-                        f"the model. Take lm_head out of the adapter's target modules and use custom.coord_offset")
+        raise TypeError(
+            f"the output head is {type(head).__name__}; only a plain linear layer without bias is scored outside "
+            f"the model. Take lm_head out of the adapter's target modules and use custom.coord_offset"
+        )
     ids = torch.as_tensor(coord_ids, dtype=torch.long, device=head.weight.device)
     adapter = coord_offset_of(base)
     if adapter is None:
         return OutputHead(head.weight, ids)
     if not torch.equal(adapter.coord_ids.to(ids.device), ids):
-        raise ValueError("the coord-offset adapter was built for other coord ids than these; build both from one vocabulary")
+        raise ValueError(
+            "the coord-offset adapter was built for other coord ids than these; build both from one vocabulary"
+        )
     return OutputHead(head.weight, ids, adapter.head_offset)

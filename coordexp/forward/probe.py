@@ -1,19 +1,24 @@
-"""Does this model, on this machine, keep packed samples apart? Samples in, the largest difference out. Contract ids: FWD-010.
+"""Does this model, on this machine, keep packed samples apart? Samples in, a difference out. Contract ids: FWD-010.
 
 For attention implementations whose proofs cannot run on the test machine (`PackingBackend.proven == "gpu-test"`).
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from coordexp.encode.types import EncodedSample
 from coordexp.forward.teacher import teacher_hidden
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.packing.collate import collate_packed
-from coordexp.packing.positions import RopeFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordexp.encode.types import EncodedSample
+    from coordexp.packing.positions import RopeFunction
 
 # Relative to the largest hidden state: rounding stays well below, a leak is of the order of 1.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -36,13 +41,15 @@ def packing_leak(model: nn.Module, samples: Sequence[EncodedSample], rope: RopeF
 
 
 def check_no_leak(model: nn.Module, samples: Sequence[EncodedSample], rope: RopeFunction) -> float:
-    """The difference of `packing_leak`, or PackingLeak when it is beyond rounding in the model's dtype. Needs two samples."""
+    """The difference of `packing_leak`, or PackingLeak when it is beyond rounding in the model's dtype."""
     if len(samples) < 2:
         raise ValueError("the packing probe compares samples packed together: give it at least two")
     base = unwrap_model(model)
     leak, tolerance = packing_leak(model, samples, rope), TOLERANCE[base.dtype]
     if not leak <= tolerance:
-        raise PackingLeak(f"hidden states of packed samples differ from the same samples alone by {leak:.2g} of their size (allowed: "
-                          f"{tolerance:.2g}): attention {base.config._attn_implementation!r} lets packed samples see each other. "
-                          f"Choose another model.attn_impl or turn training.packing off")
+        raise PackingLeak(
+            f"hidden states of packed samples differ from the same samples alone by {leak:.2g} of their size (allowed: "
+            f"{tolerance:.2g}): attention {base.config._attn_implementation!r} lets packed samples see each other. "
+            f"Choose another model.attn_impl or turn training.packing off"
+        )
     return leak

@@ -1,4 +1,5 @@
-"""A wrapped module in, the transformers model inside it out. The one place that looks under DDP and PEFT. Contract ids: FWD-001."""
+"""A module wrapped by DDP or PEFT in, the transformers model inside it out. Contract ids: FWD-001."""
+
 from __future__ import annotations
 
 from torch import nn
@@ -14,5 +15,7 @@ def unwrap_model(model: nn.Module) -> PreTrainedModel:
         elif isinstance(getattr(model, "module", None), nn.Module):  # DDP
             model = model.module
         else:
-            raise TypeError(f"{type(outermost).__name__} is no transformers model and holds none where DDP and PEFT keep it")
+            raise TypeError(
+                f"{type(outermost).__name__} is no transformers model and holds none where DDP and PEFT keep it"
+            )
     return model

@@ -1,7 +1,8 @@
-"""An attention implementation's name in, the proof that it keeps packed samples apart out, or an error. Contract ids: PACK-010.
+"""An attention implementation in, the proof that it keeps packed samples apart out, or an error. Contract id: PACK-010.
 
 The list is `contracts/packing/backends.yaml`; it names the versions of transformers that the proofs were run on.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -36,10 +37,14 @@ def check_packing_backend(attn_impl: str, transformers_version: str | None = Non
     table: dict[str, Any] = check("packing/backends", read_yaml(contract_path("packing/backends.yaml")))
     proven = ", ".join(sorted(table["backends"]))
     if found not in table["transformers"]:
-        raise UnprovenBackend(f"training.packing: no attention implementation is proven for transformers {found}; {proven} are, for "
-                              f"{', '.join(table['transformers'])}. Install that, or turn training.packing off, or run "
-                              f"tests/unit/packing/test_packing_proofs.py and add the version to contracts/packing/backends.yaml")
+        raise UnprovenBackend(
+            f"training.packing: no attention implementation is proven for transformers {found}; {proven} are, for "
+            f"{', '.join(table['transformers'])}. Install that, or turn training.packing off, or run "
+            f"tests/unit/packing/test_packing_proofs.py and add the version to contracts/packing/backends.yaml"
+        )
     if attn_impl not in table["backends"]:
-        raise UnprovenBackend(f"training.packing: model.attn_impl {attn_impl!r} is not proven to keep packed samples apart under "
-                              f"transformers {found}; proven are {proven}. Choose one of them, or turn training.packing off")
+        raise UnprovenBackend(
+            f"training.packing: model.attn_impl {attn_impl!r} is not proven to keep packed samples apart under "
+            f"transformers {found}; proven are {proven}. Choose one of them, or turn training.packing off"
+        )
     return PackingBackend(attn_impl, **table["backends"][attn_impl])

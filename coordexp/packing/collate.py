@@ -1,11 +1,13 @@
-"""Encoded samples in, one `PackedBatch` out: side by side in one row, or padded to a row each. Contract ids: PACK-007..PACK-009.
+"""Encoded samples in, one `PackedBatch` out: side by side in one row, or padded to a row each.
 
-Samples keep the order they come in, in tokens, images and segments alike.
+Contract ids: PACK-007..PACK-009, PACK-011..PACK-015. Samples keep the order they come in, in tokens, images and
+segments alike.
 """
+
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,14 +15,18 @@ from coordexp.encode.types import IGNORE_INDEX, EncodedSample, ObjectSlots, Toke
 from coordexp.packing.positions import RopeFunction, four_row_positions
 from coordexp.packing.types import PackedBatch, Segment
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 TOKEN_FIELDS = ("input_ids", "labels", "token_types", "subsets", "mm_token_type_ids")
 
 
 def collate_packed(samples: Sequence[EncodedSample], rope: RopeFunction) -> PackedBatch:
     """One row of all samples, B = 1, T = the sum of their lengths (AUDIT-5.1, AUDIT-5.2).
 
-    There is no attention mask: a mask, even of ones, makes transformers ignore the text row, and samples attend to each other.
-    Raises ValueError for an empty list, a coord token at position 0, or images that do not match their grids.
+    There is no attention mask: a mask, even of ones, makes transformers ignore the text row, and samples attend to
+    each other. Raises ValueError for an empty list, a coord token at position 0, or images that do not match their
+    grids.
     """
     check_samples(samples)
     tokens = {name: torch.cat([token_field(sample, name) for sample in samples])[None] for name in TOKEN_FIELDS}
@@ -30,8 +36,9 @@ def collate_packed(samples: Sequence[EncodedSample], rope: RopeFunction) -> Pack
         segments.append(Segment(sample.sample_id, 0, start, start + len(sample), sample.prompt_length))
         objects += [place_slots(slots, 0, start) for slots in sample.objects]
         start += len(sample)
-    return PackedBatch(**tokens, position_ids=positions, segments=tuple(segments), objects=tuple(objects),
-                       **image_fields(samples))
+    return PackedBatch(
+        **tokens, position_ids=positions, segments=tuple(segments), objects=tuple(objects), **image_fields(samples)
+    )
 
 
 def collate_padded(samples: Sequence[EncodedSample], rope: RopeFunction, pad_id: int) -> PackedBatch:
@@ -41,17 +48,31 @@ def collate_padded(samples: Sequence[EncodedSample], rope: RopeFunction, pad_id:
     """
     check_samples(samples)
     width = max(len(sample) for sample in samples)
-    padding = {"input_ids": pad_id, "labels": IGNORE_INDEX, "token_types": int(TokenType.OTHER),
-               "subsets": int(TokenSubset.NONE), "mm_token_type_ids": 0}
-    tokens = {name: torch.stack([pad_right(token_field(sample, name), width, padding[name]) for sample in samples])
-              for name in TOKEN_FIELDS}
+    padding = {
+        "input_ids": pad_id,
+        "labels": IGNORE_INDEX,
+        "token_types": int(TokenType.OTHER),
+        "subsets": int(TokenSubset.NONE),
+        "mm_token_type_ids": 0,
+    }
+    tokens = {
+        name: torch.stack([pad_right(token_field(sample, name), width, padding[name]) for sample in samples])
+        for name in TOKEN_FIELDS
+    }
     positions = torch.stack([pad_right(four_row_positions(sample, rope), width, 0) for sample in samples], dim=1)
     mask = torch.stack([pad_right(torch.ones(len(sample), dtype=torch.long), width, 0) for sample in samples])
-    segments = tuple(Segment(sample.sample_id, row, 0, len(sample), sample.prompt_length)
-                     for row, sample in enumerate(samples))
+    segments = tuple(
+        Segment(sample.sample_id, row, 0, len(sample), sample.prompt_length) for row, sample in enumerate(samples)
+    )
     objects = tuple(place_slots(slots, row, 0) for row, sample in enumerate(samples) for slots in sample.objects)
-    return PackedBatch(**tokens, position_ids=positions, segments=segments, objects=objects, attention_mask=mask,
-                       **image_fields(samples))
+    return PackedBatch(
+        **tokens,
+        position_ids=positions,
+        segments=segments,
+        objects=objects,
+        attention_mask=mask,
+        **image_fields(samples),
+    )
 
 
 def token_field(sample: EncodedSample, name: str) -> torch.Tensor:
@@ -77,7 +98,10 @@ def image_fields(samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor | N
     """Patches and grids of all samples in order; both None when no sample has an image."""
     pixels = [sample.pixel_values for sample in samples if sample.pixel_values is not None]
     grids = [sample.image_grid_thw for sample in samples if sample.image_grid_thw is not None]
-    return {"pixel_values": torch.cat(pixels) if pixels else None, "image_grid_thw": torch.cat(grids) if grids else None}
+    return {
+        "pixel_values": torch.cat(pixels) if pixels else None,
+        "image_grid_thw": torch.cat(grids) if grids else None,
+    }
 
 
 def check_samples(samples: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
@@ -90,7 +114,7 @@ def check_samples(samples: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
 
 
 def check_sample(sample: EncodedSample) -> EncodedSample:
-    """Return the sample when its fields have equal lengths, its patches match its grids, and its slots can be predicted."""
+    """Return the sample when its fields are as long, its patches match its grids, and its slots can be predicted."""
     where = f"sample {sample.sample_id}"
     for name in TOKEN_FIELDS:
         values = getattr(sample, name)
@@ -101,10 +125,13 @@ def check_sample(sample: EncodedSample) -> EncodedSample:
     if sample.pixel_values is not None and sample.image_grid_thw is not None:
         patches = int(sample.image_grid_thw.prod(-1).sum())
         if patches != sample.pixel_values.shape[0]:
-            raise ValueError(f"{where}: {sample.pixel_values.shape[0]} patches in pixel_values, "
-                             f"but image_grid_thw counts {patches}")
+            raise ValueError(
+                f"{where}: {sample.pixel_values.shape[0]} patches in pixel_values, but image_grid_thw counts {patches}"
+            )
     for slots in sample.objects:
         if not all(0 < position < len(sample) for position in slots.positions):
-            raise ValueError(f"{where}: coord slots at {slots.positions}; a slot is predicted from the token before it, "
-                             f"so it lies in 1..{len(sample) - 1}")
+            raise ValueError(
+                f"{where}: coord slots at {slots.positions}; a slot is predicted from the token before it, "
+                f"so it lies in 1..{len(sample) - 1}"
+            )
     return sample

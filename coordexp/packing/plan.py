@@ -1,18 +1,22 @@
-"""Sample lengths in, a static packing plan out: which samples share a row of at most `cap` tokens. Contract ids: PACK-001..PACK-004.
+"""Sample lengths in, a static packing plan out: who shares a row of at most `cap` tokens. PACK-001..PACK-004.
 
-A plan is a function of the lengths alone: no seed, no hash order. Three strategies are laid out and the one with the fewest
-packs is kept, so a plan is never longer than filling rows in dataset order.
+A plan is a function of the lengths alone: no seed, no hash order. Three strategies are laid out and the one with the
+fewest packs is kept, so a plan is never longer than filling rows in dataset order.
 """
+
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-# A pair that fills a row exactly is nearly always among the first few; the bound keeps the search linear in the number of rows.
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# A pair that fills a row exactly is nearly always among the first few; the bound keeps the search linear in the rows.
 PAIR_SEARCH = 64
-# Rows are opened with average lengths and closed with a searched pair; below this many average lengths of room, the search begins.
+# Rows are opened with average lengths and closed with a searched pair: with less room than this many averages.
 PAIR_ROOM = 2.6
 
 
@@ -35,7 +39,8 @@ class OversizeSample(ValueError):
 def build_plan(lengths: Sequence[int], cap: int) -> PackPlan:
     """Lay samples of `lengths` tokens into rows of at most `cap` tokens (AUDIT-5.1).
 
-    Every index appears exactly once. Raises OversizeSample for a length above `cap`, ValueError for a length or cap below 1.
+    Every index appears exactly once. Raises OversizeSample for a length above `cap`, ValueError for a length or cap
+    below 1.
     """
     check_lengths(lengths, cap)
     candidates = (mix_lengths(lengths, cap), best_fit_decreasing(lengths, cap), first_in_first_out(lengths, cap))
@@ -52,13 +57,15 @@ def check_lengths(lengths: Sequence[int], cap: int) -> Sequence[int]:
         if length < 1:
             raise ValueError(f"sample {index} has {length} tokens; every sample needs at least 1")
         if length > cap:
-            raise OversizeSample(f"sample {index} has {length} tokens and the cap is {cap}: samples are never split. "
-                                 f"Raise global_max_length, shorten the answer, or cook the image smaller")
+            raise OversizeSample(
+                f"sample {index} has {length} tokens and the cap is {cap}: samples are never split. "
+                f"Raise global_max_length, shorten the answer, or cook the image smaller"
+            )
     return lengths
 
 
 def first_in_first_out(lengths: Sequence[int], cap: int) -> list[list[int]]:
-    """Rows of lengths filled in dataset order, a new row whenever the next sample does not fit: the floor of any plan."""
+    """Rows filled in dataset order, a new one whenever the next sample does not fit: the floor of any plan."""
     rows: list[list[int]] = []
     room = 0
     for length in lengths:
@@ -89,7 +96,8 @@ def best_fit_decreasing(lengths: Sequence[int], cap: int) -> list[list[int]]:
 def mix_lengths(lengths: Sequence[int], cap: int) -> list[list[int]]:
     """Each row: the longest sample left, then average ones, then the single or pair that fills what is left best.
 
-    Spending average lengths first keeps both extremes, so a closing pair of exactly the right sum stays available until the end.
+    Spending average lengths first keeps both extremes, so a closing pair of exactly the right sum stays available
+    until the end.
     """
     pool = LengthPool(lengths)
     rows: list[list[int]] = []
@@ -146,11 +154,11 @@ class LengthPool:
         return self.keys[min(bisect_left(self.keys, value), len(self.keys) - 1)]
 
     def best_pair(self, room: int) -> tuple[int, ...]:
-        """Two samples whose sum comes closest to `room` from below, searched outward from half of it; empty when none fits."""
+        """Two samples whose sum is closest to `room` from below, searched outward from half; empty if none fits."""
         best: tuple[int, ...] = ()
         start = bisect_right(self.keys, room // 2)
         start = max(0, start - 1)  # the length at or below half pairs with itself or with a longer one
-        for larger in self.keys[start:start + PAIR_SEARCH]:
+        for larger in self.keys[start : start + PAIR_SEARCH]:
             smaller = self.at_most(room - larger)
             if smaller == larger and self.counts[larger] < 2:
                 smaller = self.at_most(larger - 1)

@@ -1,8 +1,9 @@
 """One encoded sample in, its 4-row position ids out: [text; t; h; w]. Contract ids: PACK-005, PACK-006.
 
-transformers finds the boundaries of packed samples in the text row alone, where it restarts at 0; the other three rows are the
-model's own mRoPE index, computed per sample so that no row knows what a sample is packed with.
+transformers finds the boundaries of packed samples in the text row alone, where it restarts at 0; the other three
+rows are the model's own mRoPE index, computed per sample so that no row knows what a sample is packed with.
 """
+
 from __future__ import annotations
 
 import copy
@@ -28,7 +29,8 @@ def four_row_positions(sample: EncodedSample, rope: RopeFunction) -> torch.Tenso
 class RopeIndex:
     """mRoPE positions of one sample by the model class's own `get_rope_index`, without weights.
 
-    Holds a one-layer copy of the architecture on the meta device, so it is small enough to pickle into dataloader workers.
+    Holds a one-layer copy of the architecture on the meta device, so it is small enough to pickle into dataloader
+    workers.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -40,12 +42,15 @@ class RopeIndex:
         """int64 [3, T]. Raises ValueError when the image placeholders do not match `image_grid_thw`."""
         check_image_runs(sample, self.merge)
         positions, _ = self.model.get_rope_index(
-            sample.input_ids[None], mm_token_type_ids=sample.mm_token_type_ids[None], image_grid_thw=sample.image_grid_thw)
+            sample.input_ids[None],
+            mm_token_type_ids=sample.mm_token_type_ids[None],
+            image_grid_thw=sample.image_grid_thw,
+        )
         return positions[:, 0].long()
 
 
 def build_rope_index(config: PretrainedConfig) -> RopeIndex:
-    """The mRoPE function of the architecture that `config` names; the full config of the checkpoint, text and vision."""
+    """The mRoPE function of the architecture that `config` names: the checkpoint's whole config, text and vision."""
     return RopeIndex(config)
 
 
@@ -66,6 +71,8 @@ def check_image_runs(sample: EncodedSample, merge: int) -> EncodedSample:
     grids = [] if sample.image_grid_thw is None else sample.image_grid_thw.tolist()
     expected = [t * h * w // merge**2 for t, h, w in grids]
     if runs != expected:
-        raise ValueError(f"sample {sample.sample_id}: runs of image tokens are {runs}, but image_grid_thw asks for {expected}; "
-                         f"encode the sample again with the processor of this model")
+        raise ValueError(
+            f"sample {sample.sample_id}: runs of image tokens are {runs}, but image_grid_thw asks for {expected}; "
+            f"encode the sample again with the processor of this model"
+        )
     return sample

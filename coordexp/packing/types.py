@@ -1,12 +1,15 @@
 """What a collated row of samples is. Contract ids: PACK-*."""
+
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from coordexp.encode.types import ObjectSlots
+if TYPE_CHECKING:
+    from coordexp.encode.types import ObjectSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,9 @@ class Segment:
 class PackedBatch:
     """Samples laid side by side in one row (packed: B = 1, no attention mask) or padded to B rows.
 
-    `input_ids`, `labels`, `token_types`, `subsets`, `mm_token_type_ids`: int64 [B, T]; `position_ids`: int64 [4, B, T], rows
-    text, t, h, w; `attention_mask`: int64 [B, T] when padded, else None. `pixel_values` [P, D] and `image_grid_thw` [N, 3]
-    follow the order of the segments. `objects` hold absolute positions within their row.
+    `input_ids`, `labels`, `token_types`, `subsets`, `mm_token_type_ids`: int64 [B, T]; `position_ids`: int64 [4, B,
+    T], rows text, t, h, w; `attention_mask`: int64 [B, T] when padded, else None. `pixel_values` [P, D] and
+    `image_grid_thw` [N, 3] follow the order of the segments. `objects` hold absolute positions within their row.
     """
 
     input_ids: torch.Tensor
@@ -52,7 +55,14 @@ class PackedBatch:
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Exactly what may reach `model(...)`: no labels, types, or other batch extras (contract-facts section 7)."""
-        inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "mm_token_type_ids": self.mm_token_type_ids}
-        optional = {"attention_mask": self.attention_mask, "pixel_values": self.pixel_values,
-                    "image_grid_thw": self.image_grid_thw}
+        inputs = {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "mm_token_type_ids": self.mm_token_type_ids,
+        }
+        optional = {
+            "attention_mask": self.attention_mask,
+            "pixel_values": self.pixel_values,
+            "image_grid_thw": self.image_grid_thw,
+        }
         return inputs | {name: value for name, value in optional.items() if value is not None}

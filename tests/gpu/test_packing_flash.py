@@ -1,4 +1,5 @@
 """The packing probe on a GPU with flash attention 2: the proof that CPU machines cannot run."""
+
 from __future__ import annotations
 
 import importlib.util

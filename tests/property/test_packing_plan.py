@@ -1,4 +1,5 @@
 """Properties of every static plan: nothing lost, nothing split, the cap holds, never below dataset order."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,8 +1,9 @@
-"""The coord-offset adapter: what it changes, what it leaves alone, its optimizer groups, its files, its merged export."""
+"""The coord-offset adapter: what it changes and leaves alone, its optimizer groups, files and merged export."""
+
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import peft
 import pytest
@@ -16,6 +17,9 @@ from coordexp.forward.teacher import teacher_hidden
 from coordexp.packing.collate import collate_packed
 from coordexp.packing.positions import build_rope_index
 from tests.plugins.tiny_qwen import COORD_IDS, FIRST_COORD, four_samples, random_sample, tiny_config, tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROPE = build_rope_index(tiny_config())
 BOTH = pytest.mark.parametrize(("tied", "tie_head"), [(True, True), (True, False), (False, True), (False, False)])
@@ -133,7 +137,9 @@ def test_generation_uses_the_offsets():
 def test_a_shared_offset_is_one_group_at_embed_lr():
     model = adapted()
     groups = coord_offset_groups(model, embed_lr=1e-3, head_lr=5e-3, weight_decay=0.1)
-    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [("coord_offset_embed", 1e-3, 0.1)]
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("coord_offset_embed", 1e-3, 0.1)
+    ]
     assert groups[0]["params"] == [coord_offset_of(model).embed_offset]
 
 
@@ -142,7 +148,9 @@ def test_own_offsets_are_two_groups_with_their_learning_rates():
     model = adapted(tie_head=False)
     groups = coord_offset_groups(model, embed_lr=1e-3, head_lr=5e-3)
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
-        ("coord_offset_embed", 1e-3, 0.0), ("coord_offset_head", 5e-3, 0.0)]
+        ("coord_offset_embed", 1e-3, 0.0),
+        ("coord_offset_head", 5e-3, 0.0),
+    ]
     adapter = coord_offset_of(model)
     assert groups[0]["params"][0] is adapter.embed_offset and groups[1]["params"][0] is adapter.own_head_offset
 
@@ -173,8 +181,14 @@ def test_the_adapter_trains_inside_peft():
 
 
 @pytest.mark.invariant("FWD-006")
-@pytest.mark.parametrize(("ids", "message"), [
-    ([1, 2, 2], "distinct and inside 0..1087"), ([5, 2000], "distinct and inside 0..1087"), ([-1, 3], "distinct and inside")])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 2], "distinct and inside 0..1087"),
+        ([5, 2000], "distinct and inside 0..1087"),
+        ([-1, 3], "distinct and inside"),
+    ],
+)
 def test_ids_that_repeat_or_leave_the_vocabulary_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         install_coord_offset(tiny_model(), ids, tie_head=True)
@@ -202,10 +216,13 @@ def test_a_saved_adapter_reloads_bit_for_bit_on_the_same_base(tmp_path, tied, ti
 
 
 @pytest.mark.invariant("FWD-007")
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ('"width": 64', '"width": 32', "offsets of width 32 do not fit a model of width 64"),
-    ('"schema_version": 1', '"schema_version": 2', "schema_version 2; this version reads 1"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"width": 64', '"width": 32', "offsets of width 32 do not fit a model of width 64"),
+        ('"schema_version": 1', '"schema_version": 2', "schema_version 2; this version reads 1"),
+    ],
+)
 def test_adapter_files_that_do_not_fit_are_refused(tmp_path, old, new, message):
     save_coord_offset(adapted(), tmp_path)
     path = tmp_path / "coord_offset.json"
@@ -234,8 +251,10 @@ def test_a_merged_export_reloads_with_the_same_logits_on_every_row(tmp_path, tie
 def test_a_merged_bfloat16_export_scores_with_the_rows_it_was_trained_with(tmp_path):
     model = adapted().to(torch.bfloat16)
     export_merged(model, tmp_path)
-    assert torch.equal(output_head(reload(tmp_path, torch.bfloat16), COORD_IDS).coord_rows(),
-                       output_head(model, COORD_IDS).coord_rows())
+    assert torch.equal(
+        output_head(reload(tmp_path, torch.bfloat16), COORD_IDS).coord_rows(),
+        output_head(model, COORD_IDS).coord_rows(),
+    )
 
 
 @pytest.mark.invariant("FWD-008")
@@ -260,7 +279,9 @@ def test_merged_weights_have_the_names_of_a_plain_checkpoint_and_other_rows_keep
 
 @pytest.mark.invariant("FWD-008")
 def test_unmerged_peft_layers_are_refused_and_merged_ones_are_exported(tmp_path):
-    wrapped = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False))
+    wrapped = peft.get_peft_model(
+        tiny_model(), peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
+    )
     adapter = install_coord_offset(wrapped, COORD_IDS, tie_head=True)
     with torch.no_grad():
         adapter.embed_offset.normal_(std=0.1)

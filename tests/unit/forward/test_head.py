@@ -1,4 +1,5 @@
 """The output head as data: same logits as the model, tied or not, and what it refuses."""
+
 from __future__ import annotations
 
 import peft
@@ -23,7 +24,9 @@ def test_logits_are_those_of_the_models_own_head(tied, tie_head):
     hidden = torch.randn(2, 3, 64)
     head = output_head(model, COORD_IDS)
     torch.testing.assert_close(head.logits(hidden), model.lm_head(hidden), rtol=0, atol=1e-6)
-    torch.testing.assert_close(head.coord_logits(hidden), model.lm_head(hidden)[..., list(COORD_IDS)], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        head.coord_logits(hidden), model.lm_head(hidden)[..., list(COORD_IDS)], rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.invariant("FWD-004")

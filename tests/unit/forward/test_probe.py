@@ -1,4 +1,5 @@
 """The packing probe tells a model that keeps samples apart from one that does not."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,9 +1,9 @@
 """The teacher forward: equal to the model's own, through every wrapper, with the head put aside and put back."""
+
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import peft
 import pytest
@@ -18,6 +18,10 @@ from coordexp.forward.unwrap import unwrap_model
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import build_rope_index
 from tests.plugins.tiny_qwen import COORD_IDS, PAD, ROWS, four_samples, tiny_config, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 ROPE = build_rope_index(tiny_config())
 LORA = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
@@ -125,8 +129,10 @@ def test_the_head_is_back_after_the_forward_and_after_an_error():
     teacher_hidden(model, batch)
     assert model.lm_head is head and list(model.state_dict()) == names
     with pytest.raises(ValueError, match="features"):
-        teacher_hidden(model, dataclasses.replace(batch, pixel_values=batch.pixel_values[:24],
-                                                  image_grid_thw=batch.image_grid_thw[:1]))
+        teacher_hidden(
+            model,
+            dataclasses.replace(batch, pixel_values=batch.pixel_values[:24], image_grid_thw=batch.image_grid_thw[:1]),
+        )
     assert model.lm_head is head
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
@@ -145,7 +151,15 @@ def test_the_model_sees_its_inputs_and_no_cache_and_nothing_else():
     seen: dict[str, object] = {}
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs, args=args), with_kwargs=True)
     teacher_hidden(model, batch)
-    assert set(seen) == {"args", "input_ids", "position_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw", "use_cache"}
+    assert set(seen) == {
+        "args",
+        "input_ids",
+        "position_ids",
+        "mm_token_type_ids",
+        "pixel_values",
+        "image_grid_thw",
+        "use_cache",
+    }
     assert seen["args"] == () and seen["use_cache"] is False
     assert torch.equal(seen["position_ids"], batch.position_ids)
 

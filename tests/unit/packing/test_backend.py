@@ -1,4 +1,5 @@
 """The gate between packing and attention implementations."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -35,7 +36,9 @@ def test_a_backend_that_only_a_gpu_can_prove_says_so():
 
 @pytest.mark.invariant("PACK-010")
 def test_the_error_names_the_config_keys_and_the_way_out():
-    with pytest.raises(UnprovenBackend, match=r"training\.packing: model\.attn_impl 'flex_attention'.*turn training\.packing off"):
+    with pytest.raises(
+        UnprovenBackend, match=r"training\.packing: model\.attn_impl 'flex_attention'.*turn training\.packing off"
+    ):
         check_packing_backend("flex_attention")
 
 

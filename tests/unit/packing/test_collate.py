@@ -1,4 +1,5 @@
 """Collating: order, boundaries, offsets, what is refused, what reaches the model."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,7 +28,7 @@ def test_tokens_images_and_segments_keep_the_order_of_the_samples(rope):
     for segment, sample in zip(batch.segments, samples, strict=True):
         assert segment.prompt_length == sample.prompt_length
         for name in TOKEN_FIELDS:
-            assert torch.equal(getattr(batch, name)[0, segment.start:segment.end], getattr(sample, name))
+            assert torch.equal(getattr(batch, name)[0, segment.start : segment.end], getattr(sample, name))
     with_images = [sample for sample in samples if sample.pixel_values is not None]
     assert torch.equal(batch.pixel_values, torch.cat([sample.pixel_values for sample in with_images]))
     assert torch.equal(batch.image_grid_thw, torch.cat([sample.image_grid_thw for sample in with_images]))
@@ -57,7 +58,7 @@ def test_the_first_token_of_a_segment_is_never_a_target(rope, padded):
     assert all(sample.labels[0] != IGNORE_INDEX for sample in samples)
     batch = collate_padded(samples, rope, PAD) if padded else collate_packed(samples, rope)
     for segment, sample in zip(batch.segments, samples, strict=True):
-        found = batch.labels[segment.row, segment.start:segment.end]
+        found = batch.labels[segment.row, segment.start : segment.end]
         assert found[0] == IGNORE_INDEX
         assert torch.equal(found[1:], sample.labels[1:])
         assert sample.labels[0] != IGNORE_INDEX, "the sample itself is left as it was"
@@ -92,16 +93,26 @@ def test_padding_is_on_the_right_and_supervises_nothing(rope):
 @pytest.mark.invariant("PACK-009")
 def test_labels_and_other_extras_are_not_model_inputs(rope):
     inputs = collate_padded(four_samples(), rope, PAD).model_inputs()
-    assert set(inputs) == {"input_ids", "position_ids", "mm_token_type_ids", "attention_mask", "pixel_values", "image_grid_thw"}
+    assert set(inputs) == {
+        "input_ids",
+        "position_ids",
+        "mm_token_type_ids",
+        "attention_mask",
+        "pixel_values",
+        "image_grid_thw",
+    }
 
 
 @pytest.mark.invariant("PACK-007")
-@pytest.mark.parametrize(("change", "message"), [
-    ({"pixel_values": None}, "pixel_values and image_grid_thw come together"),
-    ({"pixel_values": torch.zeros(23, 1536)}, "23 patches in pixel_values, but image_grid_thw counts 24"),
-    ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels has shape \(3,\)"),
-    ({"objects": (ObjectSlots("bbox_2d", (5, 6, 7, 99), (0, 0, 1, 1)),)}, r"coord slots at \(5, 6, 7, 99\)"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None}, "pixel_values and image_grid_thw come together"),
+        ({"pixel_values": torch.zeros(23, 1536)}, "23 patches in pixel_values, but image_grid_thw counts 24"),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels has shape \(3,\)"),
+        ({"objects": (ObjectSlots("bbox_2d", (5, 6, 7, 99), (0, 0, 1, 1)),)}, r"coord slots at \(5, 6, 7, 99\)"),
+    ],
+)
 def test_a_sample_whose_fields_disagree_is_refused_by_name(rope, change, message):
     with pytest.raises(ValueError, match="sample sample-0: " + message):
         collate_packed([random_sample(1), dataclasses.replace(random_sample(0), **change)], rope)

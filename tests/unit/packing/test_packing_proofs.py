@@ -1,8 +1,9 @@
-"""Packing changes nothing but speed: five proofs on the real Qwen3-VL class, for each attention implementation proven on CPU."""
+"""Packing changes nothing but speed: five proofs on the real Qwen3-VL class, for sdpa and eager attention."""
+
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,8 +19,12 @@ from coordexp.losses.objective import Objective
 from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, TokenCEConfig
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import RopeIndex, build_rope_index
-from coordexp.packing.types import PackedBatch
 from tests.plugins.tiny_qwen import COORD_IDS, PAD, four_samples, random_sample, tiny_config, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from coordexp.packing.types import PackedBatch
 
 TOLERANCE = 1e-5
 
@@ -39,16 +44,20 @@ def logits(model: torch.nn.Module, batch: PackedBatch) -> torch.Tensor:
 
 
 def by_sample(values: torch.Tensor, batch: PackedBatch) -> list[torch.Tensor]:
-    return [values[segment.row, segment.start:segment.end] for segment in batch.segments]
+    return [values[segment.row, segment.start : segment.end] for segment in batch.segments]
 
 
 class PlainLoss:
-    """Cross entropy over text labels and soft cross entropy over coord slots (Gaussian, two bins), each over its own count."""
+    """Cross entropy of text labels and soft cross entropy of coord slots (Gaussian, two bins), each over its count."""
 
     def counts(self, batch: PackedBatch) -> torch.Tensor:
-        return torch.tensor([float(len(self.text_targets(batch)[0])), sum(len(slots.positions) for slots in batch.objects)])
+        return torch.tensor(
+            [float(len(self.text_targets(batch)[0])), sum(len(slots.positions) for slots in batch.objects)]
+        )
 
-    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor
+    ) -> torch.Tensor:
         rows, columns = self.text_targets(batch)
         text = F.cross_entropy(head.logits(hidden[rows, columns - 1]), batch.labels[rows, columns], reduction="sum")
         slots = [(item.row, p, k) for item in batch.objects for p, k in zip(item.positions, item.bins, strict=True)]
@@ -67,15 +76,22 @@ class StageOneLoss:
     """The runtime's own stage-1 objective with every term on."""
 
     def __init__(self) -> None:
-        entries = (ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=2.0)), ModuleEntry("bbox_geo", BboxGeoConfig()),
-                   ModuleEntry("coord_reg", CoordRegConfig(soft_ce_weight=1.0, w1_weight=1.0, coord_gate_weight=1.0,
-                                                           text_gate_weight=1.0)))
+        entries = (
+            ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=2.0)),
+            ModuleEntry("bbox_geo", BboxGeoConfig()),
+            ModuleEntry(
+                "coord_reg",
+                CoordRegConfig(soft_ce_weight=1.0, w1_weight=1.0, coord_gate_weight=1.0, text_gate_weight=1.0),
+            ),
+        )
         self.objective = Objective(Manifest(entries, (), {"variant": "stage1"}))
 
     def counts(self, batch: PackedBatch) -> torch.Tensor:
         return count_normalizers(self.objective.context(batch, Provenance.STAGE1)).to_tensor()
 
-    def __call__(self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor
+    ) -> torch.Tensor:
         context = self.objective.context(batch, Provenance.STAGE1)
         return self.objective(context, hidden, head, Normalizers.from_tensor(counts)).total
 
@@ -89,7 +105,7 @@ Step = tuple[float, dict[str, torch.Tensor]]
 
 
 def window_gradients(model: torch.nn.Module, loss: PlainLoss | StageOneLoss, batches: Sequence[PackedBatch]) -> Step:
-    """Loss and gradients of one optimizer step over `batches`, each run by itself, divided by the counts of all of them."""
+    """Loss and gradients of one optimizer step over `batches`, each run by itself, divided by the counts of all."""
     model.zero_grad(set_to_none=True)
     counts = torch.stack([loss.counts(batch) for batch in batches]).sum(0)
     total = 0.0
@@ -104,7 +120,9 @@ def assert_same_step(found: Step, expected: Step) -> None:
     assert found[0] == pytest.approx(expected[0], abs=TOLERANCE, rel=TOLERANCE)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=TOLERANCE * max(1.0, float(gradient.abs().max())))
+        torch.testing.assert_close(
+            found[1][name], gradient, rtol=1e-4, atol=TOLERANCE * max(1.0, float(gradient.abs().max()))
+        )
 
 
 def partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
@@ -115,7 +133,7 @@ def partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
     for rest in partitions(items[1:]):
         yield [[items[0]], *rest]
         for place in range(len(rest)):
-            yield [*rest[:place], [items[0], *rest[place]], *rest[place + 1:]]
+            yield [*rest[:place], [items[0], *rest[place]], *rest[place + 1 :]]
 
 
 def compositions(total: int) -> Iterator[list[int]]:
@@ -136,8 +154,13 @@ def test_packed_logits_equal_the_separate_ones(model, rope):
     samples = four_samples()
     packed = collate_packed(samples, rope)
     for sample, found in zip(samples, by_sample(logits(model, packed), packed), strict=True):
-        alone = model(input_ids=sample.input_ids[None], mm_token_type_ids=sample.mm_token_type_ids[None],
-                      pixel_values=sample.pixel_values, image_grid_thw=sample.image_grid_thw, use_cache=False).logits[0]
+        alone = model(
+            input_ids=sample.input_ids[None],
+            mm_token_type_ids=sample.mm_token_type_ids[None],
+            pixel_values=sample.pixel_values,
+            image_grid_thw=sample.image_grid_thw,
+            use_cache=False,
+        ).logits[0]
         assert alone.abs().max() > 0.5, "logits near zero would agree by themselves"
         torch.testing.assert_close(found, alone, rtol=0, atol=TOLERANCE)
 
@@ -210,7 +233,9 @@ def test_the_loss_of_a_sample_sends_no_gradient_into_another(model, rope, source
             assert not images.any()
 
 
-def split_patches(pixels: torch.Tensor, batch: PackedBatch, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, ...]:
+def split_patches(
+    pixels: torch.Tensor, batch: PackedBatch, samples: Sequence[EncodedSample]
+) -> tuple[torch.Tensor, ...]:
     return pixels.split([0 if sample.pixel_values is None else len(sample.pixel_values) for sample in samples])
 
 
@@ -236,13 +261,15 @@ def test_the_order_of_samples_within_a_pack_changes_neither_loss_nor_gradients(m
 @pytest.mark.invariant("PACK-014")
 def test_a_padded_batch_has_the_loss_and_gradients_of_the_packed_one(model, rope, loss):
     samples = four_samples()
-    assert_same_step(window_gradients(model, loss, [collate_padded(samples, rope, PAD)]),
-                     window_gradients(model, loss, [collate_packed(samples, rope)]))
+    assert_same_step(
+        window_gradients(model, loss, [collate_padded(samples, rope, PAD)]),
+        window_gradients(model, loss, [collate_packed(samples, rope)]),
+    )
 
 
 @pytest.mark.invariant("PACK-015")
 def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_steps(model, rope, loss):
-    """Five samples, three to a step: the last window is partial. Every split of each window into forwards gives the same weights."""
+    """Five samples, three to a step, so the last window is partial; each window is split into forwards in every way."""
     samples = [*four_samples(), random_sample(4, ((4, 4),), words=2, boxes=2)]
     start = {name: value.clone() for name, value in model.state_dict().items()}
     try:
@@ -259,8 +286,13 @@ def test_weights_after_two_steps_do_not_depend_on_the_split_over_accumulation_st
     assert any((expected[name] - start[name]).abs().max() > 1e-3 for name in expected)
 
 
-def two_steps(model: torch.nn.Module, loss: PlainLoss | StageOneLoss, samples: list[EncodedSample],
-              windows: list[list[int]], rope: RopeIndex) -> dict[str, torch.Tensor]:
+def two_steps(
+    model: torch.nn.Module,
+    loss: PlainLoss | StageOneLoss,
+    samples: list[EncodedSample],
+    windows: list[list[int]],
+    rope: RopeIndex,
+) -> dict[str, torch.Tensor]:
     remaining = iter(samples)
     for window in windows:
         batches = [collate_packed(list(itertools.islice(remaining, size)), rope) for size in window]

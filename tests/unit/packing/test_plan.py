@@ -1,4 +1,5 @@
 """The static plan: cases, errors, fill on the benchmark's lengths, cost, independence of hash seeds."""
+
 from __future__ import annotations
 
 import os
@@ -50,13 +51,19 @@ def test_fill_is_at_least_995_thousandths_on_two_thousand_lognormal_lengths(sigm
 
 
 @pytest.mark.invariant("PACK-003")
-@pytest.mark.parametrize(("lengths", "cap", "winner"), [
-    ([5, 10, 3, 2, 9, 9, 2], 20, first_in_first_out),
-    ([28, 14, 13, 32, 33, 31, 14, 13, 16], 100, best_fit_decreasing),
-    (lognormal_lengths(2000, 0.3, 0), 8192, mix_lengths),
-], ids=["dataset order", "best fit", "mixed"])
+@pytest.mark.parametrize(
+    ("lengths", "cap", "winner"),
+    [
+        ([5, 10, 3, 2, 9, 9, 2], 20, first_in_first_out),
+        ([28, 14, 13, 32, 33, 31, 14, 13, 16], 100, best_fit_decreasing),
+        (lognormal_lengths(2000, 0.3, 0), 8192, mix_lengths),
+    ],
+    ids=["dataset order", "best fit", "mixed"],
+)
 def test_the_plan_is_as_short_as_the_strategy_that_alone_is_shortest(lengths, cap, winner):
-    rows = {strategy: len(strategy(lengths, cap)) for strategy in (first_in_first_out, best_fit_decreasing, mix_lengths)}
+    rows = {
+        strategy: len(strategy(lengths, cap)) for strategy in (first_in_first_out, best_fit_decreasing, mix_lengths)
+    }
     assert all(rows[winner] < count for strategy, count in rows.items() if strategy is not winner)
     assert len(build_plan(lengths, cap).packs) == rows[winner]
 
@@ -72,10 +79,21 @@ def test_a_hundred_thousand_lengths_take_seconds():
 
 @pytest.mark.invariant("PACK-004")
 def test_the_plan_does_not_depend_on_the_hash_seed():
-    script = ("import random; random.seed(3); from coordexp.packing.plan import build_plan;"
-              "print(build_plan([random.randint(1, 900) for _ in range(300)], 1000).packs)")
-    outputs = {subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
-                              env=os.environ | {"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    script = (
+        "import random; random.seed(3); from coordexp.packing.plan import build_plan;"
+        "print(build_plan([random.randint(1, 900) for _ in range(300)], 1000).packs)"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(outputs) == 1 and outputs.pop().startswith("((")
 
 

@@ -1,4 +1,5 @@
 """Four-row positions: the model class's own mRoPE per sample, without weights, in any process."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +23,9 @@ def rope():
 def test_mrope_rows_are_those_of_the_loaded_model(rope):
     model = tiny_model().model
     for sample in four_samples():
-        expected, _ = model.get_rope_index(sample.input_ids[None], sample.mm_token_type_ids[None], sample.image_grid_thw)
+        expected, _ = model.get_rope_index(
+            sample.input_ids[None], sample.mm_token_type_ids[None], sample.image_grid_thw
+        )
         assert torch.equal(rope(sample), expected[:, 0])
 
 
@@ -64,7 +67,9 @@ def test_dataloader_workers_collate_what_this_process_collates(rope):
 @pytest.mark.invariant("PACK-006")
 @pytest.mark.parametrize("grid", [[[1, 4, 4]], [[1, 4, 6], [1, 4, 6]], None])
 def test_image_tokens_that_do_not_match_the_grid_are_refused(rope, grid):
-    sample = dataclasses.replace(random_sample(0, ((4, 6),)), image_grid_thw=None if grid is None else torch.tensor(grid))
+    sample = dataclasses.replace(
+        random_sample(0, ((4, 6),)), image_grid_thw=None if grid is None else torch.tensor(grid)
+    )
     with pytest.raises(ValueError, match=r"sample sample-0: runs of image tokens are \[6\]"):
         rope(sample)
 
