@@ -5,10 +5,17 @@ It is what CPU tests and the quick start run on; sizes follow the recipe of desi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from coordexp.coordjson.render import FieldOrder
+from coordexp.encode.prompts import Ordering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+FIELD_ORDERS: tuple[FieldOrder, ...] = ("desc_first", "geometry_first")
+ORDERINGS: tuple[Ordering, ...] = ("sorted", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +70,34 @@ def build_tiny_model(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = Tiny
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3VLForConditionalGeneration(build_tiny_config(tokenizer, sizes, tied=tied)).eval()
+
+
+def render_shapes_corpus() -> list[str]:
+    """Every text that the drawn shapes lead to: prompts and answers in all orders. The cut vocabulary is made from it."""
+    from coordexp.coordjson import render_answer
+    from coordexp.coords.types import CoordObject
+    from coordexp.data.shapes import CATEGORIES
+    from coordexp.encode.prompts import render_prompt
+
+    objects = [CoordObject(desc, "bbox_2d", (1, 2, 3, 4)) for desc in CATEGORIES]
+    texts = []
+    for field_order in FIELD_ORDERS:
+        texts += [render_answer(objects[:count], field_order) for count in (0, 1, 2, len(objects))]
+        for ordering in ORDERINGS:
+            user = render_prompt(field_order, ordering).user
+            texts += [f"system\nuser\n{user}\nassistant\n", user]
+    return texts
+
+
+def write_tiny_checkpoint(folder: Path, *, seed: int = 0) -> int:
+    """Write an untrained tiny model with its cut vocabulary and processor into `folder`; returns the number of parameters."""
+    from coordexp.encode.processor import build_processor
+    from coordexp.encode.vocabulary import build_cut_tokenizer
+
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; choose a new folder, or remove it first")
+    tokenizer = build_cut_tokenizer(render_shapes_corpus())
+    model = build_tiny_model(tokenizer, seed=seed)
+    model.save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
