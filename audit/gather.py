@@ -10,6 +10,7 @@ from audit.assess import Facts, FunctionSummary, Problem, Verdict, judge, merge_
 from audit.findings import Finding, load_findings
 from audit.inventory import read_marked_tests
 from audit.mutation_records import KILLED, read_records
+from audit.pipeline import load_pipeline, pipeline_problems, render_pipeline, resolve_entrypoints
 from audit.requirements import Evidence, Row, build_matrix, load_remarks, unknown_requirements
 from audit.results import RunResults, UnusableResultsError, read_results
 from audit.tree import read_head
@@ -54,11 +55,13 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
     states = {verdict.invariant.id: verdict.state for verdict in verdicts}
     evidence = Evidence(invariants, states, load_remarks(), {finding.id for finding in findings}, root)
     rows = build_matrix(requirements, evidence)
+    page, broken = _pipeline(root)
     listed = [
         *problems,
         *_run_problems(runs),
         *_declaration_problems(unknown_requirements(requirements, evidence), findings),
     ]
+    listed += broken
     report = {
         "schema_version": 1,
         "tree": tree,
@@ -71,7 +74,7 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         "requirements": [_requirement(row) for row in rows],
         "not_run": _not_run(facts, runs, verdicts),
         "findings": [_as_lists(asdict(finding)) for finding in findings],
-        "pipeline": "",
+        "pipeline": page,
     }
     return check("audit-report", report)
 
@@ -98,6 +101,16 @@ def _declaration_problems(unknown: list[str], findings: tuple[Finding, ...]) -> 
     for finding in findings:
         for text in finding.missing:
             yield Problem("evidence does not exist", finding.id, text)
+
+
+def _pipeline(root: Path) -> tuple[str, list[Problem]]:
+    pipeline = load_pipeline()
+    if pipeline is None:
+        return "", []
+    entrypoints, problems = resolve_entrypoints(pipeline, root)
+    problems += pipeline_problems(pipeline, root)
+    page = render_pipeline(pipeline, entrypoints, root)
+    return page, [Problem("pipeline map", "architecture/pipeline.yaml", text) for text in problems]
 
 
 def _counts(verdicts: tuple[Verdict, ...], rows: tuple[Row, ...], facts: Facts) -> dict[str, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from markupsafe import Markup, escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -18,12 +20,12 @@ _SHOWN_PROBLEMS = 25
 
 def render_html(report: dict[str, Any]) -> str:
     """One page with everything inline: it opens from disk without a network."""
-    return _environment(escape=True).get_template("report.html.j2").render(report=report)
+    return _environment(escaped=True).get_template("report.html.j2").render(report=report)
 
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same facts as text."""
-    return _environment(escape=False).get_template("report.md.j2").render(report=report)
+    return _environment(escaped=False).get_template("report.md.j2").render(report=report)
 
 
 def print_summary(report: dict[str, Any], console: Console) -> None:
@@ -72,11 +74,32 @@ def _requirement_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _environment(escape: bool) -> jinja2.Environment:
+def _environment(escaped: bool) -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
-        loader=loader, autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader, autoescape=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["page"] = _page
     environment.filters["slug"] = lambda text: str(text).replace(" ", "-")
     return environment
+
+
+def _page(markdown: str) -> Markup:
+    """HTML of the map's plain Markdown: headings, tables and lists."""
+    lines = []
+    for line in markdown.splitlines():
+        text = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(line))).replace("&lt;br&gt;", "<br>")
+        if text.startswith("| ---"):
+            continue
+        if text.startswith("|"):
+            cells = "".join(f"<td>{cell.strip()}</td>" for cell in text.strip("|").split("|"))
+            lines.append(f"<tr>{cells}</tr>")
+        elif text.startswith("## "):
+            lines.append(f"<h3>{text[3:]}</h3>")
+        elif text:
+            lines.append(f"<p>{text.removeprefix('- ')}</p>")
+    html = "\n".join(lines)
+    return Markup(
+        re.sub(r"(?:<tr>.*</tr>\n?)+", lambda rows: f'<div class="wide"><table>{rows[0]}</table></div>', html)
+    )
