@@ -71,9 +71,9 @@ def test_the_plan_is_as_short_as_the_strategy_that_alone_is_shortest(lengths, ca
 @pytest.mark.invariant("PACK-003")
 def test_a_hundred_thousand_lengths_take_seconds():
     lengths = lognormal_lengths(100_000, 0.6, 0)
-    started = time.perf_counter()
+    started = time.process_time()
     plan = build_plan(lengths, 8192)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert plan.fill > 0.999
 
 
