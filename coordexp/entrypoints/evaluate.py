@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except INPUT_ERRORS as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    Console().print(build_summary_table(evaluation.report, f"{args.checkpoint} on {job.jsonl}"))
+    console = Console()
+    console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)
+    console.print(build_summary_table(evaluation.report))
     return 0
 
 

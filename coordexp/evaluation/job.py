@@ -17,9 +17,10 @@ from coordexp.coords.vocab import CoordVocabError
 from coordexp.data.errors import DataError
 from coordexp.data.paths import image_root
 from coordexp.data.records import read_records
-from coordexp.encode.encoder import EncodeError, Encoder, EncodeSettings, build_encoder
+from coordexp.encode.encoder import EncodeError, build_encoder
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError
+from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.rollout.types import Progress, RolloutError
@@ -61,11 +62,8 @@ def build_job(
     root = image_root(jsonl, os.environ)
     if custom.image_root is not None:
         root = resolve_input(config, "custom.image_root", custom.image_root)
-    encoding = EncodeSettings(
-        field_order=custom.object_field_order, ordering=custom.object_ordering, variant=custom.prompt_variant,
-        max_pixels=config.template.max_pixels, max_length=config.global_max_length)
     return EvaluationJob(
-        checkpoint=checkpoint, jsonl=jsonl, encoding=encoding,
+        checkpoint=checkpoint, jsonl=jsonl, encoding=build_settings(config),
         generation=replace(generation, image_root=root), limit=limit,
         torch_dtype=config.model.torch_dtype, attn_impl=config.model.attn_impl)
 

@@ -22,10 +22,10 @@ def show_progress(title: str) -> Iterator[OnProgress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def build_summary_table(report: DetectionReport, title: str) -> Table:
+def build_summary_table(report: DetectionReport) -> Table:
     """One row per number, one column for the whole and one per split."""
     parts = {"all": report, **report.splits}
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
     for name in parts:
         table.add_column(name, justify="right")

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from coordexp.rollout.batching import check_length_budget, left_pad, plan_batches
-from coordexp.rollout.types import FinishReason, Progress, RolloutError, RolloutOutput, RolloutRequest
+from coordexp.rollout.patches import read_patches
+from coordexp.rollout.types import FinishReason, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
-    from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen3VLForConditionalGeneration
 
 STOP_TOKEN = "<|im_end|>"
 _IMAGE_TYPE = 1
@@ -100,7 +100,7 @@ class HfBackend:
         rows = self._model.generate(**inputs, generation_config=settings, logits_processor=watch)
         logprobs = torch.stack(trace.steps, dim=1).tolist() if self._logprobs else None
         return [
-            self._finish(request, row, None if logprobs is None else logprobs[number])
+            build_output(request, row, self._stop_id, self._processor.tokenizer, None if logprobs is None else logprobs[number])
             for number, (request, row) in enumerate(zip(requests, rows[:, width:].tolist(), strict=True))
         ]
 
@@ -109,37 +109,20 @@ class HfBackend:
         ids, mask = left_pad([r.prompt_token_ids for r in requests], self._pad_id)
         types = (ids == self._image_id).long() * _IMAGE_TYPE
         inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
-        inputs |= self._images(requests)
+        inputs |= read_patches(requests, self._processor.image_processor, self._image_id)
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
-    def _images(self, requests: list[RolloutRequest]) -> dict[str, torch.Tensor]:
-        """Patches of the batch's images in request order, float [P, D], and their grids [N, 3]; nothing is resized."""
-        pixels, grids = [], []
-        merge = int(self._model.config.vision_config.spatial_merge_size) ** 2
-        for request in requests:
-            wanted, offered = request.prompt_token_ids.count(self._image_id), 0
-            for path in request.image_paths:
-                with Image.open(path) as image:
-                    encoded = self._processor.image_processor(
-                        images=[image.convert("RGB")], do_resize=False, return_tensors="pt")
-                pixels.append(encoded["pixel_values"])
-                grids.append(encoded["image_grid_thw"])
-                offered += int(encoded["image_grid_thw"].prod()) // merge
-            if wanted != offered:
-                raise RolloutError(
-                    f"sample {request.sample_id}: the prompt holds {wanted} image placeholders but its "
-                    f"{len(request.image_paths)} image(s) give {offered}; encode the prompt from the same image files")
-        if not pixels:
-            return {}
-        return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
 
-    def _finish(self, request: RolloutRequest, row: list[int], logprobs: list[float] | None) -> RolloutOutput:
-        reason: FinishReason = "stop" if self._stop_id in row else "length"
-        length = row.index(self._stop_id) + 1 if reason == "stop" else len(row)
-        kept = row[:length]
-        text_ids = kept[:-1] if reason == "stop" else kept
-        text = self._processor.tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return RolloutOutput(
-            sample_id=request.sample_id, prompt_token_ids=request.prompt_token_ids, response_token_ids=tuple(kept),
-            text=text, finish_reason=reason,
-            token_logprobs=None if logprobs is None else tuple(logprobs[:length]))
+def build_output(
+    request: RolloutRequest, row: Sequence[int], stop_id: int, tokenizer: PreTrainedTokenizerBase,
+    logprobs: Sequence[float] | None = None,
+) -> RolloutOutput:
+    """The answer in a generated row: up to and with its first stop token, or the whole row when there is none."""
+    reason: FinishReason = "stop" if stop_id in row else "length"
+    length = list(row).index(stop_id) + 1 if reason == "stop" else len(row)
+    kept = row[:length]
+    text_ids = kept[:-1] if reason == "stop" else kept
+    text = tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return RolloutOutput(
+        sample_id=request.sample_id, prompt_token_ids=request.prompt_token_ids, response_token_ids=tuple(kept), text=text,
+        finish_reason=reason, token_logprobs=None if logprobs is None else tuple(logprobs[:length]))
