@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - its hints are read at run time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

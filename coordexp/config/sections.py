@@ -5,7 +5,7 @@ The schemas in `contracts/config/` describe each field; a parity test keeps both
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - its hints are read at run time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Cross checks of stage 2: variants and namespaces, lengths, the rollout backend, the pipeline. CONFIG-009, 011, 012, 013.
+"""Cross checks of stage 2: variants and namespaces, lengths, the rollout backend, the pipeline. CONFIG-009, 011 to 013.
 
 In: a view of the merged configuration; out: problems.
 """

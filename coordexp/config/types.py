@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - its hints are read at run time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - its hints are read at run time
+from pathlib import Path
 
-from coordexp.config.rollout_sections import (  # noqa: TC001 - its hints are read at run time
+from coordexp.config.rollout_sections import (
     RolloutMatchingConfig,
     Stage2AbConfig,
 )

@@ -85,7 +85,8 @@ def _filled(key: str) -> dict[str, Any]:
         {
             **{part: {} for part in ("quantization", "rlhf", "template", "tuner")},
             **{f"custom.{part}": {} for part in ("extra", "coord_tokens")},
-            **{"training.lr_scheduler_kwargs": {}, "stage2_ab.channel_b": {}},
+            "training.lr_scheduler_kwargs": {},
+            "stage2_ab.channel_b": {},
             **{f"rollout_matching.{part}": {} for part in ("eval_detection", "monitor_dump", "vllm.sync")},
         },
     )

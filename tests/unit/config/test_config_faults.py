@@ -36,9 +36,9 @@ def test_an_unknown_section_is_refused(tmp_path):
 
 @pytest.mark.invariant("CONFIG-003")
 def test_a_key_that_only_custom_extra_would_take_is_refused_elsewhere(tmp_path):
-    assert load_config(write(tmp_path, with_values(STAGE1, {"custom.extra.note": {"any": [1, "thing"]}}))).custom.extra == {
-        "note": {"any": [1, "thing"]}
-    }
+    assert load_config(
+        write(tmp_path, with_values(STAGE1, {"custom.extra.note": {"any": [1, "thing"]}}))
+    ).custom.extra == {"note": {"any": [1, "thing"]}}
     (problem,) = problems(tmp_path, {**STAGE1, "extra": {"note": 1}})
     assert ": extra: removed: there is no top-level extra" in problem
 
@@ -107,8 +107,19 @@ def test_a_wrong_value_is_refused_with_what_to_write(tmp_path, key, value, says)
     assert any(f": {key}" in problem and says in problem for problem in found)
 
 
-@pytest.mark.parametrize("key", ["model.model", "training.output_dir", "training.run_name", "training.logging_dir",
-                                 "custom.train_jsonl", "data.dataset", "data.val_dataset", "global_max_length"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.model",
+        "training.output_dir",
+        "training.run_name",
+        "training.logging_dir",
+        "custom.train_jsonl",
+        "data.dataset",
+        "data.val_dataset",
+        "global_max_length",
+    ],
+)
 def test_a_missing_required_key_is_named_with_what_it_is(tmp_path, key):
     document = with_values(STAGE1, {})
     section, _, name = key.partition(".")
@@ -152,7 +163,9 @@ def test_another_coordinate_mode_or_a_second_normalization_is_refused(tmp_path, 
 
 
 @pytest.mark.invariant("CONFIG-008")
-@pytest.mark.parametrize(("start", "end", "valid"), [(151670, 152669, True), (151669, 152669, False), (151670, 152670, False)])
+@pytest.mark.parametrize(
+    ("start", "end", "valid"), [(151670, 152669, True), (151669, 152669, False), (151670, 152670, False)]
+)
 def test_a_range_of_coord_ids_holds_1000_of_them(tmp_path, start, end, valid):
     document = with_values(STAGE1, {"custom.coord_offset.ids": {"start": start, "end": end}})
     if valid:

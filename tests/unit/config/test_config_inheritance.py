@@ -10,7 +10,11 @@ from tests.unit.config.minimal import STAGE1, problems_of, with_values, write
 
 @pytest.mark.invariant("CONFIG-002")
 def test_a_child_replaces_scalars_and_lists_and_merges_mappings(tmp_path):
-    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "training.logging_steps": 5, "training.report_to": []}), "base.yaml")
+    write(
+        tmp_path,
+        with_values(STAGE1, {"training.seed": 1, "training.logging_steps": 5, "training.report_to": []}),
+        "base.yaml",
+    )
     path = write(tmp_path, {"extends": "base.yaml", "training": {"seed": 2, "report_to": ["tensorboard"]}})
     training = load_config(path).training
     assert (training.seed, training.logging_steps, training.report_to) == (2, 5, ("tensorboard",))
@@ -38,7 +42,11 @@ def test_a_fault_inherited_from_a_parent_names_the_parent(tmp_path):
 
 @pytest.mark.invariant("CONFIG-002")
 def test_later_parents_of_a_list_win_and_the_child_wins_over_all(tmp_path):
-    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "training.save_steps": 1, "training.eval_steps": 1}), "a.yaml")
+    write(
+        tmp_path,
+        with_values(STAGE1, {"training.seed": 1, "training.save_steps": 1, "training.eval_steps": 1}),
+        "a.yaml",
+    )
     write(tmp_path, {"training": {"seed": 2, "save_steps": 2}}, "b.yaml")
     path = write(tmp_path, {"extends": ["a.yaml", "b.yaml"], "training": {"seed": 3}})
     training = load_config(path).training
@@ -47,7 +55,9 @@ def test_later_parents_of_a_list_win_and_the_child_wins_over_all(tmp_path):
 
 @pytest.mark.invariant("CONFIG-002")
 def test_null_removes_an_inherited_value_so_the_default_holds(tmp_path):
-    write(tmp_path, with_values(STAGE1, {"training.seed": 1, "custom.coord_soft_ce_w1": {"enabled": True}}), "base.yaml")
+    write(
+        tmp_path, with_values(STAGE1, {"training.seed": 1, "custom.coord_soft_ce_w1": {"enabled": True}}), "base.yaml"
+    )
     path = write(tmp_path, {"extends": "base.yaml", "training": {"seed": None}, "custom": {"coord_soft_ce_w1": None}})
     config = load_config(path)
     assert config.training.seed == 17

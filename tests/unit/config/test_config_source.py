@@ -61,7 +61,9 @@ def test_what_a_reader_could_take_two_ways_is_refused(tmp_path, text, says):
 
 def test_an_alias_gives_both_places_the_same_value(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text(BODY.replace("dataset:\n  - dummy\n  val_dataset:\n  - dummy", "dataset: &d [dummy]\n  val_dataset: *d"))
+    path.write_text(
+        BODY.replace("dataset:\n  - dummy\n  val_dataset:\n  - dummy", "dataset: &d [dummy]\n  val_dataset: *d")
+    )
     config = load_config(path)
     assert config.data.dataset == config.data.val_dataset == ("dummy",)
 

@@ -1,0 +1,80 @@
+"""The command line: a line a problem, never a traceback, and the run's identity when all is well."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from coordexp.config import load_config
+from coordexp.entrypoints.check_config import main
+from tests.unit.config.minimal import STAGE1, with_values, write
+
+
+@pytest.mark.invariant("CONFIG-021")
+def test_a_good_file_is_one_line_with_its_identity(tmp_path, capsys):
+    path = write(tmp_path, STAGE1)
+    assert main([str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{path}: OK run_name=run output_dir=out logging_dir=tb trainer_variant=stage1\n"
+    assert err == ""
+
+
+@pytest.mark.invariant("CONFIG-021")
+def test_each_problem_of_each_file_is_one_line_on_stderr(tmp_path, capsys):
+    document = with_values(STAGE1, {"training.save_safetensors": True, "tuner.train_type": "lora", "custom.a\nb": 1})
+    bad, good = write(tmp_path, document, "bad.yaml"), write(tmp_path, STAGE1, "good.yaml")
+    assert main([str(bad), str(good), str(tmp_path / "gone.yaml")]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{good}: OK ")
+    lines = err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "training.save_safetensors", 'custom."a\\nb"', "tuner.train_type", "cannot be read",
+    ]  # fmt: skip
+
+
+@pytest.mark.invariant("CONFIG-021")
+def test_resolved_prints_json_that_loads_to_an_equal_config(tmp_path, capsys):
+    path = write(tmp_path, STAGE1)
+    assert main([str(path), "--resolved"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["training"]["run_name"] == "run"
+    again = tmp_path / "resolved.json"
+    again.write_text(out)
+    assert load_config(again) == load_config(path)
+
+
+@pytest.mark.invariant("CONFIG-021")
+@pytest.mark.parametrize(("ranks", "status"), [(2, 0), (3, 1)])
+def test_world_size_checks_that_batches_divide(tmp_path, capsys, ranks, status):
+    path = write(tmp_path, with_values(STAGE1, {"training.effective_batch_size": 8}))
+    assert main([str(path), "--world-size", str(ranks)]) == status
+    assert ("no multiple" in capsys.readouterr().err) == bool(status)
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b", "--resolved"], ["a", "--world-size", "0"], ["a", "--zzz"]])
+def test_a_wrong_command_line_is_refused_with_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+@pytest.mark.invariant("CONFIG-021")
+@pytest.mark.invariant("CONFIG-022")
+def test_the_command_runs_as_a_module_and_imports_nothing_heavy(tmp_path):
+    path = write(tmp_path, with_values(STAGE1, {"debug.enable": True}))
+    code = (
+        "import sys; from coordexp.entrypoints.check_config import main; status = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'swift', 'vllm', 'numpy'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{path}:16: debug.enable: unknown key; did you mean enabled? "
+        "allowed: enabled, output_dir, train_sample_limit, val_sample_limit\n"
+    )
+    assert done.stdout == ""

@@ -1,0 +1,107 @@
+"""Two-channel profiles: one hop from one base, their own pinned keys, and where they are found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coordexp.config import discover_profiles, load_config
+from coordexp.config.hierarchy import PINNED
+from coordexp.config.problems import render_path
+from tests.unit.config.minimal import problems_of
+
+FAMILY = Path("configs/stage2_two_channel")
+
+
+@pytest.fixture
+def leaf(tmp_path):
+    """A copy of the shipped family; its mixed production profile."""
+    shutil.copytree(FAMILY, tmp_path / FAMILY)
+    return tmp_path / FAMILY / "prod" / "ab_mixed.yaml"
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Replace top-level keys of a YAML file."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}, sort_keys=False))
+
+
+@pytest.mark.invariant("CONFIG-014")
+def test_the_copied_profile_loads(leaf):
+    assert load_config(leaf).sources.files == (leaf.parents[1] / "base.yaml", leaf)
+
+
+@pytest.mark.invariant("CONFIG-014")
+@pytest.mark.parametrize(
+    "extends", [["../base.yaml"], ["../base.yaml", "b_only.yaml"], "b_only.yaml", "../../base.yaml"]
+)
+def test_a_profile_with_other_parents_is_refused_with_its_chain(leaf, extends):
+    shutil.copy(leaf.parents[1] / "base.yaml", leaf.parents[2] / "base.yaml")
+    rewrite(leaf, extends=extends)
+    found = problems_of(leaf)
+    assert any(
+        "extends: a profile extends exactly ../base.yaml" in problem and "ab_mixed.yaml <- " in problem
+        for problem in found
+    )
+
+
+@pytest.mark.invariant("CONFIG-014")
+def test_a_profile_two_hops_away_is_refused_with_its_chain(leaf):
+    base = leaf.parents[1] / "base.yaml"
+    (leaf.parents[1] / "root.yaml").write_text("debug: {enabled: false}\n")
+    rewrite(base, extends="root.yaml")
+    (problem,) = problems_of(leaf)
+    assert "is one hop from its base" in problem
+    assert problem.endswith(f"{base} <- {leaf.parents[1] / 'root.yaml'}")
+
+
+@pytest.mark.invariant("CONFIG-014")
+@pytest.mark.parametrize("key", PINNED, ids=render_path)
+def test_a_profile_that_inherits_a_pinned_key_is_refused_by_its_name(leaf, key):
+    values = yaml.safe_load(leaf.read_text())
+    section = values
+    for part in key[:-1]:
+        section = section[part]
+    del section[key[-1]]
+    leaf.write_text(yaml.safe_dump({name: value or None for name, value in values.items() if value}))
+    (problem,) = problems_of(leaf)
+    assert problem == f"ab_mixed.yaml:1: a profile pins its own {render_path(key)}; write them in this file"
+
+
+@pytest.mark.invariant("CONFIG-014")
+def test_the_base_and_other_folders_are_no_profiles(leaf):
+    other = leaf.parents[1] / "ablation" / "x.yaml"
+    other.parent.mkdir()
+    other.write_text("extends: ../prod/ab_mixed.yaml\n")
+    assert load_config(other).training.run_name == load_config(leaf).training.run_name
+
+
+@pytest.mark.invariant("CONFIG-014")
+def test_discovery_lists_profiles_and_nothing_else(leaf):
+    configs = leaf.parents[2]
+    (configs / "stage2_two_channel" / "prod" / "deeper").mkdir()
+    (configs / "stage2_two_channel" / "prod" / "deeper" / "x.yaml").write_text("")
+    (configs / "stage2_two_channel" / "prod" / "notes.md").write_text("")
+    (configs / "stage2_two_channel" / "x.yaml").write_text("")
+    found = {str(path.relative_to(configs / "stage2_two_channel")) for path in discover_profiles(configs)}
+    assert found == {
+        "prod/a_only.yaml", "prod/ab_mixed.yaml", "prod/b_only.yaml", "smoke/a_only.yaml", "smoke/ab_mixed.yaml",
+        "smoke/ab_mixed_pipeline.yaml", "smoke/ab_mixed_st.yaml", "smoke/b_only.yaml",
+    }  # fmt: skip
+
+
+@pytest.mark.invariant("CONFIG-015")
+def test_a_path_below_the_old_folder_says_where_it_moved(tmp_path):
+    gone = tmp_path / "configs" / "stage2_ab" / "prod" / "ab_mixed.yaml"
+    moved = "two-channel profiles are configs/stage2_two_channel/{prod,smoke}/*.yaml"
+    assert problems_of(gone) == [f"ab_mixed.yaml: configs/stage2_ab/ is gone: {moved}"]
+
+
+@pytest.mark.invariant("CONFIG-015")
+def test_a_file_still_in_the_old_folder_is_refused_too(tmp_path):
+    shutil.copytree(FAMILY, tmp_path / "configs" / "stage2_ab")
+    found = problems_of(tmp_path / "configs" / "stage2_ab" / "smoke" / "ab_mixed.yaml")
+    assert len(found) == 1
+    assert "configs/stage2_ab/ is gone" in found[0]
