@@ -19,11 +19,16 @@ _EPS = 1e-7
 
 
 def canonicalize(boxes: torch.Tensor) -> torch.Tensor:
-    """Sort each axis' corners and give every side at least half a bin, by moving the far corner."""
+    """Sort each axis' corners and give every side at least half a bin, by moving the far corner.
+
+    What is added is a constant to autograd, and equal corners keep their roles: a box without area still feels how its
+    sides want to grow, which `minimum` and `maximum` would cancel.
+    """
     first, second = boxes[..., :2], boxes[..., 2:]
-    near = torch.minimum(first, second)
-    far = torch.maximum(torch.maximum(first, second), near + MIN_SIZE)
-    return torch.cat([near, far], dim=-1)
+    swapped = second < first
+    near, far = torch.where(swapped, second, first), torch.where(swapped, first, second)
+    missing = (MIN_SIZE - (far - near)).clamp(min=0).detach()
+    return torch.cat([near, far + missing], dim=-1)
 
 
 def smooth_l1(boxes: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

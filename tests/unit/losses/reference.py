@@ -164,7 +164,8 @@ def ordered(box: torch.Tensor) -> list[torch.Tensor]:
     x1, x2 = (box[0], box[2]) if box[0] <= box[2] else (box[2], box[0])
     y1, y2 = (box[1], box[3]) if box[1] <= box[3] else (box[3], box[1])
     least = 0.5 / 999
-    return [x1, y1, x2 if x2 - x1 >= least else x1 + least, y2 if y2 - y1 >= least else y1 + least]
+    grow = [max(0.0, least - float(far - near)) for near, far in ((x1, x2), (y1, y2))]
+    return [x1, y1, x2 + grow[0], y2 + grow[1]]
 
 
 def ciou(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
