@@ -78,8 +78,6 @@ def _drop_reason(annotation: CocoAnnotation, frame: Frame, descs: Mapping[int, s
         return "crowd"
     if annotation.category_id not in descs:
         return "unmapped_category"
-    if not all(map(math.isfinite, annotation.bbox)):
-        return "not_finite"
     if width <= 0 or height <= 0:
         return "zero_area"
     if x >= frame.annotated[0] or y >= frame.annotated[1] or x + width <= 0 or y + height <= 0:

@@ -98,16 +98,12 @@ class Plan:
     def _stem(self, path: Path, file_name: str) -> Path:
         """Where the cooked image goes, without suffix: its place under the image folder, under `images/`."""
         inside = path.relative_to(self.source.images.resolve()).with_suffix("")
-        stem = (
-            self.folder
-            / "images"
-            / (inside.relative_to("images") if inside.parts[0] == "images" and inside.parts[1:] else inside)
-        )
+        parts = inside.parts[1:] if len(inside.parts) > 1 and inside.parts[0] == "images" else inside.parts
+        stem = self.folder.joinpath("images", *parts)
         if stem in self._stems:
             raise DataError(
                 f"{self.source.annotations}: {file_name!r} and {self._stems[stem]!r} would both be cooked to "
-                f"{stem.name}.*; "
-                "rename one of them"
+                f"{stem.name}.*; rename one of them"
             )
         self._stems[stem] = file_name
         return stem

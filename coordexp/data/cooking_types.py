@@ -14,7 +14,6 @@ OBJECT_DROPS = (
     "crowd",
     "zero_area",
     "outside",
-    "not_finite",
     "unmapped_category",
     "duplicate",
     "unknown_image",

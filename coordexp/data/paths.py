@@ -1,4 +1,4 @@
-"""Where an image file lies: under ROOT_IMAGE_DIR, or else under its JSONL's folder; never relative to the caller's cwd.
+"""Where an image file lies: under the configured root, ROOT_IMAGE_DIR or its JSONL's folder; never under the cwd.
 
 Learner and rollout server both ask here, so they agree. Contract ids: DATA-015, DATA-016.
 """
@@ -23,22 +23,24 @@ class ImagePathError(DataError):
     """An image path that leaves its root, or a root that is no folder."""
 
 
-def image_root(jsonl: Path | str, environ: Mapping[str, str]) -> Path:
-    """The folder that image paths of `jsonl` are relative to: ROOT_IMAGE_DIR when it is set, else the JSONL's own.
+def image_root(jsonl: Path | str, environ: Mapping[str, str], configured: Path | None = None) -> Path:
+    """The folder that image paths of `jsonl` are relative to.
 
-    Raises `ImagePathError` when ROOT_IMAGE_DIR is empty, relative or no folder.
+    `configured` (custom.image_root) when it is given, else ROOT_IMAGE_DIR when it is set, else the JSONL's own folder.
+    Raises `ImagePathError` when the first two are relative or no folder.
     """
-    if ROOT_VARIABLE not in environ:
-        return Path(jsonl).absolute().parent
-    root = Path(environ[ROOT_VARIABLE])
+    if configured is not None:
+        return _check_root(configured, f"custom.image_root = {configured}")
+    if ROOT_VARIABLE in environ:
+        return _check_root(Path(environ[ROOT_VARIABLE]), f"{ROOT_VARIABLE}={environ[ROOT_VARIABLE]!r}")
+    return Path(jsonl).absolute().parent
+
+
+def _check_root(root: Path, given: str) -> Path:
     if not root.is_absolute():
-        raise ImagePathError(
-            f"{ROOT_VARIABLE}={environ[ROOT_VARIABLE]!r} is not absolute: it would depend on the working folder"
-        )
+        raise ImagePathError(f"{given} is not absolute, so it would depend on the working folder; write the whole path")
     if not root.is_dir():
-        raise ImagePathError(
-            f"{ROOT_VARIABLE}={root} is not a folder; unset it or name the folder that image paths start from"
-        )
+        raise ImagePathError(f"{given} is not a folder; leave it out or name the folder that image paths start from")
     return root
 
 

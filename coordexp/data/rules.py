@@ -113,10 +113,14 @@ def _size_findings(record: dict[str, Any], key: str) -> Iterator[Finding]:
     remedy = "Write the image's size in pixels; `coordexp.entrypoints.cook` does."
     if key not in record:
         yield Finding("size_missing", key, f"{key} is missing", remedy)
-    elif isinstance(record[key], bool) or not isinstance(record[key], int):
-        yield Finding("size_type", key, f"{key} is an integer in pixels, got {record[key]!r}", remedy)
-    elif not 1 <= record[key] < 2**63:
-        yield Finding("size_range", key, f"{key} is at least 1, got {record[key]}", remedy)
+        return
+    size = record[key]
+    if isinstance(size, float) and size.is_integer():
+        yield Finding("size_notation", key, f"{key} is written as {size!r}, with a point", remedy)
+    elif isinstance(size, bool) or not isinstance(size, int):
+        yield Finding("size_type", key, f"{key} is an integer in pixels, got {_kind(size)}", remedy)
+    elif size < 1:
+        yield Finding("size_range", key, f"{key} is at least 1, got {size}", remedy)
 
 
 def _objects_findings(record: dict[str, Any], extents: tuple[int | None, int | None]) -> Iterator[Finding]:
@@ -191,9 +195,12 @@ def _geometry_findings(kind: str, values: Any, at: str, extents: tuple[int | Non
         return
     if kind == "bbox_2d" and len(values) != 4:
         yield Finding("bbox_arity", at, f"bbox_2d has {len(values)} values; it has exactly 4", "Write x1, y1, x2, y2.")
-    if kind == "poly" and (len(values) < 6 or len(values) % 2):
-        message = f"poly has {len(values)} values; it has an even number, at least 6"
+    if kind == "poly" and len(values) < 6:
+        message = f"poly has {len(values)} values; it has at least 6"
         yield Finding("poly_arity", at, message, "Write x, y of three points or more.")
+    elif kind == "poly" and len(values) % 2:
+        message = f"poly has {len(values)} values, an odd number"
+        yield Finding("poly_odd", at, message, "Write both x and y of each point.")
     findings = [
         finding
         for index, value in enumerate(values)

@@ -18,7 +18,7 @@ from coordexp.data.paths import ImagePathError, resolve_image
 from coordexp.data.records import check_line, iter_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from coordexp.data.wire import WireRecord
@@ -75,6 +75,15 @@ def survey_file(
             RecordProblem(str(path), Finding("no_records", "", "the file holds no records", "Write at least one."))
         )
     return survey
+
+
+def check_files(paths: Iterable[Path], *, images: ImageCheck = "none", root: Path | None = None) -> list[FileSurvey]:
+    """Survey several files and return what they hold; raises `RecordError` with all problems of all of them."""
+    surveys = [survey_file(path, images=images, root=root) for path in paths]
+    problems = [problem for survey in surveys for problem in survey.problems]
+    if problems:
+        raise RecordError(problems)
+    return surveys
 
 
 def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Path | None) -> Iterator[Finding]:

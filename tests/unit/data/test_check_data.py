@@ -1,0 +1,118 @@
+"""The data entry points as they are called: exit codes, one line a problem on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from coordexp.data.errors import RecordError
+from coordexp.data.survey import check_files, survey_file
+from coordexp.entrypoints import check_data, cook, make_shapes
+
+LINE = {"images": ["a.png"], "width": 64, "height": 32, "objects": [{"desc": "cat", "bbox_2d": [1, 1, 9, 9]}]}
+
+
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 32)).save(path)
+    return path
+
+
+@pytest.mark.invariant("DATA-020")
+def test_a_file_in_order_exits_with_0(tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl = write(tmp_path / "train.jsonl", LINE, LINE | {"objects": []})
+    assert check_data.main([str(jsonl), "--images", "open"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    counted = {row.split("│")[1].strip(): row.split("│")[2].strip() for row in out.splitlines() if row.startswith("│")}
+    assert counted["lines"] == counted["records in order"] == "2"
+    assert (counted["objects"], counted["records without objects"], counted["problems"]) == ("1", "1", "0")
+
+
+@pytest.mark.invariant("DATA-020")
+def test_every_problem_of_every_file_is_a_line_on_stderr(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(tmp_path / "a.jsonl", LINE | {"width": 0}, LINE, "{")
+    second = write(tmp_path / "b.jsonl", LINE, LINE | {"objects": 3, "extra": 1})
+    assert check_data.main([str(first), str(tmp_path / "absent.jsonl"), str(second)]) == 1
+    err = capsys.readouterr().err.splitlines()
+    found = [line.split(": ")[0] for line in err]
+    assert sorted(found) == sorted(["check_data", f"{first}:1", f"{first}:3", f"{second}:2", f"{second}:2"])
+
+
+@pytest.mark.invariant("DATA-020")
+def test_images_are_looked_at_as_far_as_asked(tmp_path: Path, image: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
+    (tmp_path / "broken.png").write_bytes(b"x")
+    names = ["a.png", "absent.png", "small.png", "broken.png", "../up.png"]
+    jsonl = write(tmp_path / "a.jsonl", *[LINE | {"images": [name]} for name in names])
+    rules = {look: [p.rule for p in survey_file(jsonl, images=look).problems] for look in ("none", "exists", "open")}
+    assert rules == {
+        "none": [],
+        "exists": ["image_missing", "image_outside_root"],
+        "open": ["image_missing", "image_size", "image_unreadable", "image_outside_root"],
+    }
+
+
+@pytest.mark.invariant("DATA-020")
+def test_a_file_without_records_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="no_records"):
+        check_files([write(tmp_path / "a.jsonl")])
+
+
+@pytest.mark.invariant("DATA-020")
+def test_check_files_raises_the_problems_of_all_files(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, LINE, LINE | {"height": -1}) for name in ("a.jsonl", "b.jsonl")]
+    with pytest.raises(RecordError) as caught:
+        check_files(paths)
+    assert [problem.where for problem in caught.value.problems] == [f"{path}:2" for path in paths]
+
+
+@pytest.mark.invariant("DATA-021")
+def test_shapes_are_drawn_cooked_and_checked_by_their_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        make_shapes.main(["--out", f"{tmp_path}/raw", "--seed", "3", "--split", "t=4", "--split", "b=2:crowded"]) == 0
+    )
+    for split, objects in (("t", 1), ("b", 5)):
+        raw, out = tmp_path / "raw" / split, tmp_path / split
+        paths = ["--annotations", f"{raw}/annotations.json", "--images", str(raw), "--out", str(out)]
+        assert cook.main([*paths, "--max-pixels", "40960"]) == 0
+        assert check_data.main([str(out / "records.jsonl"), "--images", "open"]) == 0
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["objects"]["input"] == manifest["objects"]["kept"] >= objects * manifest["records"]["kept"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.invariant("DATA-021")
+@pytest.mark.parametrize(
+    ("run", "arguments", "says"),
+    [
+        (make_shapes.main, ["--out", "{out}", "--seed", "-1"], "make_shapes: training.seed"),
+        (make_shapes.main, ["--out", "{out}", "--seed", "1", "--split", "x"], "make_shapes: split 'x'"),
+        (
+            cook.main,
+            ["--annotations", "/absent", "--images", "/", "--out", "{out}", "--max-pixels", "9999"],
+            "cook: /absent",
+        ),
+    ],
+    ids=["seed", "split", "annotations"],
+)
+def test_bad_input_is_one_line_and_exit_code_1(
+    run: object, arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([text.format(out=tmp_path / "out") for text in arguments]) == 1  # type: ignore[operator]
+    err = capsys.readouterr().err
+    assert err.startswith(says) and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

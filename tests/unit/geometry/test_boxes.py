@@ -1,0 +1,139 @@
+"""Boxes, polygons and cooked sizes, against an independent oracle where there is one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from coordexp.coords.codec import MAX_BIN, bin_to_pixel, pixel_to_bin
+from coordexp.geometry import (
+    as_boxes,
+    bins_to_pixels,
+    box_areas,
+    box_centers,
+    clamp_boxes,
+    cooked_size,
+    pairwise_iou,
+    pixels_to_bins,
+    polygon_area,
+    polygon_box,
+    polygon_points,
+)
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    corners = rng.uniform(-50, 150, size=(count, 2, 2))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+@pytest.mark.invariant("DATA-008")
+def test_iou_equals_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    first, second = random_boxes(rng, 40), random_boxes(rng, 30)
+    as_xywh = [np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1) for boxes in (first, second)]
+    expected = coco_mask.iou(as_xywh[0], as_xywh[1], np.zeros(30))
+    np.testing.assert_allclose(pairwise_iou(first, second), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.invariant("DATA-008")
+def test_iou_of_boxes_without_area_is_zero_not_nan() -> None:
+    point = [[5, 5, 5, 5]]
+    assert pairwise_iou(point, point).tolist() == [[0.0]]
+    assert pairwise_iou(point, [[0, 0, 10, 10]]).tolist() == [[0.0]]
+    assert pairwise_iou([[9, 9, 1, 1]], [[0, 0, 10, 10]]).tolist() == [[0.0]]
+
+
+@pytest.mark.invariant("DATA-008")
+def test_iou_of_nothing_has_the_right_shape() -> None:
+    assert pairwise_iou([], [[0, 0, 1, 1]]).shape == (0, 1)
+    assert pairwise_iou([[0, 0, 1, 1]], []).shape == (1, 0)
+
+
+@pytest.mark.invariant("DATA-008")
+def test_known_boxes_have_the_known_iou_area_and_centre() -> None:
+    assert pairwise_iou([[0, 0, 2, 2]], [[1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2]]).tolist() == [[1 / 7, 1.0, 0.0]]
+    assert box_areas([[0, 0, 2, 3], [2, 2, 1, 5]]).tolist() == [6.0, 0.0]
+    assert box_centers([[0, 0, 2, 3]]).tolist() == [[1.0, 1.5]]
+
+
+@pytest.mark.invariant("DATA-008")
+def test_clamping_keeps_corner_order_and_stays_inside() -> None:
+    assert clamp_boxes([[-5, 3, 120, 70]], 100, 50).tolist() == [[0.0, 3.0, 100.0, 50.0]]
+
+
+@pytest.mark.invariant("DATA-008")
+@pytest.mark.parametrize("boxes", [[1, 2, 3, 4], [[1, 2, 3]], [[0, 0, math.nan, 1]]])
+def test_what_is_no_list_of_boxes_is_refused(boxes: list[object]) -> None:
+    with pytest.raises(ValueError, match="boxes"):
+        as_boxes(boxes)
+
+
+@pytest.mark.invariant("DATA-008")
+def test_polygon_box_and_area() -> None:
+    square = [0, 0, 4, 0, 4, 3, 0, 3]
+    backwards = [0, 3, 4, 3, 4, 0, 0, 0]
+    assert polygon_box(square) == polygon_box(backwards) == (0.0, 0.0, 4.0, 3.0)
+    assert polygon_area(square) == polygon_area(backwards) == 12.0
+    assert polygon_points(backwards).tolist() == [[0, 3], [4, 3], [4, 0], [0, 0]]
+
+
+@pytest.mark.invariant("DATA-008")
+@pytest.mark.parametrize("flat", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]])
+def test_a_polygon_of_the_wrong_arity_is_refused(flat: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least 6"):
+        polygon_box(flat)
+
+
+@pytest.mark.invariant("DATA-007")
+def test_arrays_convert_as_the_codec_does() -> None:
+    width, height = 641, 37
+    grid = [(x / 3, y / 3) for x in range(0, 3 * width, 7) for y in range(0, 3 * height, 11)]
+    expected = [[pixel_to_bin(x, width), pixel_to_bin(y, height)] for x, y in grid]
+    assert pixels_to_bins(grid, width, height).tolist() == expected
+    bins = [[k, MAX_BIN - k] for k in range(MAX_BIN + 1)]
+    back = [[bin_to_pixel(x, width), bin_to_pixel(y, height)] for x, y in bins]
+    np.testing.assert_array_equal(bins_to_pixels(bins, width, height), back)
+
+
+@pytest.mark.invariant("DATA-007")
+def test_far_edge_is_bin_999_and_one_pixel_axes_do_not_divide_by_zero() -> None:
+    assert pixels_to_bins([0, 0, 640, 480], 640, 480).tolist() == [0, 0, 999, 999]
+    assert pixels_to_bins([0, 0, 1, 1], 1, 1).tolist() == [0, 0, 999, 999]
+
+
+@pytest.mark.invariant("DATA-007")
+def test_bad_coordinates_are_refused() -> None:
+    with pytest.raises(ValueError, match="alternate"):
+        pixels_to_bins([1, 2, 3], 10, 10)
+    with pytest.raises(ValueError, match="finite"):
+        pixels_to_bins([1, math.inf], 10, 10)
+    with pytest.raises(ValueError, match="bins are"):
+        bins_to_pixels([1, 1000], 10, 10)
+
+
+@pytest.mark.invariant("DATA-010")
+@pytest.mark.parametrize(
+    ("size", "max_pixels", "expected"),
+    [
+        ((640, 480), 640 * 480, (640, 480)),
+        ((640, 480), 640 * 480 - 1, (608, 448)),
+        ((100, 50), 10**6, (96, 64)),
+        ((88, 168), 25600, (96, 160)),
+        ((10, 10), 10**6, (32, 32)),
+        ((10, 40), 10**6, (32, 128)),
+        ((4000, 10), 32 * 32 * 20, None),
+        ((1, 1), 1024, (32, 32)),
+    ],
+)
+def test_cooked_sizes(size: tuple[int, int], max_pixels: int, expected: tuple[int, int] | None) -> None:
+    assert cooked_size(*size, max_pixels, 32) == expected
+
+
+@pytest.mark.invariant("DATA-010")
+@pytest.mark.parametrize("request_", [(0, 5, 1024, 32), (5, 5, 1023, 32), (5, 5, 1024, 0)])
+def test_a_size_that_cannot_be_met_is_refused(request_: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least"):
+        cooked_size(*request_)
