@@ -168,8 +168,9 @@ def test_nothing_left_to_write_is_an_error_that_says_why(kitchen: Kitchen) -> No
         (b"[]", "Expected `object`"),
         (b'{"images": [], "categories": []}', "annotations"),
         (
-            b'{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1,
-            2, 3]}]}', r"annotations\[0\].bbox|annotations\[...\].bbox",
+            b'{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1,'
+            b' "bbox": [1, 2, 3]}]}',
+            r"annotations\[0\].bbox|annotations\[...\].bbox",
         ),
         (
             b'{"images": [{"id": 1, "file_name": "a", "width": 1, "height": 1}, {"id": 1, "file_name": "b", "width": 1,'

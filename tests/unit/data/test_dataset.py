@@ -112,7 +112,8 @@ def test_random_is_a_permutation_fixed_by_seed_and_sample(jsonl: Path) -> None:
     for record, shuffled in zip(plain, first, strict=True):
         assert sorted(shuffled.objects, key=str) == sorted(record.objects, key=str)
     places = {
-        tuple(record.objects.index(found) for found in shuffled.objects) for record, shuffled in zip(plain, first)
+        tuple(record.objects.index(found) for found in shuffled.objects)
+        for record, shuffled in zip(plain, first, strict=True)
     }
     assert len(places) > 10
 
