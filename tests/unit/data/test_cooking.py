@@ -168,13 +168,17 @@ def test_nothing_left_to_write_is_an_error_that_says_why(kitchen: Kitchen) -> No
         (b"[]", "Expected `object`"),
         (b'{"images": [], "categories": []}', "annotations"),
         (
-            b'{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1,'
-            b' "bbox": [1, 2, 3]}]}',
+            (
+                b'{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1,'
+                b' "bbox": [1, 2, 3]}]}'
+            ),
             r"annotations\[0\].bbox|annotations\[...\].bbox",
         ),
         (
-            b'{"images": [{"id": 1, "file_name": "a", "width": 1, "height": 1}, {"id": 1, "file_name": "b", "width": 1,'
-            b' "height": 1}], "categories": [], "annotations": []}',
+            (
+                b'{"images": [{"id": 1, "file_name": "a", "width": 1, "height": 1}, {"id": 1, "file_name": "b",'
+                b' "width": 1, "height": 1}], "categories": [], "annotations": []}'
+            ),
             "id 1 twice",
         ),
     ],
