@@ -45,7 +45,10 @@ def complete_iou_loss(boxes: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     enclosing = torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])
     shift = (boxes[..., :2] + boxes[..., 2:] - target[..., :2] - target[..., 2:]) / 2
     distance = shift.square().sum(-1) / (enclosing.square().sum(-1) + _EPS)
-    skew = torch.atan(target_size[..., 0] / target_size[..., 1]) - torch.atan(size[..., 0] / size[..., 1])
+    # The shape of a side that was lengthened means nothing, and its gradient, of the order 1 / size, would drown the rest.
+    lengthened = (size <= MIN_SIZE * (1 + _EPS)).any(-1, keepdim=True)
+    width, height = torch.where(lengthened, size.detach(), size).unbind(-1)
+    skew = torch.atan(target_size[..., 0] / target_size[..., 1]) - torch.atan(width / height)
     v = (4 / math.pi**2) * skew.square()
     alpha = (v / (1 - iou + v + _EPS)).detach()
     return 1 - iou + distance + alpha * v

@@ -181,6 +181,9 @@ def ciou(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
     rho = ((a[0] + a[2] - b[0] - b[2]) / 2) ** 2 + ((a[1] + a[3] - b[1] - b[3]) / 2) ** 2
     c = (torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])) ** 2
     c = c + (torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])) ** 2
-    v = 4 / math.pi**2 * (torch.atan(wb / hb) - torch.atan(wa / ha)) ** 2
+    shape = torch.atan(wa / ha)
+    if min(float(wa), float(ha)) <= 0.5 / 999 * (1 + 1e-7):
+        shape = shape.detach()
+    v = 4 / math.pi**2 * (torch.atan(wb / hb) - shape) ** 2
     alpha = (v / (1 - iou + v + 1e-7)).detach()
     return 1 - iou + rho / (c + 1e-7) + alpha * v
