@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[dict[str, StepInputs]], num_batches: int,
                           device: torch.device) -> tuple[list[dict[str, StepInputs]], Normalizers | None]:
         """The window's micro-batches and, in the place of upstream's item count, the step's global normalizers."""
-        batches = [inputs for inputs, _ in zip(epoch_iterator, range(num_batches), strict=False)]
+        batches = list(islice(epoch_iterator, num_batches))
         return batches, self._reduced(batches, device) if batches else None
 
     def _reduced(self, batches: list[dict[str, StepInputs]], device: torch.device) -> Normalizers:

@@ -1,0 +1,181 @@
+"""Stage 1 on the miniature: what it logs, what it writes, and what it does not depend on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coordexp.config import load_config
+
+if TYPE_CHECKING:
+    from tests.plugins.stage1 import Stage1Kit
+
+LOSSES = ("loss", "loss/struct_ce", "loss/desc_ce", "loss/coord_reg", "loss/geo")
+
+
+def run(kit: Stage1Kit, name: str, **sections: dict[str, Any]) -> Any:
+    from coordexp.training.stage1 import run_stage1
+
+    return run_stage1(load_config(kit.write(name, **sections)))
+
+
+def steps(outcome: Any) -> list[dict[str, float]]:
+    """Log lines of training steps."""
+    return [line for line in outcome.log_history if "loss" in line]
+
+
+def losses(outcome: Any) -> list[float]:
+    """Every component of every step, one after the other."""
+    return [line[key] for line in steps(outcome) for key in LOSSES]
+
+
+@pytest.fixture(scope="module")
+def packed(stage1_kit: Stage1Kit) -> Any:
+    return run(stage1_kit, "packed", training={"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2})
+
+
+@pytest.mark.invariant("TRAIN-002")
+def test_losses_do_not_depend_on_how_the_batch_is_split_over_accumulation_steps(stage1_kit: Stage1Kit, packed: Any) -> None:
+    at_once = run(stage1_kit, "at_once", training={"per_device_train_batch_size": 2})
+    assert losses(at_once) == pytest.approx(losses(packed), rel=2e-5)
+    assert [line["grad_norm"] for line in steps(at_once)] == pytest.approx(
+        [line["grad_norm"] for line in steps(packed)], rel=1e-3)
+
+
+@pytest.mark.invariant("TRAIN-002")
+def test_losses_do_not_depend_on_packing(stage1_kit: Stage1Kit) -> None:
+    everything = {"max_steps": 1, "num_train_epochs": 1, "per_device_train_batch_size": 14, "effective_batch_size": 14}
+    packed = run(stage1_kit, "all_packed", training=everything)
+    padded = run(stage1_kit, "all_padded", training=everything | {"packing": False})
+    assert losses(padded) == pytest.approx(losses(packed), rel=2e-5)
+
+
+@pytest.mark.invariant("TRAIN-002")
+def test_a_partial_last_window_is_averaged_over_what_it_holds(stage1_kit: Stage1Kit) -> None:
+    """Rate 0, one epoch in windows of 3 and of 1: the sums over the epoch agree when each window divides by its own counts."""
+    still = {"learning_rate": 0.0, "vit_lr": 0.0, "aligner_lr": 0.0, "max_steps": -1, "num_train_epochs": 1,
+             "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"min_lr": None}, "warmup_ratio": 0.0}
+    sizes = {name: run(stage1_kit, name, training=still | {"effective_batch_size": size})
+             for name, size in (("windows_of_3", 3), ("windows_of_1", 1))}
+    packs = len(steps(sizes["windows_of_1"]))
+    assert packs % 3, "the miniature must end in a partial window for this test to mean anything"
+    last = steps(sizes["windows_of_1"])[packs - packs % 3 :]
+    weights_differ = steps(sizes["windows_of_3"])[-1]["loss/struct_ce"]
+    low, high = min(line["loss/struct_ce"] for line in last), max(line["loss/struct_ce"] for line in last)
+    assert low - 1e-4 <= weights_differ <= high + 1e-4
+
+
+@pytest.mark.invariant("TRAIN-007")
+def test_the_same_seed_gives_the_same_numbers_with_and_without_workers(stage1_kit: Stage1Kit, packed: Any) -> None:
+    workers = {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 2}
+    again = run(stage1_kit, "workers", data=workers)
+    assert losses(again) == losses(packed)
+    other = run(stage1_kit, "other_seed", training={"seed": 99})
+    assert losses(other) != losses(packed)
+
+
+@pytest.mark.invariant("TRAIN-006")
+def test_checkpoints_hold_weights_only_and_reload_to_what_was_trained(stage1_kit: Stage1Kit, packed: Any) -> None:
+    from coordexp.artifacts.checkpoint_policy import check_weights_only
+
+    folder = packed.checkpoint.parent
+    for checkpoint in (folder / "checkpoint-1", folder / "checkpoint-2", packed.checkpoint):
+        assert check_weights_only(checkpoint) == checkpoint
+    final, last = load_file(packed.checkpoint / "model.safetensors"), load_file(folder / "checkpoint-2/model.safetensors")
+    first = load_file(folder / "checkpoint-1/model.safetensors")
+    assert all(torch.equal(final[name], last[name]) for name in final)
+    assert any(not torch.equal(final[name], first[name]) for name in final)
+
+
+def test_the_run_folder_says_how_to_repeat_the_run(stage1_kit: Stage1Kit, packed: Any) -> None:
+    manifest = json.loads((packed.checkpoint.parent / "run_manifest.json").read_text(encoding="utf-8"))
+    assert manifest["seeds"]["training"] == 17
+    assert manifest["data"]["train"]["records"] == 14
+    assert '"kept": 14' in json.dumps(manifest["data"]["train"]["cook_manifest"])
+    assert len(manifest["pipeline_checksum"]) == 64
+    assert list((packed.checkpoint.parent.parent / "tb").rglob("events.*"))
+
+
+def test_validation_loss_is_reported_with_its_components(packed: Any) -> None:
+    line = next(line for line in packed.log_history if "eval_loss" in line)
+    assert line["eval_loss"] > 0
+    assert {"eval_loss/struct_ce", "eval_loss/desc_ce", "eval_loss/coord_reg"} <= set(line)
+
+
+@pytest.mark.invariant("TRAIN-009")
+def test_validation_loss_does_not_depend_on_the_batch_size(stage1_kit: Stage1Kit, packed: Any) -> None:
+    wide = run(stage1_kit, "wide_eval", training={"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2})
+    found = [next(line["eval_loss"] for line in outcome.log_history if "eval_loss" in line) for outcome in (packed, wide)]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.invariant("TRAIN-008")
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
+    import shutil
+
+    from coordexp.training.trainer import TrainingError
+
+    broken = tmp_path / "broken"
+    shutil.copytree(stage1_kit.checkpoint, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if name.endswith("norm.weight"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    from safetensors.torch import save_file
+
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"records\.jsonl:\d+"):
+        run(stage1_kit, "broken", model={"model": str(broken)})
+
+
+@pytest.mark.invariant("TRAIN-003")
+def test_packing_is_refused_for_an_attention_that_is_not_proven(stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="sdpa"):
+        run(stage1_kit, "flash", model={"attn_impl": "flash_attention_3"})
+
+
+@pytest.mark.invariant("TRAIN-005")
+def test_each_part_of_the_model_has_its_learning_rate(stage1_kit: Stage1Kit) -> None:
+    from coordexp.training.stage1 import ROLES, build_split, build_trainer
+    from coordexp.training.arguments import build_swift_arguments
+    from coordexp.encode.encoder import build_encoder
+    from coordexp.encode.processor import load_processor
+
+    rates = {"learning_rate": 1e-3, "vit_lr": 2e-3, "aligner_lr": 3e-3}
+    offsets = {"enabled": True, "tie_head": False, "embed_lr": 4e-3, "head_lr": 5e-3}
+    config = load_config(stage1_kit.write("rates", training=rates, custom={"coord_offset": offsets}))
+    encoder = build_encoder(load_processor(stage1_kit.checkpoint), config)
+    splits = {role: build_split(config, role, encoder) for role in ROLES}
+    trainer = build_trainer(config, build_swift_arguments(config, stage1_kit.checkpoint), encoder, splits)
+    optimizer = trainer.create_optimizer()
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found: dict[str, set[float]] = {}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0] if name.startswith("coord_offset") else "visual" if "visual" in name else "language_model"
+            if part == "visual" and "merger" in name:
+                part = "aligner"
+            if part == "coord_offset":
+                part = name
+            found.setdefault(part, set()).add(rate[id(parameter)])
+    assert found == {"language_model": {1e-3}, "visual": {2e-3}, "aligner": {3e-3}, "coord_offset.embed_offset": {4e-3},
+                     "coord_offset.own_head_offset": {5e-3}}
+
+
+@pytest.mark.invariant("TRAIN-010")
+def test_a_run_with_coord_offsets_saves_them_and_a_merged_model(stage1_kit: Stage1Kit) -> None:
+    offsets = {"enabled": True, "tie_head": False, "embed_lr": 1e-2, "head_lr": 1e-2}
+    outcome = run(stage1_kit, "offsets", custom={"coord_offset": offsets})
+    before, after = load_file(stage1_kit.checkpoint / "model.safetensors"), load_file(outcome.checkpoint / "model.safetensors")
+    assert not any(name.startswith("coord_offset") for name in after)
+    assert (outcome.checkpoint / "coord_offset.safetensors").is_file()
+    ids = json.loads((outcome.checkpoint / "coord_offset.json").read_text(encoding="utf-8"))["ids"]
+    name = next(name for name in before if name.endswith("embed_tokens.weight"))
+    rest = torch.ones(before[name].shape[0], dtype=torch.bool)
+    rest[ids] = False
+    assert torch.equal(before[name][rest], after[name][rest])
+    assert not torch.equal(before[name][ids], after[name][ids])
