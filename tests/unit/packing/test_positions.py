@@ -75,6 +75,15 @@ def test_image_tokens_that_do_not_match_the_grid_are_refused(rope, grid):
 
 
 @pytest.mark.invariant("PACK-006")
+def test_grids_in_the_wrong_order_are_refused(rope):
+    """The total fits, so nothing later would notice."""
+    sample = random_sample(0, ((4, 4), (6, 4)))
+    swapped = dataclasses.replace(sample, image_grid_thw=sample.image_grid_thw.flip(0))
+    with pytest.raises(ValueError, match=r"runs of image tokens are \[4, 6\], but image_grid_thw asks for \[6, 4\]"):
+        rope(swapped)
+
+
+@pytest.mark.invariant("PACK-006")
 def test_two_images_without_a_token_between_them_are_refused(rope):
     """The model class would read them as one image and give wrong positions without a word."""
     sample = random_sample(0, ((4, 4), (4, 4)))
