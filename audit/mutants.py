@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from audit.campaign import Plan, run_plan
 from audit.inventory import files_for
-from audit.mutation import hooked, run_mutant, run_tests
 from audit.mutation_records import KILLED, MutationRecord, read_records, write_records
 from audit.results import UnusableResultsError, read_results
 from audit.suite import read_suite_command
@@ -28,7 +26,7 @@ from audit.tree import NotACheckoutError, changed_files, read_tree_id
 from coordexp.spec import ContractFileError, ContractViolation, Invariant, load_invariants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _RUNNABLE = ("cpu", "ddp")
 _COLOURS = {KILLED: "green", "survived": "red", "timed out": "yellow", "invalid": "magenta", "error": "red"}
@@ -36,21 +34,6 @@ _COLOURS = {KILLED: "green", "survived": "red", "timed out": "yellow", "invalid"
 
 class SelectionError(Exception):
     """The command line selects nothing that exists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be run: the invariants with the numbers of their mutants, and the ids of those proved unmutated."""
-
-    root: Path
-    work: tuple[tuple[Invariant, tuple[int, ...]], ...]
-    proved: frozenset[str]
-    timeout: float
-
-    @property
-    def size(self) -> int:
-        """Number of mutants."""
-        return sum(len(numbers) for _, numbers in self.work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,46 +78,7 @@ def build_plan(
                 numbers = [n for n in numbers if _touched(root, invariant, n, changed)]
             if numbers:
                 work.append((invariant, tuple(numbers)))
-    return Plan(root, tuple(work), _proved_ids(root, tree), options.timeout)
-
-
-def run_plan(plan: Plan, jobs: int, done: Callable[[MutationRecord], None]) -> list[MutationRecord]:
-    """Run the plan on `jobs` processes at a time; `done` is called with each record."""
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        batches = [pool.submit(_run_invariant, plan, invariant, numbers, done) for invariant, numbers in plan.work]
-        return [record for batch in batches for record in batch.result()]
-
-
-def _run_invariant(
-    plan: Plan, invariant: Invariant, numbers: tuple[int, ...], done: Callable[[MutationRecord], None]
-) -> list[MutationRecord]:
-    records: list[MutationRecord] = []
-    complaints: dict[bool, str] = {}
-    for number in numbers:
-        copied = not hooked(plan.root, invariant.mutants[number - 1])
-        if copied not in complaints:
-            complaints[copied] = _baseline(plan, invariant, copied)
-        if complaints[copied]:
-            mutant = invariant.mutants[number - 1]
-            record = MutationRecord(
-                invariant.id, number, mutant.file, mutant.why, "error", "", complaints[copied][:300], 0.0
-            )
-        else:
-            record = run_mutant(plan.root, invariant, number, plan.timeout)
-        done(record)
-        records.append(record)
-    return records
-
-
-def _baseline(plan: Plan, invariant: Invariant, copied: bool) -> str:
-    """Why the unmutated tests of the invariant prove nothing; empty when they pass."""
-    if invariant.id in plan.proved and not copied:
-        return ""
-    run = run_tests(plan.root, invariant.id, plan.timeout, copied)
-    if run.status == 0:
-        return ""
-    words = "time out" if run.status is None else f"end with pytest status {run.status}"
-    return f"its unmutated tests {words}: {run.failed_test} {run.detail}"
+    return Plan(root, tuple(work), _proved_ids(root, tree), options.timeout, warm=not options.cold)
 
 
 def _proved_ids(root: Path, tree: str) -> frozenset[str]:
@@ -200,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="also those already killed in this tree")
     parser.add_argument("--json", type=Path, metavar="F", help="write the records of this run to F")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="mutants at a time (%(default)s)")
+    parser.add_argument("--cold", action="store_true", help="start every run in a fresh process (slower)")
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds per mutant (%(default)s)")
     return parser
 

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from audit.inventory import files_for
-from audit.mutation_records import MutationRecord
-from audit.suite import read_suite_command
-from audit.tree import listed_files
+from audit.execution import TestOrder, TestRun, copy_checkout, run_tests
+from audit.mutation_records import KILLED, MutationRecord
 
 if TYPE_CHECKING:
+    from audit.warm import WarmServer
     from coordexp.spec import Invariant, Mutant
 
 STARTUP_FOLDER = Path(__file__).resolve().parent / "startup"
@@ -31,17 +25,6 @@ STARTUP_FOLDER = Path(__file__).resolve().parent / "startup"
 
 class InvalidMutantError(Exception):
     """A mutant that cannot be applied; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class TestRun:
-    """What a run of an invariant's tests came to: pytest's exit status (None: timed out) and the first failure."""
-
-    __test__ = False
-    status: int | None
-    failed_test: str
-    detail: str
-    seconds: float
 
 
 def mutate(root: Path, mutant: Mutant) -> str:
@@ -69,15 +52,19 @@ def hooked(root: Path, mutant: Mutant) -> bool:
     return mutant.file.endswith(".py") and (root / Path(mutant.file).parts[0] / "__init__.py").is_file()
 
 
-def run_tests(root: Path, invariant_id: str, timeout: float, copied: bool = False) -> TestRun:
-    """Run the unmutated tests of an invariant, in a copy of the checkout when `copied`."""
+def run_unmutated(place: Path, invariant_id: str, timeout: float, server: WarmServer | None = None) -> TestRun:
+    """Run the tests of an invariant as they are."""
     with tempfile.TemporaryDirectory(prefix="audit-baseline-") as scratch:
-        place = _copy(root, Path(scratch) / "tree") if copied else root
-        return _run(place, invariant_id, Path(scratch), {}, timeout)
+        return run_tests(TestOrder(place, invariant_id, timeout), Path(scratch), server)
 
 
-def run_mutant(root: Path, invariant: Invariant, number: int, timeout: float) -> MutationRecord:
-    """Apply mutant `number` (from 1) of the invariant and say what its tests made of it."""
+def run_mutant(
+    root: Path, invariant: Invariant, number: int, timeout: float, server: WarmServer | None = None
+) -> MutationRecord:
+    """Apply mutant `number` (from 1) of the invariant and say what its tests made of it.
+
+    A kill in a warm process is believed, anything else is run again in a fresh one.
+    """
     mutant = invariant.mutants[number - 1]
     started = time.monotonic()
 
@@ -90,17 +77,22 @@ def run_mutant(root: Path, invariant: Invariant, number: int, timeout: float) ->
     except InvalidMutantError as error:
         return record("invalid", detail=str(error))
     with tempfile.TemporaryDirectory(prefix="audit-mutant-") as scratch:
-        loads = Path(scratch) / "loads"
-        if hooked(root, mutant):
-            environment = _hook_environment(root, mutant, source, loads)
-            run = _run(root, invariant.id, Path(scratch), environment, timeout)
-        else:
-            place = _copy(root, Path(scratch) / "tree")
+        folder = Path(scratch)
+        if not hooked(root, mutant):
+            place = copy_checkout(root, folder / "tree")
             (place / mutant.file).write_text(source, encoding="utf-8")
-            loads.write_text("loaded\n")
-            run = _run(place, invariant.id, Path(scratch), {}, timeout)
-        lines = loads.read_text(encoding="utf-8").splitlines() if loads.is_file() else []
-    return record(*_judge(run, lines, timeout))
+            run = run_tests(TestOrder(place, invariant.id, timeout), folder / "copied")
+            return record(*_judge(run, ["loaded"], timeout))
+        verdict = ("", "", "")
+        for process in dict.fromkeys((server, None)):
+            loads = folder / ("fresh" if process is None else "warm")
+            environment = _hook_environment(root, mutant, source, loads)
+            run = run_tests(TestOrder(root, invariant.id, timeout, environment), loads.with_suffix(".run"), process)
+            lines = loads.read_text(encoding="utf-8").splitlines() if loads.is_file() else []
+            verdict = _judge(run, lines, timeout)
+            if verdict[0] == KILLED:
+                break
+        return record(*verdict)
 
 
 def _judge(run: TestRun, loads: list[str], timeout: float) -> tuple[str, str, str]:
@@ -109,7 +101,7 @@ def _judge(run: TestRun, loads: list[str], timeout: float) -> tuple[str, str, st
     if run.status is None:
         return "timed out", run.failed_test, f"no end after {timeout:.0f} s"
     if run.status == 1 and run.failed_test:
-        return "killed", run.failed_test, run.detail
+        return KILLED, run.failed_test, run.detail
     if run.status == 0:
         return "survived", "", "" if loads else "its tests never import the mutated file"
     return "invalid", "", f"pytest exit status {run.status}: {run.detail}"
@@ -119,66 +111,7 @@ def _hook_environment(root: Path, mutant: Mutant, source: str, loads: Path) -> d
     parts = list(Path(mutant.file).with_suffix("").parts)
     module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     content = {"module": module, "path": str((root / mutant.file).resolve()), "source": source, "loads": str(loads)}
-    file = loads.with_name("mutant.json")
+    file = loads.with_suffix(".json")
     file.write_text(json.dumps(content), encoding="utf-8")
     rest = os.environ.get("PYTHONPATH", "")
     return {"AUDIT_MUTANT": str(file), "PYTHONPATH": os.pathsep.join(filter(None, (str(STARTUP_FOLDER), rest)))}
-
-
-def _copy(root: Path, target: Path) -> Path:
-    for name in listed_files(root):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, target / name)
-    if (root / ".cache").is_dir():
-        (target / ".cache").symlink_to(root / ".cache")
-    return target
-
-
-def _run(place: Path, invariant_id: str, scratch: Path, extra: dict[str, str], timeout: float) -> TestRun:
-    files = files_for(place, invariant_id)
-    if not files:
-        return TestRun(5, "", f"no test file names {invariant_id}", 0.0)
-    log = scratch / "log.jsonl"
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--invariant", invariant_id, f"--report-log={log}"]
-    environment = {**os.environ, **read_suite_command(place).environment, **extra}
-    started = time.monotonic()
-    output = scratch / "output"
-    with output.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, *files],
-            cwd=place, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            status: int | None = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            _end_group(process)
-    failed, detail = _first_failure(log)
-    if not detail:
-        detail = " | ".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
-    return TestRun(status, failed, detail, time.monotonic() - started)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what a test left running, and pytest itself after a time-out."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
-
-
-def _first_failure(log: Path) -> tuple[str, str]:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    for line in lines:
-        if '"TestReport"' in line and '"outcome": "failed"' in line:
-            try:
-                entry: dict[str, Any] = json.loads(line)
-            except json.JSONDecodeError:
-                # Cut off by the time-out.
-                continue
-            crash = (entry["longrepr"] or {}).get("reprcrash") if isinstance(entry["longrepr"], dict) else None
-            text = str(crash["message"] if crash else entry["longrepr"])
-            return entry["nodeid"], text.split("\n", 1)[0]
-    return "", ""

@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p audit.tier --tier server`): run the tests of one marker, and say so plainly when there are none.
+"""A pytest plugin (`-p audit.tier --tier server`): run tests/<tier>/, and say so plainly when there are none.
 
 pytest exits 5 when nothing is collected; a tier without tests is not a failure, and neither may it look like a success
 that ran something. A tier whose tests were all deselected by other options still exits 5.
@@ -24,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def files_of(root: Path, tier: str) -> list[Path]:
     """The test files of a tier's folder, tests/<tier>/."""
     return sorted((root / "tests" / tier).rglob("test_*.py"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is neither in the tier's folder nor on the way to it: other tests need not even be imported."""
+    folder = config.rootpath / "tests" / str(config.getoption("tier"))
+    on_the_way = collection_path == folder or collection_path in folder.parents or folder in collection_path.parents
+    return None if on_the_way else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

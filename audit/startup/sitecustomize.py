@@ -64,6 +64,11 @@ class MutantFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def install(mutant_file: str) -> None:
+    """Put the finder of the mutant that `mutant_file` describes in front of all others."""
+    sys.meta_path.insert(0, MutantFinder(json.loads(Path(mutant_file).read_text(encoding="utf-8"))))
+
+
 def run_next_sitecustomize() -> None:
     """Run the `sitecustomize` that this one stands in front of, if there is one."""
     elsewhere = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != _HERE]
@@ -72,6 +77,7 @@ def run_next_sitecustomize() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-if VARIABLE in os.environ:
-    sys.meta_path.insert(0, MutantFinder(json.loads(Path(os.environ[VARIABLE]).read_text(encoding="utf-8"))))
-run_next_sitecustomize()
+if __name__ == "sitecustomize":
+    if VARIABLE in os.environ:
+        install(os.environ[VARIABLE])
+    run_next_sitecustomize()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from audit.mutants import main
-from audit.mutation import InvalidMutantError, mutate, run_mutant
+from audit.mutation import InvalidMutantError, mutate, run_mutant, run_unmutated
 from audit.tree import read_tree_id
+from audit.warm import WarmServer, WarmServerError
 from coordexp.spec import Mutant, check, load_invariants
 
 DECLARED = Path("contracts") / "invariants" / "toy.yaml"
@@ -53,6 +55,35 @@ def test_a_mutant_is_judged_by_what_its_tests_did(toy: Path, find: str, replace:
     record = run_mutant(toy, load_invariants()[0], 1, timeout=3 if status == "timed out" else 60)
     assert record.status == status
     assert words in record.detail
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_warm_process_comes_to_the_same_verdicts_and_stays_clean(toy: Path) -> None:
+    declared = load_invariants()[0]
+    faults = [("a - b", "killed"), ("b + a", "survived"), ("a + nowhere", "killed")]
+    mutants = tuple(Mutant(file="toy/sums.py", find="a + b", replace=text, why="a fault") for text, _ in faults)
+    invariant = replace(declared, mutants=mutants)
+    with WarmServer(toy, {}, preloaded=("toy.sums", "yaml")) as server:
+        verdicts = [run_mutant(toy, invariant, number, 60, server).status for number in (1, 2, 3)]
+        assert verdicts == [status for _, status in faults]
+        assert run_unmutated(toy, "TOY-001", 60, server).status == 0
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_warm_process_ends_tests_that_do_not(toy: Path) -> None:
+    (toy / "toy" / "sums.py").write_text("while True:\n    pass\n")
+    with WarmServer(toy, {}, preloaded=("yaml",)) as server:
+        run = run_unmutated(toy, "TOY-001", 2, server)
+    assert run.status is None
+
+
+def test_a_warm_process_that_went_away_is_named(toy: Path) -> None:
+    (toy / "toy" / "ending.py").write_text("import os\nos._exit(3)\n")
+    with (
+        WarmServer(toy, {}, preloaded=("toy.ending",)) as server,
+        pytest.raises(WarmServerError, match="went away"),
+    ):
+        run_unmutated(toy, "TOY-001", 2, server)
 
 
 @pytest.mark.invariant("SPEC-011")
