@@ -45,7 +45,7 @@ def complete_iou_loss(boxes: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     enclosing = torch.maximum(boxes[..., 2:], target[..., 2:]) - torch.minimum(boxes[..., :2], target[..., :2])
     shift = (boxes[..., :2] + boxes[..., 2:] - target[..., :2] - target[..., 2:]) / 2
     distance = shift.square().sum(-1) / (enclosing.square().sum(-1) + _EPS)
-    # The shape of a side that was lengthened means nothing, and its gradient, of the order 1 / size, would drown the rest.
+    # The shape of a lengthened side means nothing, and its gradient, of the order 1 / size, would drown the rest.
     lengthened = (size <= MIN_SIZE * (1 + _EPS)).any(-1, keepdim=True)
     width, height = torch.where(lengthened, size.detach(), size).unbind(-1)
     skew = torch.atan(target_size[..., 0] / target_size[..., 1]) - torch.atan(width / height)

@@ -32,7 +32,7 @@ def test_registry_contract_and_config_schema_name_the_same_modules() -> None:
 @pytest.mark.invariant("LOSS-026")
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_module_config_has_the_keys_and_defaults_of_its_schema(name: str) -> None:
-    properties = read_schema(f"losses/{name}")["properties"] if "properties" in read_schema(f"losses/{name}") else {}
+    properties = read_schema(f"losses/{name}").get("properties", {})
     fields = {field.name: field.default for field in dataclasses.fields(CONFIGS[name])}
     assert fields == {key: value["default"] for key, value in properties.items()}
     assert list(fields) == list(properties)
@@ -65,6 +65,14 @@ def test_every_moved_knob_names_the_key_that_takes_its_place() -> None:
         for module, key in targets:
             assert key in moves[knob].split()
             assert key in {field.name for field in dataclasses.fields(CONFIGS[module])}
+
+
+@pytest.mark.invariant("LOSS-022")
+def test_every_loss_key_is_a_declared_metric() -> None:
+    declared = (contracts_root() / "metrics" / "metrics.yaml").read_text(encoding="utf-8")
+    for name, component in TERMS["components"].items():
+        for key in (name, *(f"{name}/{term}" for term in component.get("terms", {}))):
+            assert f"key: loss/{key}," in declared
 
 
 @pytest.mark.invariant("LOSS-026")

@@ -96,7 +96,9 @@ class Reference:
         self.factors["soft_ce"] = config[soft_ce]
         if item.kind == "bbox_2d":
             box, target_box = ordered(torch.stack(decoded)), ordered(values[list(item.bins)])
-            self.pairs["smoothl1"].append((1.0, sum((0.5 * (a - b) ** 2 for a, b in zip(box, target_box, strict=True))) / 4))
+            self.pairs["smoothl1"].append(
+                (1.0, sum((0.5 * (a - b) ** 2 for a, b in zip(box, target_box, strict=True))) / 4)
+            )
             self.pairs["ciou"].append((1.0, ciou(box, target_box)))
 
     def _decode(self, p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -170,6 +172,7 @@ def ordered(box: torch.Tensor) -> list[torch.Tensor]:
 
 def ciou(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
     """1 − IoU + ρ²/c² + αv, with 1e-7 in each denominator."""
+
     def size(box: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return box[2] - box[0], box[3] - box[1]
 

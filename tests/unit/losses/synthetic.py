@@ -136,6 +136,4 @@ def random_head(seed: int = 1, dtype: torch.dtype = torch.float64, *, offset: bo
     generator = torch.Generator().manual_seed(seed)
     weight = (0.7 * torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype)
     shift = (0.3 * torch.randn(1000, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype) if offset else None
-    return OutputHead(
-        weight.requires_grad_(), COORD_IDS, None if shift is None else shift.requires_grad_()
-    )
+    return OutputHead(weight.requires_grad_(), COORD_IDS, None if shift is None else shift.requires_grad_())

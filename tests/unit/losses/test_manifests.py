@@ -154,7 +154,9 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 def test_the_log_line_lists_modules_in_order_with_the_checksum() -> None:
     manifest = resolve_manifest(make_config("stage2_two_channel", stage2_ab=two_channel()))
     text = describe_modules(manifest)
-    assert text.startswith("objective: token_ce x1 AB, bbox_geo x1 AB, coord_reg x1 AB; diagnostics: coord_diag x1 AB; ")
+    assert text.startswith(
+        "objective: token_ce x1 AB, bbox_geo x1 AB, coord_reg x1 AB; diagnostics: coord_diag x1 AB; "
+    )
     assert text.endswith(checksum(manifest))
 
 
@@ -228,7 +230,9 @@ def test_authored_modules_are_taken_or_refused_by_name(case: Any) -> None:
 @pytest.mark.invariant("LOSS-018")
 def test_an_authored_entry_keeps_its_values_and_gets_the_missing_ones() -> None:
     entry = {"name": "bbox_geo", "enabled": False, "weight": 2, "channels": ["B"], "config": {"ciou_weight": 3}}
-    assert parse_modules([entry], "objective", "p") == (ModuleEntry("bbox_geo", BboxGeoConfig(1.0, 3.0), False, 2.0, ("B",)),)
+    assert parse_modules([entry], "objective", "p") == (
+        ModuleEntry("bbox_geo", BboxGeoConfig(1.0, 3.0), False, 2.0, ("B",)),
+    )
 
 
 @pytest.mark.invariant("LOSS-018")

@@ -140,9 +140,9 @@ def test_dropped_objects_raise_structure_in_their_own_segment_only() -> None:
 
 @pytest.mark.invariant("LOSS-001")
 def test_unknown_subset_for_a_context_is_refused() -> None:
-    with pytest.raises(ValueError, match="context gt .* does not know subset .*FN.*it knows GT"):
+    with pytest.raises(ValueError, match=r"context gt .* does not know subset .*FN.*it knows GT"):
         build_context(collate([rollout_sample(0)]), Provenance.A1, MaskWeights())
-    with pytest.raises(ValueError, match="context rollout .* does not know subset GT"):
+    with pytest.raises(ValueError, match=r"context rollout .* does not know subset GT"):
         build_context(collate([gt_sample(0)]), Provenance.B, MaskWeights())
 
 

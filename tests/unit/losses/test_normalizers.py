@@ -41,7 +41,9 @@ def make_samples(provenance: Provenance) -> list[Sample]:
     return [gt_sample(0), gt_sample(1, (2, 4, 2)), gt_sample(2, ()), gt_sample(3, (2,))]
 
 
-def run(provenance: Provenance, groups: list[list[int]], packed: bool = True) -> tuple[ObjectiveOutput, list[torch.Tensor]]:
+def run(
+    provenance: Provenance, groups: list[list[int]], packed: bool = True
+) -> tuple[ObjectiveOutput, list[torch.Tensor]]:
     """One optimizer step over micro-batches of the given samples, normalized over all of them."""
     objective, samples, head = make_objective(), make_samples(provenance), random_head()
     states = [s.requires_grad_() for s in random_states(samples)]

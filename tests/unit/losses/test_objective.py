@@ -62,7 +62,9 @@ def run_on(objective: Objective, provenance: Provenance, batch: PackedBatch | No
     samples = [rollout_sample(0)] if provenance is Provenance.B else [gt_sample(0), gt_sample(1)]
     given = collate(samples) if batch is None else batch
     context = objective.context(given, provenance)
-    hidden = torch.randn(*given.input_ids.shape, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hidden = torch.randn(
+        *given.input_ids.shape, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     return objective(context, hidden.requires_grad_(), random_head(), count_normalizers(context))
 
 
@@ -108,7 +110,12 @@ def test_a_disabled_module_is_as_good_as_absent() -> None:
 def test_the_anchor_takes_no_coordinate_or_box_loss() -> None:
     assert loss_keys(run(Manifest((TOKEN_CE, GEO, COORD)), Provenance.A1)) == {"struct_ce", "desc_ce"}
     assert loss_keys(run(Manifest((TOKEN_CE, GEO, COORD)), Provenance.A2)) == {"struct_ce", "coord_reg", "geo"}
-    assert loss_keys(run(Manifest((TOKEN_CE, GEO, COORD)), Provenance.B)) == {"struct_ce", "desc_ce", "coord_reg", "geo"}
+    assert loss_keys(run(Manifest((TOKEN_CE, GEO, COORD)), Provenance.B)) == {
+        "struct_ce",
+        "desc_ce",
+        "coord_reg",
+        "geo",
+    }
 
 
 @dataclass
@@ -168,7 +175,9 @@ def test_modules_run_in_the_order_of_the_manifest(probes: dict[str, Probe]) -> N
 @pytest.mark.invariant("LOSS-019")
 def test_a_failing_objective_module_stops_with_its_context(probes: dict[str, Probe]) -> None:
     probes["bbox_geo"].fails = True
-    with pytest.raises(ObjectiveError, match=r"bbox_geo failed on the rollout context \(B; 1 segments, .*no boxes") as e:
+    with pytest.raises(
+        ObjectiveError, match=r"bbox_geo failed on the rollout context \(B; 1 segments, .*no boxes"
+    ) as e:
         run(Manifest((TOKEN_CE, GEO)), Provenance.B)
     assert isinstance(e.value.__cause__, ZeroDivisionError)
 
@@ -284,7 +293,9 @@ def without_segments() -> PackedBatch:
 
 @pytest.mark.invariant("LOSS-023")
 @pytest.mark.parametrize("decode", ["exp", "st"])
-@pytest.mark.parametrize("batch", [all_masked(), one_token(), without_segments()], ids=["all masked", "one token", "empty"])
+@pytest.mark.parametrize(
+    "batch", [all_masked(), one_token(), without_segments()], ids=["all masked", "one token", "empty"]
+)
 def test_nothing_to_learn_is_a_zero_with_a_gradient(batch: PackedBatch, decode: str) -> None:
     objective = build_objective(Manifest((TOKEN_CE, GEO, COORD), (DIAG, COUNTS), {"x.coord_decode_mode": decode}))
     context, head = objective.context(batch, Provenance.STAGE1), random_head(offset=True)

@@ -154,7 +154,9 @@ def test_bfloat16_heads_are_summed_in_float32() -> None:
     output.loss.backward()
     assert head.weight.grad is not None and head.weight.grad.dtype == torch.bfloat16
     double = OutputHead(head.weight.detach().double().requires_grad_(), COORD_IDS)
-    wide = dataclasses.replace(plan, hidden=plan.hidden.detach().double(), slot_hidden=plan.slot_hidden.detach().double())
+    wide = dataclasses.replace(
+        plan, hidden=plan.hidden.detach().double(), slot_hidden=plan.slot_hidden.detach().double()
+    )
     wanted = plain(wide, double)
     wanted.loss.backward()
     assert output.loss.item() == pytest.approx(wanted.loss.item(), rel=2e-2)
