@@ -1,0 +1,118 @@
+"""From a checkpoint folder to report, predictions and gallery, through the command line's own main."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
+from coordexp.artifacts.files import hash_weights
+from coordexp.coordjson import render_answer
+from coordexp.coords.types import CoordObject
+from coordexp.data.records import read_records
+from coordexp.entrypoints.evaluate import main
+from coordexp.evaluation.detections import build_truth, parse_prediction
+from coordexp.evaluation.report import EvaluationError, evaluate_detections
+from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
+from coordexp.forward.tiny import SMALLEST, build_tiny_model
+from coordexp.rollout.requests import build_requests
+from coordexp.rollout.types import RolloutOutput
+from coordexp.spec import check
+
+CONFIG = Path(__file__).parents[3] / "configs/stage1/smoke/shapes.yaml"
+
+
+@pytest.fixture(scope="module")
+def jsonl(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    noise = np.random.default_rng(0)
+    lines = []
+    for number in range(3):
+        Image.fromarray(noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        box = [f"<|coord_{k}|>" for k in (100, 100, 500, 500 + number)]
+        lines.append({"images": [f"{number}.png"], "width": 96, "height": 64,
+                      "objects": [{"desc": "red circle", "bbox_2d": box}]})
+    path = folder / "val.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, cut_processor) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build_tiny_model(cut_processor.tokenizer, SMALLEST, seed=1).save_pretrained(folder)
+    cut_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.invariant("EVAL-012")
+def test_the_command_reports_on_a_real_checkpoint(checkpoint, jsonl, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = main(["--config", str(CONFIG), "--checkpoint", str(checkpoint), "--jsonl", str(jsonl), "--limit", "2",
+                 "--max-new-tokens", "6", "--batch-size", "2", "--out", str(out)])
+    assert code == 0
+    shown = capsys.readouterr().out
+    assert "answers that parse" in shown and "COCO mAP50" in shown
+    report = check("evaluation-report", json.loads((out / "report.json").read_text()))
+    assert (report["images"], report["ground_truth_objects"], report["provenance"]["max_new_tokens"]) == (2, 2, 6)
+    assert report["provenance"]["weights_sha256"] == hash_weights(checkpoint)
+    assert sum(report["parse_failures"].values()) + report["parsed"] == 2
+    lines = [check("evaluation-prediction", json.loads(line)) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["sample_id"] for line in lines] == [f"{jsonl}:1", f"{jsonl}:2"]
+    with Image.open(out / "gallery.png") as gallery:
+        assert gallery.size[0] > 700
+
+
+@pytest.mark.invariant("EVAL-012")
+@pytest.mark.parametrize(("change", "message"), [
+    ({"--checkpoint": "missing"}, "not a checkpoint folder"),
+    ({"--config": "missing.yaml"}, "missing.yaml"),
+    ({"--jsonl": "missing.jsonl"}, "missing.jsonl"),
+    ({"--limit": "0"}, "the limit must be at least 1, got 0"),
+    ({"--max-new-tokens": "5000"}, "exceeds the model's max_position_embeddings 4096; lower max_new_tokens to"),
+    ({"--batch-size": "0"}, "decode_batch_size must be at least 1"),
+])
+def test_bad_input_ends_with_a_message_and_no_traceback(checkpoint, jsonl, tmp_path, capsys, change, message):
+    given = {"--config": str(CONFIG), "--checkpoint": str(checkpoint), "--jsonl": str(jsonl), "--max-new-tokens": "2"} | change
+    code = main([part for pair in given.items() for part in pair] + ["--out", str(tmp_path / "out")])
+    written = capsys.readouterr()
+    assert code == 1
+    assert "evaluate: " in written.err and message in written.err and "Traceback" not in written.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.invariant("EVAL-012")
+def test_an_adapter_folder_is_refused_by_name(jsonl, tmp_path, capsys):
+    (tmp_path / "coord_offset.json").write_text("{}")
+    assert main(["--config", str(CONFIG), "--checkpoint", str(tmp_path), "--jsonl", str(jsonl)]) == 1
+    assert "holds an adapter (coord_offset.json), not a whole model" in capsys.readouterr().err
+
+
+def test_a_model_without_records_is_refused(cut_encoder):
+    with pytest.raises(EvaluationError, match="no records to evaluate"):
+        evaluate_model(None, cut_encoder, [], GenerationSettings())
+
+
+@pytest.mark.invariant("ART-005")
+def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, tmp_path):
+    records = read_records(jsonl)
+    wrong = (CoordObject("red circle", "bbox_2d", (600, 600, 900, 900)),)
+    texts = [render_answer(records[0].objects), render_answer(wrong), "no answer"]
+    outputs = [RolloutOutput(r.source, (1,), (2, 3), text, "stop") for r, text in zip(records, texts, strict=True)]
+    truth = [build_truth(record) for record in records]
+    predictions = [parse_prediction(output, 96, 64) for output in outputs]
+    evaluation = Evaluation(
+        evaluate_detections(truth, predictions), tuple(truth), tuple(predictions), tuple(build_requests(records, cut_encoder)),
+        tuple(outputs), GenerationSettings(), 1.25)
+    write_evaluation(tmp_path, evaluation, EvaluatedFiles(checkpoint, jsonl))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["detection"]["true_positives"], report["detection"]["false_positives"]) == (1, 1)
+    assert report["parse_failures"] == {"container": 1}
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == texts
+    assert lines[0]["predictions"][0]["box"] == lines[0]["ground_truth"][0]["box"]
+    assert lines[1]["failure"] is None and lines[2]["failure"]["reason"] == "container"
+    assert lines[2]["predictions"] == []

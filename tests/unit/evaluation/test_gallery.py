@@ -1,0 +1,63 @@
+"""The gallery: colours say what was found, wrong and missed; sizes and order are kept."""
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from coordexp.evaluation.gallery import CLOSE, LOOSE, MISSED, WRONG, GalleryItem, pick_examples, render_gallery
+from coordexp.evaluation.types import Detection, ImagePrediction, ImageTruth
+
+CAT = Detection("cat", (20, 20, 79, 79))
+
+
+def item(*found: Detection, failure: str | None = None, size: tuple[int, int] = (96, 128)) -> GalleryItem:
+    truth = ImageTruth("a.jsonl:1", 96, 128, (CAT,))
+    return GalleryItem(Image.new("RGB", size, (250, 250, 250)), truth, ImagePrediction("a.jsonl:1", found, failure))
+
+
+def amount(picture: Image.Image, color: tuple[int, int, int], header: int = 80) -> int:
+    """Pixels of exactly `color` below the legend."""
+    below = picture.crop((0, header, *picture.size))
+    return dict((value, count) for count, value in below.getcolors(1 << 24)).get(color, 0)
+
+
+@pytest.mark.invariant("EVAL-010")
+@pytest.mark.parametrize(("found", "shown", "absent"), [
+    ((CAT,), [CLOSE], [LOOSE, WRONG, MISSED]),
+    ((Detection("cat", (20, 20, 79, 60)),), [LOOSE], [WRONG, MISSED]),
+    ((Detection("dog", (20, 20, 79, 79)),), [WRONG, MISSED], [CLOSE, LOOSE]),
+    ((), [MISSED], [CLOSE, LOOSE, WRONG]),
+])
+def test_colours_say_how_well_a_prediction_fits(found, shown, absent):
+    picture = render_gallery([item(*found)])
+    assert all(amount(picture, color) > 100 for color in shown)
+    assert all(amount(picture, color) == 0 for color in absent)
+
+
+@pytest.mark.invariant("EVAL-010")
+def test_an_answer_that_does_not_parse_says_so_in_its_caption():
+    assert amount(render_gallery([item(failure="wrong_arity")]), WRONG) > 0
+
+
+def test_sixteen_images_make_four_rows_of_four():
+    picture = render_gallery([item(CAT)] * 16, tile=200)
+    narrow = render_gallery([item(CAT)] * 4, tile=200)
+    assert picture.width == narrow.width
+    assert picture.height - narrow.height == 3 * (narrow.height - 76)
+
+
+def test_labels_of_crowded_small_objects_stay_inside_the_picture():
+    tiny = [Detection(f"object {i}", (i, 0, i + 2, 3)) for i in range(30)]
+    assert render_gallery([item(*tiny)]).size[0] > 0
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="the picture is \\(64, 64\\), its ground truth \\(96, 128\\)"):
+        render_gallery([item(size=(64, 64))])
+    with pytest.raises(ValueError, match="at least one image"):
+        render_gallery([])
+
+
+@pytest.mark.parametrize(("images", "count", "expected"), [(3, 5, (0, 1, 2)), (10, 5, (0, 2, 4, 6, 8)), (5, 5, (0, 1, 2, 3, 4))])
+def test_examples_are_spread_over_the_set(images, count, expected):
+    assert pick_examples([ImageTruth(str(i), 1, 1, ()) for i in range(images)], count) == expected
