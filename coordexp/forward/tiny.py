@@ -4,18 +4,17 @@ It is what CPU tests and the quick start run on; sizes follow the recipe of desi
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordexp.coordjson.render import FieldOrder
-from coordexp.encode.prompts import Ordering
+from coordexp.coords.codec import N_BINS, bin_to_value
+from coordexp.coords.vocab import build_coord_vocab
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-FIELD_ORDERS: tuple[FieldOrder, ...] = ("desc_first", "geometry_first")
-ORDERINGS: tuple[Ordering, ...] = ("sorted", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +68,36 @@ def build_tiny_model(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = Tiny
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen3VLForConditionalGeneration(build_tiny_config(tokenizer, sizes, tied=tied)).eval()
+        model = Qwen3VLForConditionalGeneration(build_tiny_config(tokenizer, sizes, tied=tied)).eval()
+    rows = fourier_rows(sizes.hidden)
+    ids = torch.tensor(build_coord_vocab(tokenizer).ids)
+    with torch.no_grad():
+        for end in {model.get_input_embeddings(), model.get_output_embeddings()}:
+            end.weight[ids] = rows
+    return model
+
+
+def fourier_rows(width: int) -> torch.Tensor:
+    """Rows [1000, width] of norm 1 for the coord tokens: sines and cosines of k/999 with wavelengths from 2 down to 1/125.
+
+    Near bins then begin with near rows, so that what is learnt at one bin serves its neighbours; with random rows each of
+    the 1000 is learnt by itself.
+    """
+    import torch
+
+    values = torch.tensor([bin_to_value(k) for k in range(N_BINS)], dtype=torch.float64)[:, None]
+    frequencies = torch.logspace(-1, math.log2(125), width // 2, base=2.0, dtype=torch.float64)
+    angles = 2 * math.pi * frequencies * values
+    rows = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return (rows / rows.norm(dim=1, keepdim=True)).to(torch.float32)
 
 
 def render_shapes_corpus() -> list[str]:
     """Every text that the drawn shapes lead to: prompts and answers in all orders. The cut vocabulary is made from it."""
-    from coordexp.coordjson import render_answer
+    from coordexp.coordjson import FIELD_ORDERS, render_answer
     from coordexp.coords.types import CoordObject
     from coordexp.data.shapes import CATEGORIES
-    from coordexp.encode.prompts import render_prompt
+    from coordexp.encode.prompts import ORDERINGS, render_prompt
 
     objects = [CoordObject(desc, "bbox_2d", (1, 2, 3, 4)) for desc in CATEGORIES]
     texts = []
@@ -89,7 +109,7 @@ def render_shapes_corpus() -> list[str]:
     return texts
 
 
-def write_tiny_checkpoint(folder: Path, *, seed: int = 0) -> int:
+def write_tiny_checkpoint(folder: Path, sizes: TinySizes = TinySizes(), *, seed: int = 0) -> int:
     """Write an untrained tiny model with its cut vocabulary and processor into `folder`; returns the number of parameters."""
     from coordexp.encode.processor import build_processor
     from coordexp.encode.vocabulary import build_cut_tokenizer
@@ -97,7 +117,7 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 0) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose a new folder, or remove it first")
     tokenizer = build_cut_tokenizer(render_shapes_corpus())
-    model = build_tiny_model(tokenizer, seed=seed)
+    model = build_tiny_model(tokenizer, sizes, seed=seed)
     model.save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from coordexp.config import Config, check_effective_batch, resolve_output
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
         "data_seed": config.training.seed, "check_model": False, "load_args": False, "packing": False,
         "split_dataset_ratio": 0.0, "lazy_tokenize": True, "save_only_model": True, "logging_nan_inf_filter": False,
         "remove_unused_columns": False, "use_logits_to_keep": False, "average_tokens_across_devices": True,
+        "use_cpu": not torch.cuda.is_available(),
         "deepspeed": config.deepspeed.config if config.deepspeed.enabled else None,
     }
     merged = training | tuner | data | own
