@@ -171,7 +171,7 @@ def environment_names(source: SourceFile) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Compare) and any(resolved_name(c, origins) == "os.environ" for c in node.comparators):
             key = node.left
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            yield node.lineno, key.value
+            yield key.lineno, key.value
         elif key is not None:
             yield getattr(key, "lineno", 1), constants.get(dotted_name(key), "")
 

@@ -1,6 +1,6 @@
 """Whether documents tell the truth: every path, module, command and variable they name exists. POLICY-015.
 
-Markdown text and a checkout in, violations out. Only code is read: fenced and indented blocks, `spans`; and relative links.
+Markdown text and a checkout in, violations out. What is read: fenced and indented code, `spans`, relative links.
 """
 
 from __future__ import annotations

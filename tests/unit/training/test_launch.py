@@ -28,11 +28,12 @@ def test_one_gpu_is_one_process(config):
     assert launch.environment == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
-def test_several_gpus_are_a_torchrun_group(config):
-    launch = build_launch({"config": config, "gpus": "0, 2,5"}, gpu_driver=True)
-    group = ("torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m")
+@pytest.mark.parametrize(("gpus", "count", "visible"), [("0,1", "2", "0,1"), ("0, 2,5", "3", "0,2,5")])
+def test_several_gpus_are_a_torchrun_group(config, gpus, count, visible):
+    launch = build_launch({"config": config, "gpus": gpus}, gpu_driver=True)
+    group = ("torch.distributed.run", "--standalone", "--nproc-per-node", count, "-m")
     assert launch.command == (sys.executable, "-m", *group, "coordexp.entrypoints.train", "--config", config)
-    assert launch.environment == {"CUDA_VISIBLE_DEVICES": "0,2,5"}
+    assert launch.environment == {"CUDA_VISIBLE_DEVICES": visible}
 
 
 @pytest.mark.parametrize("environment", [{}, {"gpus": ""}, {"CUDA_VISIBLE_DEVICES": "1"}])
