@@ -2,14 +2,20 @@
 
 A folder enters and is returned, or an error lists every file that has no place in it.
 """
+
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LOADABLE = {".safetensors", ".json", ".jsonl", ".txt", ".jinja", ".md", ".yaml", ".tiktoken", ".model"}
 """Suffixes of weights, configuration, tokenizer and notes. Pickles (.pt, .pth, .bin, .pkl) are not among them."""
-_STATE = re.compile(r"^(optimizer|scheduler|scaler|rng_state|random_states|trainer_state|training_args|global_step|latest\b)")
+_STATE = re.compile(
+    r"^(optimizer|scheduler|scaler|rng_state|random_states|trainer_state|training_args|global_step|latest\b)"
+)
 
 
 class CheckpointPolicyError(ValueError):
@@ -19,8 +25,8 @@ class CheckpointPolicyError(ValueError):
 def check_weights_only(folder: Path) -> Path:
     """Return `folder` if it holds safetensors weights and nothing of the trainer, at any depth.
 
-    Raises `CheckpointPolicyError` listing each offending file: optimizer, scheduler, scaler, RNG and trainer state by name,
-    and every file whose kind is not needed for loading.
+    Raises `CheckpointPolicyError` listing each offending file: optimizer, scheduler, scaler, RNG and trainer state by
+    name, and every file whose kind is not needed for loading.
     """
     if not folder.is_dir():
         raise CheckpointPolicyError(f"{folder}: no such checkpoint folder")
@@ -29,7 +35,8 @@ def check_weights_only(folder: Path) -> Path:
     if offending:
         raise CheckpointPolicyError(
             f"{folder}: a checkpoint holds weights only, but this one has {', '.join(offending)}; "
-            "save with save_only_model, without optimizer, scheduler, RNG or trainer state")
+            "save with save_only_model, without optimizer, scheduler, RNG or trainer state"
+        )
     if not any(path.suffix == ".safetensors" for path in files):
         raise CheckpointPolicyError(f"{folder}: holds no *.safetensors weights")
     return folder

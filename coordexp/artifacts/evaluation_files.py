@@ -2,23 +2,27 @@
 
 The documents are `coordexp:evaluation-report` and `coordexp:evaluation-prediction`, checked before anything is written.
 """
+
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from coordexp.artifacts.files import hash_file, hash_weights, write_bytes, write_json, write_json_lines
 from coordexp.evaluation.gallery import GalleryItem, pick_examples, render_gallery
 from coordexp.evaluation.report import render_report
-from coordexp.evaluation.runner import Evaluation
 from coordexp.evaluation.summary import render_headline
-from coordexp.evaluation.types import Detection
 from coordexp.spec import check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from coordexp.evaluation.runner import Evaluation
+    from coordexp.evaluation.types import Detection
 
 REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl", "gallery.png"
 GALLERY_IMAGES = 16
@@ -34,10 +38,14 @@ class EvaluatedFiles:
 
 def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles) -> Path:
     """Write the three files into `folder` and return it. Files of an earlier evaluation there are replaced."""
-    report = check("evaluation-report", {**render_report(evaluation.report), "provenance": _provenance(evaluation, about)})
+    report = check(
+        "evaluation-report", {**render_report(evaluation.report), "provenance": _provenance(evaluation, about)}
+    )
     lines = [check("evaluation-prediction", line) for line in _lines(evaluation)]
     gallery = io.BytesIO()
-    _gallery(evaluation, f"{about.checkpoint.name} · {render_headline(evaluation.report)}").save(gallery, "PNG", optimize=True)
+    _gallery(evaluation, f"{about.checkpoint.name} · {render_headline(evaluation.report)}").save(
+        gallery, "PNG", optimize=True
+    )
     write_json_lines(folder / PREDICTIONS_NAME, lines)
     write_bytes(folder / GALLERY_NAME, gallery.getvalue())
     write_json(folder / REPORT_NAME, report)
@@ -46,9 +54,13 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles
 
 def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]:
     return {
-        "checkpoint": str(about.checkpoint), "weights_sha256": hash_weights(about.checkpoint), "jsonl": str(about.jsonl),
-        "jsonl_sha256": hash_file(about.jsonl), "max_new_tokens": evaluation.settings.max_new_tokens,
-        "seconds": round(evaluation.seconds, 3)}
+        "checkpoint": str(about.checkpoint),
+        "weights_sha256": hash_weights(about.checkpoint),
+        "jsonl": str(about.jsonl),
+        "jsonl_sha256": hash_file(about.jsonl),
+        "max_new_tokens": evaluation.settings.max_new_tokens,
+        "seconds": round(evaluation.seconds, 3),
+    }
 
 
 def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
@@ -58,10 +70,17 @@ def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         if prediction.failure is not None:
             failure = {"reason": prediction.failure, "message": prediction.failure_detail or prediction.failure}
         yield {
-            "sample_id": truth.sample_id, "image": str(request.image_paths[0]), "width": truth.width, "height": truth.height,
-            "text": output.text, "finish_reason": output.finish_reason, "response_tokens": len(output.response_token_ids),
-            "failure": failure, "predictions": [_detection(d) for d in prediction.detections],
-            "ground_truth": [_detection(d) for d in truth.objects]}
+            "sample_id": truth.sample_id,
+            "image": str(request.image_paths[0]),
+            "width": truth.width,
+            "height": truth.height,
+            "text": output.text,
+            "finish_reason": output.finish_reason,
+            "response_tokens": len(output.response_token_ids),
+            "failure": failure,
+            "predictions": [_detection(d) for d in prediction.detections],
+            "ground_truth": [_detection(d) for d in truth.objects],
+        }
 
 
 def _detection(detection: Detection) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""Writes files whole or not at all, and hashes them. In: a path and its content; out: the path. Contract id: ART-003."""
+"""Writes files whole or not at all, and hashes them. In: a path and its content; out: the path.
+
+Contract ids: ART-003, ART-009.
+"""
+
 from __future__ import annotations
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write through a temporary file in the same folder, so that a reader sees the old file or the new one, never a part.
+    """Write through a temporary file in the same folder, so that a reader sees the old file or the new one, never a
+    part.
 
     Folders are created. The temporary file is removed when writing fails.
     """
@@ -65,7 +72,9 @@ def hash_folder(root: Path, pattern: str = "*") -> str:
 
 
 def hash_weights(checkpoint: Path) -> str:
-    """SHA-256 (hex) over a checkpoint's weights (*.safetensors); the same weights under another folder name give the same."""
+    """SHA-256 (hex) over a checkpoint's weights (*.safetensors); the same weights under another folder name give the
+    same.
+    """
     return hash_folder(checkpoint, "*.safetensors")
 
 

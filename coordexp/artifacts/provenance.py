@@ -1,4 +1,7 @@
-"""What a run was made with: package versions, git revision, ms-swift's origin. Nothing heavy is imported. Contract id: ART-001."""
+"""What a run was made with: package versions, git revision, ms-swift's origin. Nothing heavy is imported. Contract
+id: ART-001.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -46,8 +49,8 @@ def read_git_state(folder: Path) -> GitState:
 def read_upstream(distribution: str, package: str) -> dict[str, Any] | None:
     """Where an installed distribution comes from: version, folder, SHA-256 of its wheel RECORD, and git state.
 
-    The RECORD lists the hash of every installed file, so its hash identifies the code; the git state is that of a source
-    checkout when the package is installed in place. None when the distribution is not installed.
+    The RECORD lists the hash of every installed file, so its hash identifies the code; the git state is that of a
+    source checkout when the package is installed in place. None when the distribution is not installed.
     """
     try:
         found = metadata.distribution(distribution)
@@ -58,8 +61,11 @@ def read_upstream(distribution: str, package: str) -> dict[str, Any] | None:
     in_place = record is None or f"{package}/__init__.py" not in record
     git = read_git_state(folder) if in_place else GitState(None, None)
     return {
-        "version": found.version, "path": str(folder),
-        "record_sha256": None if record is None else hashlib.sha256(record.encode()).hexdigest(), "git": git.document()}
+        "version": found.version,
+        "path": str(folder),
+        "record_sha256": None if record is None else hashlib.sha256(record.encode()).hexdigest(),
+        "git": git.document(),
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -74,7 +80,8 @@ def _version(distribution: str) -> str | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False)
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

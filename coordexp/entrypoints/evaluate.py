@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint: generate answers, parse them strictly, report F1 and COCO mAP: python -m coordexp.entrypoints.evaluate."""
+"""Evaluate a checkpoint: generate answers, parse them strictly, report F1 and COCO mAP: python -m
+coordexp.entrypoints.evaluate.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -16,8 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder for report.json, predictions.jsonl and gallery.png")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="token limit of an answer (default 512)")
     parser.add_argument("--batch-size", type=int, default=32, help="answers decoded at once (default 32)")
-    parser.add_argument("--scores", choices=("confidence", "constant"), default="confidence",
-                        help="what ranks predictions in AP: mean coord-token probability (default), or nothing")
+    parser.add_argument(
+        "--scores",
+        choices=("confidence", "constant"),
+        default="confidence",
+        help="what ranks predictions in AP: mean coord-token probability (default), or nothing",
+    )
     return parser
 
 
@@ -40,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.out is not None:
             write_evaluation(args.out, evaluation, EvaluatedFiles(args.checkpoint, job.jsonl))
     except INPUT_ERRORS as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        sys.stderr.write(f"evaluate: {error}\n")
         return 1
     console = Console()
     console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)

@@ -1,14 +1,15 @@
 """COCO average precision for boxes through pycocotools. Contract ids: EVAL-003, EVAL-004, EVAL-005.
 
-Ground truth and predictions enter in pixels, COCO's twelve numbers leave; pycocotools' printing is discarded. Equal scores
-are ordered by content (sample id, then box, then description), so the result does not depend on the order of the input.
+Ground truth and predictions enter in pixels, COCO's twelve numbers leave; pycocotools' printing is discarded. Equal
+scores are ordered by content (sample id, then box, then description), so the result does not depend on the order of
+the input.
 """
+
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -16,16 +17,31 @@ from pycocotools.cocoeval import COCOeval
 
 from coordexp.evaluation.types import Box, CocoMetrics, Detection, ImagePrediction, ImageTruth
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 SUMMARY_NAMES = (
-    "mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large",
-    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
+    "mAP",
+    "mAP50",
+    "mAP75",
+    "mAP_small",
+    "mAP_medium",
+    "mAP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
 
 
 def evaluate_coco(ground_truth: Sequence[ImageTruth], predictions: Mapping[str, ImagePrediction]) -> CocoMetrics:
     """COCO's bbox metrics over `ground_truth`; `predictions` are looked up by sample id.
 
-    Categories are the descriptions of the ground truth in alphabetical order; predictions with another one have no category
-    and do not count here (they do in F1). Areas for small, medium and large are pixels of the image the model saw.
+    Categories are the descriptions of the ground truth in alphabetical order; predictions with another one have no
+    category and do not count here (they do in F1). Areas for small, medium and large are pixels of the image the
+    model saw.
     """
     images = sorted(ground_truth, key=lambda image: image.sample_id)
     names = sorted({obj.desc for image in images for obj in image.objects})
@@ -44,7 +60,9 @@ def evaluate_coco(ground_truth: Sequence[ImageTruth], predictions: Mapping[str, 
 
 
 def _per_class(names: Sequence[str], precision: Any) -> dict[str, tuple[float | None, float | None]]:
-    """AP and AP50 per category from `precision` [IoU, recall, category, area, max detections]: all areas, 100 detections."""
+    """AP and AP50 per category from `precision` [IoU, recall, category, area, max detections]: all areas, 100
+    detections.
+    """
     result = {}
     for number, name in enumerate(names):
         own = precision[:, :, number, 0, -1]
@@ -64,18 +82,29 @@ def _none_below_zero(value: float) -> float | None:
 def _dataset(
     images: Sequence[ImageTruth], category: Mapping[str, int], objects: Mapping[str, Sequence[Detection]]
 ) -> dict[str, Any]:
-    """COCO's dictionary with every number a function of the content alone. Ids start at 1: pycocotools reads 0 as none."""
+    """COCO's dictionary with every number a function of the content alone. Ids start at 1: pycocotools reads 0 as
+    none.
+    """
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, 1):
         known = [obj for obj in objects.get(image.sample_id, ()) if obj.desc in category]
         for obj in sorted(known, key=lambda d: (-d.score, d.box, d.desc)):
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": category[obj.desc], "bbox": _xywh(obj.box),
-                "area": _area(obj.box), "iscrowd": 0, "score": obj.score})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category[obj.desc],
+                    "bbox": _xywh(obj.box),
+                    "area": _area(obj.box),
+                    "iscrowd": 0,
+                    "score": obj.score,
+                }
+            )
     return {
         "images": [{"id": n, "width": image.width, "height": image.height} for n, image in enumerate(images, 1)],
         "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in category.items()]}
+        "categories": [{"id": number, "name": name} for name, number in category.items()],
+    }
 
 
 def _index(dataset: dict[str, Any]) -> COCO:

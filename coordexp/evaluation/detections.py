@@ -2,17 +2,20 @@
 
 A rollout's text enters a strict parse; what does not parse yields no detection and its reason, and is never repaired.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.coordjson import CoordJSONError, parse_answer
 from coordexp.coords.codec import bin_to_pixel
-from coordexp.coords.types import CoordObject
-from coordexp.data.types import Record
 from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 from coordexp.rollout.types import RolloutOutput
+
+if TYPE_CHECKING:
+    from coordexp.coords.types import CoordObject
+    from coordexp.data.types import Record
 
 ScoreMode = Literal["constant", "confidence"]
 Scorer = Callable[[RolloutOutput], tuple[float, ...]]
@@ -25,9 +28,12 @@ def build_truth(record: Record) -> ImageTruth:
     """The record's objects in pixels; a polygon counts as its bounding box."""
     split = record.metadata.get(SPLIT_KEY)
     return ImageTruth(
-        sample_id=record.source, width=record.width, height=record.height,
+        sample_id=record.source,
+        width=record.width,
+        height=record.height,
         objects=tuple(Detection(obj.desc, pixel_box(obj, record.width, record.height)) for obj in record.objects),
-        split=None if split is None else str(split))
+        split=None if split is None else str(split),
+    )
 
 
 def parse_prediction(output: RolloutOutput, width: int, height: int, scorer: Scorer | None = None) -> ImagePrediction:
@@ -42,7 +48,8 @@ def parse_prediction(output: RolloutOutput, width: int, height: int, scorer: Sco
         return ImagePrediction(output.sample_id, (), error.fault, str(error), truncated)
     scores: Sequence[float] = [1.0] * len(objects) if scorer is None else scorer(output)
     found = tuple(
-        Detection(obj.desc, pixel_box(obj, width, height), score) for obj, score in zip(objects, scores, strict=True))
+        Detection(obj.desc, pixel_box(obj, width, height), score) for obj, score in zip(objects, scores, strict=True)
+    )
     return ImagePrediction(output.sample_id, found, truncated=truncated)
 
 

@@ -1,20 +1,24 @@
 """Draws ground truth and predictions over their images. In: pictures and boxes in pixels; out: one picture (RGB).
 
-A dashed outline is ground truth (dark: found, magenta: missed), a solid one a prediction, coloured by the IoU of its match.
-Contract id: EVAL-010.
+A dashed outline is ground truth (dark: found, magenta: missed), a solid one a prediction, coloured by the IoU of its
+match. Contract id: EVAL-010.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from coordexp.evaluation.matching import match_image
 from coordexp.evaluation.types import Box, ImagePrediction, ImageTruth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Color = tuple[int, int, int]
 CLOSE_IOU = 0.75
@@ -49,7 +53,9 @@ def render_gallery(items: Sequence[GalleryItem], *, columns: int = 4, tile: int 
     for number, item in enumerate(items):
         left = _GAP + (number % columns) * (tile + _GAP)
         top = _HEADER + (number // columns) * (tile + _CAPTION + _GAP)
-        pen.rounded_rectangle((left - 1, top - 1, left + tile, top + tile + _CAPTION), 6, fill=_CARD, outline=(218, 220, 224))
+        pen.rounded_rectangle(
+            (left - 1, top - 1, left + tile, top + tile + _CAPTION), 6, fill=_CARD, outline=(218, 220, 224)
+        )
         _draw_item(page, item, (left, top), tile)
     return page
 
@@ -57,7 +63,9 @@ def render_gallery(items: Sequence[GalleryItem], *, columns: int = 4, tile: int 
 def _draw_item(page: Image.Image, item: GalleryItem, corner: tuple[int, int], tile: int) -> None:
     width, height = item.truth.width, item.truth.height
     if item.picture.size != (width, height):
-        raise ValueError(f"sample {item.truth.sample_id}: the picture is {item.picture.size}, its ground truth {(width, height)}")
+        raise ValueError(
+            f"sample {item.truth.sample_id}: the picture is {item.picture.size}, its ground truth {(width, height)}"
+        )
     scale = min(tile / width, tile / height)
     size = (round(width * scale), round(height * scale))
     canvas = item.picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
@@ -109,7 +117,12 @@ def _solid(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
 def _dashed(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
     x1, y1, x2, y2 = box
     dash, gap = 7.0, 5.0
-    for start, stop, fixed, across in ((x1, x2, y1, True), (x1, x2, y2, True), (y1, y2, x1, False), (y1, y2, x2, False)):
+    for start, stop, fixed, across in (
+        (x1, x2, y1, True),
+        (x1, x2, y2, True),
+        (y1, y2, x1, False),
+        (y1, y2, x2, False),
+    ):
         at = start
         while at < stop:
             end = min(at + dash, stop)
@@ -120,7 +133,7 @@ def _dashed(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
 
 
 def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, placed: list[Box]) -> None:
-    """A tag at the box: above it, else inside its top, below it or inside its bottom, where it covers no earlier tag."""
+    """A tag at the box: above it, else inside its top, below it or inside its bottom, where none is."""
     canvas_width, canvas_height = pen.im.size
     font = _font(12)
     width = pen.textlength(text, font=font) + 8
@@ -129,7 +142,9 @@ def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, placed: 
     choices += [choices[1] + step * (_LABEL_HEIGHT + 1) for step in range(1, 8)]
     fitting = [(x, y, x + width, y + _LABEL_HEIGHT) for y in choices if 0 <= y <= canvas_height - _LABEL_HEIGHT]
     fallback = (x, max(0.0, min(box[1], canvas_height - _LABEL_HEIGHT)), x + width, box[1] + _LABEL_HEIGHT)
-    spot = next((area for area in fitting if not any(_overlap(area, other) for other in placed)), (fitting or [fallback])[0])
+    spot = next(
+        (area for area in fitting if not any(_overlap(area, other) for other in placed)), (fitting or [fallback])[0]
+    )
     placed.append(spot)
     pen.rectangle(spot, fill=color)
     pen.text((spot[0] + 4, spot[1] + _LABEL_HEIGHT / 2), text, fill=(255, 255, 255), font=font, anchor="lm")
@@ -139,7 +154,9 @@ def _overlap(first: Box, second: Box) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def _draw_caption(pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int, int], outcome: tuple[int, int]) -> None:
+def _draw_caption(
+    pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int, int], outcome: tuple[int, int]
+) -> None:
     true_positives, missed = outcome
     extra = len(item.prediction.detections) - true_positives
     pen.text(corner, _shortened(item.truth.sample_id, 46), fill=_FAINT, font=_font(11))
@@ -157,8 +174,12 @@ def _draw_header(pen: ImageDraw.ImageDraw, title: str) -> None:
     pen.text((_GAP, 10), title, fill=_INK, font=_font(18))
     x = float(_GAP)
     legend = (
-        (CLOSE, False, f"prediction, IoU ≥ {CLOSE_IOU}"), (LOOSE, False, "prediction, IoU ≥ 0.5"),
-        (WRONG, False, "wrong prediction"), (FOUND, True, "ground truth"), (MISSED, True, "ground truth, missed"))
+        (CLOSE, False, f"prediction, IoU ≥ {CLOSE_IOU}"),
+        (LOOSE, False, "prediction, IoU ≥ 0.5"),
+        (WRONG, False, "wrong prediction"),
+        (FOUND, True, "ground truth"),
+        (MISSED, True, "ground truth, missed"),
+    )
     for color, dashed, text in legend:
         outline = _dashed if dashed else _solid
         outline(pen, (x + 2, 45, x + 26, 59), color)
@@ -167,7 +188,7 @@ def _draw_header(pen: ImageDraw.ImageDraw, title: str) -> None:
 
 
 def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else "…" + text[-(limit - 1):]
+    return text if len(text) <= limit else "…" + text[-(limit - 1) :]
 
 
 @lru_cache(maxsize=8)
@@ -176,7 +197,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def pick_examples(truth: Sequence[ImageTruth], count: int) -> tuple[int, ...]:
-    """Indices of `count` images spread evenly over the set, in order: the gallery shows neither the best nor the first."""
+    """Indices of `count` images spread evenly over the set, in order: the gallery shows neither the best nor the
+    first.
+    """
     if count >= len(truth):
         return tuple(range(len(truth)))
     return tuple(number * len(truth) // count for number in range(count))

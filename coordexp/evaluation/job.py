@@ -1,12 +1,13 @@
 """From a configuration and a checkpoint folder to an evaluation. Contract id: EVAL-009.
 
-What decides prompts and images comes from the configuration that trained the model; the rest is said on the command line.
+What decides prompts and images comes from the configuration that trained the model; the rest is said on the command
+line.
 """
+
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +27,20 @@ from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_
 from coordexp.rollout.types import Progress, RolloutError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from coordexp.config import Config
 
 INPUT_ERRORS = (
-    ConfigError, CoordVocabError, DataError, EncodeError, EvaluationError, ImageContractError, ProcessorError, RolloutError)
+    ConfigError,
+    CoordVocabError,
+    DataError,
+    EncodeError,
+    EvaluationError,
+    ImageContractError,
+    ProcessorError,
+    RolloutError,
+)
 """Everything that bad input can raise; each message stands alone."""
 _ADAPTER_FILES = ("adapter_config.json", "coord_offset.json")
 
@@ -48,7 +59,12 @@ class EvaluationJob:
 
 
 def build_job(
-    config: Config, checkpoint: Path, generation: GenerationSettings, *, jsonl: Path | None = None, limit: int | None = None
+    config: Config,
+    checkpoint: Path,
+    generation: GenerationSettings,
+    *,
+    jsonl: Path | None = None,
+    limit: int | None = None,
 ) -> EvaluationJob:
     """A job for a checkpoint that `config` trained; without `jsonl` it is about `custom.val_jsonl`.
 
@@ -63,9 +79,14 @@ def build_job(
     if custom.image_root is not None:
         root = resolve_input(config, "custom.image_root", custom.image_root)
     return EvaluationJob(
-        checkpoint=checkpoint, jsonl=jsonl, encoding=build_settings(config),
-        generation=replace(generation, image_root=root), limit=limit,
-        torch_dtype=config.model.torch_dtype, attn_impl=config.model.attn_impl)
+        checkpoint=checkpoint,
+        jsonl=jsonl,
+        encoding=build_settings(config),
+        generation=replace(generation, image_root=root),
+        limit=limit,
+        torch_dtype=config.model.torch_dtype,
+        attn_impl=config.model.attn_impl,
+    )
 
 
 def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) -> Evaluation:
@@ -75,7 +96,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     """
     if job.limit is not None and job.limit < 1:
         raise EvaluationError(f"the limit must be at least 1, got {job.limit}")
-    records = read_records(job.jsonl)[:job.limit]
+    records = read_records(job.jsonl)[: job.limit]
     encoder = build_encoder(_load_processor(job.checkpoint), job.encoding)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     return evaluate_model(model, encoder, records, job.generation, progress)
@@ -84,7 +105,8 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
 def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:
     """A whole Qwen3-VL checkpoint in eval mode; an adapter or an unreadable folder raises `EvaluationError`."""
     model = _loaded(
-        checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl)
+        checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl
+    )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -93,7 +115,8 @@ def _load_processor(checkpoint: Path) -> Any:
         held = [name for name in _ADAPTER_FILES if (checkpoint / name).is_file()]
         if held:
             raise EvaluationError(
-                f"{checkpoint}: holds an adapter ({held[0]}), not a whole model; evaluate its merged export instead")
+                f"{checkpoint}: holds an adapter ({held[0]}), not a whole model; evaluate its merged export instead"
+            )
         raise EvaluationError(f"{checkpoint}: not a checkpoint folder (it has no config.json)")
     return _loaded(checkpoint, AutoProcessor)
 

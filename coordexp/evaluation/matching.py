@@ -1,18 +1,22 @@
 """One-to-one matching of an image's predictions with its ground truth at IoU >= 0.5. Contract ids: EVAL-001, EVAL-002.
 
-Per description (or over all, for localization) the assignment has as many pairs as possible, and among those the largest
-sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions.
+Per description (or over all, for localization) the assignment has as many pairs as possible, and among those the
+largest sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from coordexp.evaluation.types import IOU_THRESHOLD, Detection, MatchCounts
 from coordexp.geometry.boxes import pairwise_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Match:
 def match_image(
     truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True
 ) -> tuple[Match, ...]:
-    """Pairs of one image, ordered by prediction. With `class_aware` a pair also has equal descriptions (same string)."""
+    """Pairs of one image, ordered by prediction. With `class_aware` a pair also has the same description."""
     if not truth or not predictions:
         return ()
     iou = pairwise_iou([p.box for p in predictions], [t.box for t in truth])
@@ -40,10 +44,14 @@ def match_image(
     rows, columns = linear_sum_assignment(gain, maximize=True)
     return tuple(
         Match(int(row), int(column), float(iou[row, column]))
-        for row, column in zip(rows, columns, strict=True) if feasible[row, column])
+        for row, column in zip(rows, columns, strict=True)
+        if feasible[row, column]
+    )
 
 
-def count_matches(truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True) -> MatchCounts:
+def count_matches(
+    truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True
+) -> MatchCounts:
     """TP, FP and FN of one image: every prediction left alone is FP, every object left alone FN."""
     pairs = len(match_image(truth, predictions, class_aware=class_aware))
     return MatchCounts(pairs, len(predictions) - pairs, len(truth) - pairs)

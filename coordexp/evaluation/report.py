@@ -2,17 +2,21 @@
 
 Contract ids: EVAL-001..EVAL-009.
 """
+
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordexp.evaluation.coco import evaluate_coco
-from coordexp.evaluation.detections import ScoreMode
 from coordexp.evaluation.matching import count_matches
 from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
 from coordexp.spec import check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from coordexp.evaluation.detections import ScoreMode
 
 SCHEMA_VERSION = 1
 _NOTHING = MatchCounts(0, 0, 0)
@@ -44,7 +48,9 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
 
 
 def _evaluate(
-    truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction], score_mode: ScoreMode,
+    truth: Sequence[ImageTruth],
+    answers: Mapping[str, ImagePrediction],
+    score_mode: ScoreMode,
     splits: Mapping[str, DetectionReport],
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
@@ -61,11 +67,14 @@ def _evaluate(
         detection=sum((count_matches(t, p) for t, p in pairs), _NOTHING),
         localization=sum((count_matches(t, p, class_aware=False) for t, p in pairs), _NOTHING),
         per_class={
-            name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING) for name in sorted(known)},
+            name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING)
+            for name in sorted(known)
+        },
         coco=evaluate_coco(truth, answers),
         parse_failures=_counts(answer.failure for answer in answers.values() if answer.failure is not None),
         dropped_objects=_counts(reason for a in answers.values() for reason, n in a.dropped.items() for _ in range(n)),
-        splits=splits)
+        splits=splits,
+    )
 
 
 def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction]) -> dict[str, ImagePrediction]:
@@ -76,9 +85,11 @@ def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePredictio
             raise EvaluationError(f"{len(twice)} sample ids have more than one {what}, first {twice[0]!r}")
     answers = {prediction.sample_id: prediction for prediction in predictions}
     wanted = {image.sample_id for image in truth}
-    for what, ids in (("no prediction", wanted - set(answers)), ("no ground truth", set(answers) - wanted)):
-        if ids:
-            raise EvaluationError(f"{len(ids)} samples have {what}, first {min(ids)!r}; evaluate the same set on both sides")
+    for what, lone in (("no prediction", wanted - set(answers)), ("no ground truth", set(answers) - wanted)):
+        if lone:
+            raise EvaluationError(
+                f"{len(lone)} samples have {what}, first {min(lone)!r}; evaluate the same set on both sides"
+            )
     return answers
 
 
@@ -92,19 +103,33 @@ def _counts(reasons: Iterable[str]) -> dict[str, int]:
 
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
-        "images": report.images, "ground_truth_objects": report.ground_truth_objects,
-        "predicted_objects": report.predicted_objects, "parsed": report.parsed, "parse_rate": report.parse_rate,
-        "truncated": report.truncated, "unknown_desc": report.unknown_desc, "score_mode": report.score_mode,
-        "detection": _match_document(report.detection), "localization": _match_document(report.localization),
-        "coco": dict(report.coco.summary), "per_class": _class_documents(report.per_class, report.coco),
-        "parse_failures": dict(report.parse_failures), "dropped_objects": dict(report.dropped_objects),
-        "splits": {name: _document(split) for name, split in report.splits.items()}}
+        "images": report.images,
+        "ground_truth_objects": report.ground_truth_objects,
+        "predicted_objects": report.predicted_objects,
+        "parsed": report.parsed,
+        "parse_rate": report.parse_rate,
+        "truncated": report.truncated,
+        "unknown_desc": report.unknown_desc,
+        "score_mode": report.score_mode,
+        "detection": _match_document(report.detection),
+        "localization": _match_document(report.localization),
+        "coco": dict(report.coco.summary),
+        "per_class": _class_documents(report.per_class, report.coco),
+        "parse_failures": dict(report.parse_failures),
+        "dropped_objects": dict(report.dropped_objects),
+        "splits": {name: _document(split) for name, split in report.splits.items()},
+    }
 
 
 def _match_document(counts: MatchCounts) -> dict[str, Any]:
     return {
-        "true_positives": counts.true_positives, "false_positives": counts.false_positives,
-        "false_negatives": counts.false_negatives, "precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
+        "true_positives": counts.true_positives,
+        "false_positives": counts.false_positives,
+        "false_negatives": counts.false_negatives,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+    }
 
 
 def _class_documents(per_class: Mapping[str, MatchCounts], coco: CocoMetrics) -> dict[str, Any]:

@@ -2,27 +2,29 @@
 
 The same function serves the command line, the quick start and a trainer that evaluates a model it holds.
 """
+
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.evaluation.confidence import build_coord_scorer
 from coordexp.evaluation.detections import ScoreMode, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
-from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.requests import build_requests
-from coordexp.rollout.types import Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from transformers import Qwen3VLForConditionalGeneration
 
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
+    from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
+    from coordexp.rollout.types import Progress, RolloutOutput, RolloutRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,17 @@ class GenerationSettings:
     score_mode: ScoreMode = "confidence"
     image_root: Path | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "decode_batch_size"):
+            if getattr(self, name) < 1:
+                raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One evaluation with all that led to it; the sequences are parallel and follow the records. `seconds` is generation."""
+    """One evaluation with all that led to it; the sequences are parallel and follow the records. `seconds` is
+    generation.
+    """
 
     report: DetectionReport
     truth: tuple[ImageTruth, ...]
@@ -49,7 +58,10 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: Qwen3VLForConditionalGeneration, encoder: Encoder, records: Sequence[Record], settings: GenerationSettings,
+    model: Qwen3VLForConditionalGeneration,
+    encoder: Encoder,
+    records: Sequence[Record],
+    settings: GenerationSettings,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate `model` on `records`, with the prompts and the processor of `encoder`.
@@ -61,8 +73,12 @@ def evaluate_model(
     requests = build_requests(records, encoder, settings.image_root)
     confident = settings.score_mode == "confidence"
     backend = HfBackend(
-        model, encoder.processor, decode_batch_size=settings.decode_batch_size, max_new_tokens=settings.max_new_tokens,
-        logprobs=confident)
+        model,
+        encoder.processor,
+        decode_batch_size=settings.decode_batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        logprobs=confident,
+    )
     started = time.perf_counter()
     outputs = backend.generate(requests, progress)
     seconds = time.perf_counter() - started
@@ -70,6 +86,7 @@ def evaluate_model(
     truth = tuple(build_truth(record) for record in records)
     predictions = tuple(
         parse_prediction(output, record.width, record.height, scorer)
-        for output, record in zip(outputs, records, strict=True))
+        for output, record in zip(outputs, records, strict=True)
+    )
     report = evaluate_detections(truth, predictions, score_mode=settings.score_mode)
     return Evaluation(report, truth, predictions, tuple(requests), tuple(outputs), settings, seconds)

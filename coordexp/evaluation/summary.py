@@ -1,15 +1,19 @@
-"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table, which the caller prints."""
+"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints."""
+
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from coordexp.evaluation.types import DetectionReport
-from coordexp.rollout.types import Progress as OnProgress
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordexp.evaluation.types import DetectionReport
+    from coordexp.rollout.types import Progress as OnProgress
 
 
 @contextmanager
@@ -39,8 +43,10 @@ def build_summary_table(report: DetectionReport) -> Table:
 def render_headline(report: DetectionReport) -> str:
     """The numbers that matter most, in one line."""
     coco = report.coco.summary
-    return (f"{report.images} images · parse {_share(report.parse_rate)} · F1 {_share(report.detection.f1)} · "
-            f"mAP@.5 {_share(coco['mAP50'])} · mAP {_share(coco['mAP'])}")
+    return (
+        f"{report.images} images · parse {_share(report.parse_rate)} · F1 {_share(report.detection.f1)} · "
+        f"mAP@.5 {_share(coco['mAP50'])} · mAP {_share(coco['mAP'])}"
+    )
 
 
 def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,16 @@
-"""What evaluation compares and what it reports. Contract ids: EVAL-*; the report's form is `coordexp:evaluation-report`.
+"""What evaluation compares and what it reports. Contract ids: EVAL-*; the report's form is
+`coordexp:evaluation-report`.
 
 Boxes are `(x1, y1, x2, y2)` in pixels of the image the model saw, corners in order.
 """
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Box = tuple[float, float, float, float]
 IOU_THRESHOLD = 0.5
@@ -37,8 +42,8 @@ class ImagePrediction:
     """What one answer yielded. `failure` is the reason why an unparsable answer yielded nothing (with its text in
     `failure_detail`), else None.
 
-    `truncated` says that the answer ran into its token limit. `dropped` counts, by reason, objects that a salvaging parser
-    left out of `detections`; a strict parse leaves out none.
+    `truncated` says that the answer ran into its token limit. `dropped` counts, by reason, objects that a salvaging
+    parser left out of `detections`; a strict parse leaves out none.
     """
 
     sample_id: str
@@ -75,8 +80,10 @@ class MatchCounts:
 
     def __add__(self, other: MatchCounts) -> MatchCounts:
         return MatchCounts(
-            self.true_positives + other.true_positives, self.false_positives + other.false_positives,
-            self.false_negatives + other.false_negatives)
+            self.true_positives + other.true_positives,
+            self.false_positives + other.false_positives,
+            self.false_negatives + other.false_negatives,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,8 @@ class DetectionReport:
     """The outcome over one set of images.
 
     `detection` matches box and description, `localization` the box alone. `parse_failures` counts unparsable answers
-    and `dropped_objects` objects that a salvaging parser left out, both by reason; `unknown_desc` counts predictions whose
-    description no ground truth of the set has (they are false positives, and outside COCO's categories).
+    and `dropped_objects` objects that a salvaging parser left out, both by reason; `unknown_desc` counts predictions
+    whose description no ground truth of the set has (they are false positives, and outside COCO's categories).
     `splits` holds a report per split name.
     """
 

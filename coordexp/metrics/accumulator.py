@@ -1,18 +1,22 @@
 """Adds up a step's observations over micro-batches and ranks and reduces them once. Contract ids: ART-006, ART-007.
 
-Observations enter under the keys of the metric table; reduced numbers leave. Sums stay sums until the end, so a ratio does
-not depend on how the batch was split.
+Observations enter under the keys of the metric table; reduced numbers leave. Sums stay sums until the end, so a ratio
+does not depend on how the batch was split.
 """
+
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.distributed as dist
 
 from coordexp.metrics.table import MetricError, Reduction, check_key, is_internal, read_metric_table
 
-Number = float | torch.Tensor
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Number: TypeAlias = "float | torch.Tensor"
 State = dict[str, tuple[float, float]]
 """Per key: numerator and denominator (ratio, mean), total and 0 (sum), largest and 0 (max). Plain floats, picklable."""
 
@@ -20,7 +24,8 @@ State = dict[str, tuple[float, float]]
 class MetricAccumulator:
     """Collects one window's metrics. Tensors may stay on their device until `state()` or `result()` reads them.
 
-    Keys whose last part starts with an underscore are helpers: summed, merged, readable in `state()`, absent from results.
+    Keys whose last part starts with an underscore are helpers: summed, merged, readable in `state()`, absent from
+    results.
     """
 
     def __init__(self) -> None:

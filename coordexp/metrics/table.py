@@ -1,16 +1,20 @@
 """Metric keys and how each is reduced, read once from contracts/metrics/metrics.yaml. Contract ids: ART-006, ART-007.
 
-A key that the table does not know is refused with the nearest one, so that a misspelt metric cannot appear beside the real one.
+A key that the table does not know is refused with the nearest one, so that a misspelt metric cannot appear beside the
+real one.
 """
+
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.spec import ContractFileError, check, contract_path, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Reduction = Literal["sum", "ratio", "mean", "max"]
 
@@ -32,7 +36,9 @@ class Metric:
 
 @lru_cache(maxsize=1)
 def read_metric_table() -> Mapping[str, Metric]:
-    """Every metric by key; raises `ContractFileError` for a key that is there twice, `ContractViolation` for a bad row."""
+    """Every metric by key; raises `ContractFileError` for a key that is there twice, `ContractViolation` for a bad
+    row.
+    """
     path = contract_path("metrics/metrics.yaml")
     rows = check("metric-table", read_yaml(path))["metrics"]
     table: dict[str, Metric] = {}
@@ -55,4 +61,6 @@ def check_key(key: str) -> str:
         return key
     near = difflib.get_close_matches(key, table, n=1)
     hint = f"; nearest: {near[0]!r}" if near else ""
-    raise MetricError(f"unknown metric key {key!r}{hint}; keys and reductions are declared in contracts/metrics/metrics.yaml")
+    raise MetricError(
+        f"unknown metric key {key!r}{hint}; keys and reductions are declared in contracts/metrics/metrics.yaml"
+    )

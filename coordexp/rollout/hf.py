@@ -1,10 +1,12 @@
-"""Batched greedy generation with a Qwen3-VL of transformers on whatever device the model is on. Contract ids: ROLL-001..ROLL-004.
+"""Batched greedy generation with a Qwen3-VL of transformers on whatever device the model is on. Contract ids:
+ROLL-001..ROLL-004.
 
-Requests enter with their prompt ids and image paths; answers leave in request order, equal to those of one-by-one generation.
+Requests enter with their prompt ids and image paths; answers leave in request order, equal to those of one-by-one
+generation.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +17,8 @@ from coordexp.rollout.patches import read_patches
 from coordexp.rollout.types import FinishReason, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen3VLForConditionalGeneration
 
 STOP_TOKEN = "<|im_end|>"
@@ -40,20 +44,26 @@ class GreedyTrace(LogitsProcessor):
         wide = scores.float()
         self.steps.append(wide.max(dim=-1).values - wide.logsumexp(dim=-1))
         if self._progress is not None:
-            finished = (input_ids[:, self._prompt_width:] == self._stop_id).any(dim=1).sum().item()
+            finished = (input_ids[:, self._prompt_width :] == self._stop_id).any(dim=1).sum().item()
             self._progress(self._done + int(finished), self._total)
         return scores
 
 
 class HfBackend:
-    """Greedy decoding with `model` (Qwen3-VL, any dtype and device) and its `processor` (tokenizer and image processor).
+    """Greedy decoding with `model` (Qwen3-VL, any dtype and device) and its `processor` (tokenizer and image
+    processor).
 
     `decode_batch_size` alone bounds a microbatch. With `logprobs` each output carries its tokens' log-probabilities.
     """
 
     def __init__(
-        self, model: Qwen3VLForConditionalGeneration, processor: ProcessorMixin, *, decode_batch_size: int,
-        max_new_tokens: int, logprobs: bool = False,
+        self,
+        model: Qwen3VLForConditionalGeneration,
+        processor: ProcessorMixin,
+        *,
+        decode_batch_size: int,
+        max_new_tokens: int,
+        logprobs: bool = False,
     ) -> None:
         self._model = model
         self._processor = processor
@@ -68,8 +78,9 @@ class HfBackend:
     def generate(self, requests: Sequence[RolloutRequest], progress: Progress | None = None) -> list[RolloutOutput]:
         """Answer every request, `outputs[i]` for `requests[i]`.
 
-        The model is put in eval mode and given back as it was. Raises `RolloutError` before any decoding when a prompt plus
-        `max_new_tokens` exceeds `max_position_embeddings`, and when an image does not fit the prompt's placeholders.
+        The model is put in eval mode and given back as it was. Raises `RolloutError` before any decoding when a
+        prompt plus `max_new_tokens` exceeds `max_position_embeddings`, and when an image does not fit the prompt's
+        placeholders.
         """
         limit = int(self._model.config.text_config.max_position_embeddings)
         check_length_budget(requests, self._max_new_tokens, limit)
@@ -94,13 +105,20 @@ class HfBackend:
         width = inputs["input_ids"].shape[1]
         trace = GreedyTrace(self._stop_id, width, progress, done, total)
         settings = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=self._max_new_tokens, eos_token_id=self._stop_id,
-            pad_token_id=self._pad_id, use_cache=True)
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._stop_id,
+            pad_token_id=self._pad_id,
+            use_cache=True,
+        )
         watch = LogitsProcessorList([trace] if self._logprobs or progress is not None else [])
         rows = self._model.generate(**inputs, generation_config=settings, logits_processor=watch)
         logprobs = torch.stack(trace.steps, dim=1).tolist() if self._logprobs else None
         return [
-            build_output(request, row, self._stop_id, self._processor.tokenizer, None if logprobs is None else logprobs[number])
+            build_output(
+                request, row, self._stop_id, self._processor.tokenizer, None if logprobs is None else logprobs[number]
+            )
             for number, (request, row) in enumerate(zip(requests, rows[:, width:].tolist(), strict=True))
         ]
 
@@ -114,7 +132,10 @@ class HfBackend:
 
 
 def build_output(
-    request: RolloutRequest, row: Sequence[int], stop_id: int, tokenizer: PreTrainedTokenizerBase,
+    request: RolloutRequest,
+    row: Sequence[int],
+    stop_id: int,
+    tokenizer: PreTrainedTokenizerBase,
     logprobs: Sequence[float] | None = None,
 ) -> RolloutOutput:
     """The answer in a generated row: up to and with its first stop token, or the whole row when there is none."""
@@ -124,5 +145,10 @@ def build_output(
     text_ids = kept[:-1] if reason == "stop" else kept
     text = tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return RolloutOutput(
-        sample_id=request.sample_id, prompt_token_ids=request.prompt_token_ids, response_token_ids=tuple(kept), text=text,
-        finish_reason=reason, token_logprobs=None if logprobs is None else tuple(logprobs[:length]))
+        sample_id=request.sample_id,
+        prompt_token_ids=request.prompt_token_ids,
+        response_token_ids=tuple(kept),
+        text=text,
+        finish_reason=reason,
+        token_logprobs=None if logprobs is None else tuple(logprobs[:length]),
+    )

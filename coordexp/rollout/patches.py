@@ -1,19 +1,23 @@
 """Image files of a batch in, vision patches out, exactly as training sees them. Contract ids: ROLL-004."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from coordexp.rollout.types import RolloutError, RolloutRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def read_patches(requests: Sequence[RolloutRequest], image_processor: Any, image_id: int) -> dict[str, torch.Tensor]:
     """`pixel_values` float [P, D] and `image_grid_thw` int64 [N, 3] in request order; empty without images.
 
-    Nothing is resized. Raises `RolloutError` when a prompt's image placeholders are not as many as its images' merged patches.
+    Nothing is resized. Raises `RolloutError` when a prompt's image placeholders are not as many as its images' merged
+    patches.
     """
     pixels, grids = [], []
     merge = int(image_processor.merge_size) ** 2
@@ -28,7 +32,8 @@ def read_patches(requests: Sequence[RolloutRequest], image_processor: Any, image
         if wanted != offered:
             raise RolloutError(
                 f"sample {request.sample_id}: the prompt holds {wanted} image placeholders but its "
-                f"{len(request.image_paths)} image(s) give {offered}; encode the prompt from the same image files")
+                f"{len(request.image_paths)} image(s) give {offered}; encode the prompt from the same image files"
+            )
     if not pixels:
         return {}
     return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}

@@ -1,8 +1,7 @@
 """Records in, rollout requests out: the prompt that training showed and the image it showed. Contract id: ROLL-004."""
+
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.data.paths import resolve_record_images
@@ -10,6 +9,9 @@ from coordexp.encode.images import read_image
 from coordexp.rollout.types import RolloutRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 def build_requests(records: Iterable[Record], encoder: Encoder, image_root: Path | None = None) -> list[RolloutRequest]:
     """One request per record, its sample id the record's source.
 
-    Raises what encoding raises for a record that cannot be shown as it stands: an image that is missing, of another size than
-    the record says, or that would have to be resized.
+    Raises what encoding raises for a record that cannot be shown as it stands: an image that is missing, of another
+    size than the record says, or that would have to be resized.
     """
     requests = []
     for record in records:

@@ -2,12 +2,15 @@
 
 Token ids enter and leave as plain tuples, so that a request can cross a process or a wire unchanged.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int, int], None]
@@ -49,5 +52,7 @@ class RolloutBackend(Protocol):
     """Answers requests in the order they were given, whatever order it works in."""
 
     def generate(self, requests: Sequence[RolloutRequest], progress: Progress | None = None) -> list[RolloutOutput]:
-        """One output per request, `outputs[i]` for `requests[i]`; raises `RolloutError` before any work when one is unfit."""
+        """One output per request, `outputs[i]` for `requests[i]`; raises `RolloutError` before any work when one is
+        unfit.
+        """
         ...

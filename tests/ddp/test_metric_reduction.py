@@ -1,4 +1,5 @@
 """Metrics over two real gloo ranks equal those of one process that saw everything."""
+
 from __future__ import annotations
 
 import json
@@ -37,8 +38,9 @@ def test_two_ranks_reduce_to_what_one_process_sees(tmp_path):
     mp.start_processes(run_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
     reduced = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert reduced[0] == reduced[1]
-    assert reduced[0] == pytest.approx({
-        "loss/struct_ce": (2 + 12 + 24) / 8, "data/samples_total": 3, "time/step_s": 6.0, "optim/grad_norm": 5.0})
+    assert reduced[0] == pytest.approx(
+        {"loss/struct_ce": (2 + 12 + 24) / 8, "data/samples_total": 3, "time/step_s": 6.0, "optim/grad_norm": 5.0}
+    )
 
 
 def test_one_process_reduces_without_a_collective():

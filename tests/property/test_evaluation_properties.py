@@ -1,4 +1,5 @@
 """F1 against brute force; order never matters; perfect and empty predictions give the extremes."""
+
 from __future__ import annotations
 
 from itertools import combinations, permutations
@@ -22,7 +23,9 @@ def detections(draw, most: int = 4):
         x, y = draw(st.integers(0, 6)), draw(st.integers(0, 6))
         w, h = draw(st.integers(0, 4)), draw(st.integers(0, 4))
         score = draw(st.sampled_from((0.25, 0.5, 1.0)))
-        found.append(Detection(draw(st.sampled_from(NAMES)), (10.0 * x, 10.0 * y, 10.0 * (x + w), 10.0 * (y + h)), score))
+        found.append(
+            Detection(draw(st.sampled_from(NAMES)), (10.0 * x, 10.0 * y, 10.0 * (x + w), 10.0 * (y + h)), score)
+        )
     return tuple(found)
 
 
@@ -67,7 +70,10 @@ def test_matching_equals_the_best_of_all_assignments(truth, found, class_aware):
     assert len({m.prediction for m in matches}) == len({m.truth for m in matches}) == pairs
     counts = count_matches(truth, found, class_aware=class_aware)
     assert (counts.true_positives, counts.false_positives, counts.false_negatives) == (
-        pairs, len(found) - pairs, len(truth) - pairs)
+        pairs,
+        len(found) - pairs,
+        len(truth) - pairs,
+    )
 
 
 @pytest.mark.invariant("EVAL-001")
@@ -95,7 +101,9 @@ def test_the_name_must_be_the_same_string_for_detection_and_plays_no_part_in_loc
 def test_no_order_changes_the_report(images, random):
     truth, found = images
     shuffled_truth = [ImageTruth(t.sample_id, 100, 100, tuple(random.sample(t.objects, len(t.objects)))) for t in truth]
-    shuffled_found = [ImagePrediction(p.sample_id, tuple(random.sample(p.detections, len(p.detections)))) for p in found]
+    shuffled_found = [
+        ImagePrediction(p.sample_id, tuple(random.sample(p.detections, len(p.detections)))) for p in found
+    ]
     random.shuffle(shuffled_truth)
     random.shuffle(shuffled_found)
     assert evaluate_detections(shuffled_truth, shuffled_found) == evaluate_detections(truth, found)
@@ -133,5 +141,9 @@ def test_the_ground_truth_itself_scores_one_and_nothing_scores_zero(sets):
 @given(image_sets())
 def test_every_report_fits_its_contract(images):
     document = render_report(evaluate_detections(*images))
-    numbers = [*document["coco"].values(), document["parse_rate"], *(document["detection"][k] for k in ("precision", "f1"))]
+    numbers = [
+        *document["coco"].values(),
+        document["parse_rate"],
+        *(document["detection"][k] for k in ("precision", "f1")),
+    ]
     assert all(value is None or 0 <= value <= 1 for value in numbers)

@@ -1,4 +1,5 @@
 """Atomic files and content hashes."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Checkpoints hold weights only."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,7 +29,9 @@ def test_a_checkpoint_folder_holds_weights_and_what_loads_them(case, tmp_path):
 def test_the_refusal_names_every_file_and_what_to_do(tmp_path):
     for name in ("model.safetensors", "optimizer.pt", "rng_state.pth"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(CheckpointPolicyError, match="this one has optimizer.pt, rng_state.pth; save with save_only_model"):
+    with pytest.raises(
+        CheckpointPolicyError, match=r"this one has optimizer\.pt, rng_state\.pth; save with save_only_model"
+    ):
         check_weights_only(tmp_path)
     with pytest.raises(CheckpointPolicyError, match="no such checkpoint folder"):
         check_weights_only(tmp_path / "missing")

@@ -1,4 +1,5 @@
 """The run manifest: what it holds, what it carries along, what it refuses."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -32,11 +33,20 @@ def cooked(tmp_path) -> Path:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (96, 96), (9, 9, 9)).save(raw / name)
     boxes = [(1, [10, 10, 30, 30], 0), (1, [10, 10, 30, 30], 1), (2, [5, 5, 0, 20], 0), (2, [5, 5, 20, 20], 0)]
-    (raw / "annotations.json").write_text(json.dumps({
-        "images": [{"id": i, "file_name": n, "width": 96, "height": 96} for i, n in ((1, "a.png"), (2, "b.png"))],
-        "annotations": [{"id": n, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
-                        for n, (i, box, crowd) in enumerate(boxes, 1)],
-        "categories": [{"id": 1, "name": "cat"}]}))
+    (raw / "annotations.json").write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"id": i, "file_name": n, "width": 96, "height": 96} for i, n in ((1, "a.png"), (2, "b.png"))
+                ],
+                "annotations": [
+                    {"id": n, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+                    for n, (i, box, crowd) in enumerate(boxes, 1)
+                ],
+                "categories": [{"id": 1, "name": "cat"}],
+            }
+        )
+    )
     cook(CookSource(raw / "annotations.json", raw), tmp_path / "cooked", CookOptions(max_pixels=96 * 96))
     return tmp_path / "cooked" / "records.jsonl"
 
@@ -46,8 +56,13 @@ def facts(cooked, tmp_path) -> RunFacts:
     source = tmp_path / "run.yaml"
     source.write_text("training: {seed: 3}\n")
     return RunFacts(
-        resolved_config={"training": {"seed": 3}}, config_sources=(source,), seeds={"training": 3, "sampling": 99},
-        data={"train": cooked}, pipeline_checksum="0" * 64, launch={"world_size": 2})
+        resolved_config={"training": {"seed": 3}},
+        config_sources=(source,),
+        seeds={"training": 3, "sampling": 99},
+        data={"train": cooked},
+        pipeline_checksum="0" * 64,
+        launch={"world_size": 2},
+    )
 
 
 @pytest.mark.invariant("ART-001")
@@ -92,8 +107,10 @@ def test_the_git_state_is_the_commit_and_whether_it_was_changed(tmp_path):
 
 
 @pytest.mark.invariant("ART-001")
-@pytest.mark.parametrize("change", [{"seeds": {}}, {"data": {}}, {"config_sources": ()}, {"resolved_config": {}},
-                                    {"pipeline_checksum": "short"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seeds": {}}, {"data": {}}, {"config_sources": ()}, {"resolved_config": {}}, {"pipeline_checksum": "short"}],
+)
 def test_a_run_that_does_not_say_what_decides_it_gets_no_manifest(facts, change):
     with pytest.raises(ContractViolation):
         build_run_manifest(dataclasses.replace(facts, **change))
@@ -117,7 +134,7 @@ def test_each_drop_of_cooking_reaches_the_run_manifest(facts, cooked):
 @pytest.mark.invariant("ART-002")
 def test_a_file_changed_after_cooking_is_refused_with_its_manifest(facts, cooked):
     cooked.write_text(cooked.read_text().splitlines(keepends=True)[0])
-    with pytest.raises(ArtifactError, match="counts 2 records but records.jsonl holds 1"):
+    with pytest.raises(ArtifactError, match=r"counts 2 records but records\.jsonl holds 1"):
         build_run_manifest(facts)
 
 

@@ -1,4 +1,5 @@
 """COCO numbers against cases worked out by hand, and against pycocotools fed through its own result loader."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,10 +19,14 @@ CASES = load_cases(Path(__file__).parents[3] / "fixtures/evaluation/coco_by_hand
 
 
 def build_case(data):
-    truth = [ImageTruth(sample, 100, 100, tuple(Detection(name, tuple(map(float, box))) for name, box in objects))
-             for sample, objects in data["truth"].items()]
-    found = {sample: ImagePrediction(sample, tuple(Detection(n, tuple(map(float, b)), s) for n, b, s in objects))
-             for sample, objects in data["found"].items()}
+    truth = [
+        ImageTruth(sample, 100, 100, tuple(Detection(name, tuple(map(float, box))) for name, box in objects))
+        for sample, objects in data["truth"].items()
+    ]
+    found = {
+        sample: ImagePrediction(sample, tuple(Detection(n, tuple(map(float, b)), s) for n, b, s in objects))
+        for sample, objects in data["found"].items()
+    }
     return truth, found
 
 
@@ -41,12 +46,26 @@ def test_all_twelve_numbers_equal_those_of_pycocotools_on_its_own_files():
     theirs = COCO()
     theirs.dataset = {
         "info": {},
-        "images": [{"id": i} for i in range(1, len(truth) + 1)], "categories": [{"id": i} for i in range(1, len(names) + 1)],
+        "images": [{"id": i} for i in range(1, len(truth) + 1)],
+        "categories": [{"id": i} for i in range(1, len(names) + 1)],
         "annotations": [
-            {"id": n, "image_id": i, "category_id": names.index(obj.desc) + 1, "bbox": xywh(obj.box), "iscrowd": 0,
-             "area": xywh(obj.box)[2] * xywh(obj.box)[3]} for n, (i, obj) in enumerate(boxes, 1)]}
-    results = [{"image_id": i, "category_id": names.index(d.desc) + 1, "bbox": xywh(d.box), "score": d.score}
-               for i, image in enumerate(truth, 1) for d in found[image.sample_id].detections if d.desc in names]
+            {
+                "id": n,
+                "image_id": i,
+                "category_id": names.index(obj.desc) + 1,
+                "bbox": xywh(obj.box),
+                "iscrowd": 0,
+                "area": xywh(obj.box)[2] * xywh(obj.box)[3],
+            }
+            for n, (i, obj) in enumerate(boxes, 1)
+        ],
+    }
+    results = [
+        {"image_id": i, "category_id": names.index(d.desc) + 1, "bbox": xywh(d.box), "score": d.score}
+        for i, image in enumerate(truth, 1)
+        for d in found[image.sample_id].detections
+        if d.desc in names
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         theirs.createIndex()
         oracle = COCOeval(theirs, theirs.loadRes(results), "bbox")

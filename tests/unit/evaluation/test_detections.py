@@ -1,4 +1,5 @@
 """Answers and records as boxes: bins to pixels, strict parsing, confidence."""
+
 from __future__ import annotations
 
 import math
@@ -50,15 +51,18 @@ def test_an_answer_in_the_canonical_form_gives_its_objects():
 
 
 @pytest.mark.invariant("EVAL-006")
-@pytest.mark.parametrize(("damage", "reason"), [
-    (lambda text: text[:-2], "syntax"),
-    (lambda text: text + "!", "container"),
-    (lambda text: text.replace("<|coord_400|>", "400"), "non_coord_token"),
-    (lambda text: text.replace(", <|coord_400|>", ""), "wrong_arity"),
-    (lambda text: text.replace("<|coord_100|>", "<|coord_900|>"), "bbox_invalid"),
-    (lambda text: text.replace("objects", "boxes"), "container"),
-    (lambda text: text.replace("bbox_2d", "bbox", 1), "unknown_geom"),
-])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text[:-2], "syntax"),
+        (lambda text: text + "!", "container"),
+        (lambda text: text.replace("<|coord_400|>", "400"), "non_coord_token"),
+        (lambda text: text.replace(", <|coord_400|>", ""), "wrong_arity"),
+        (lambda text: text.replace("<|coord_100|>", "<|coord_900|>"), "bbox_invalid"),
+        (lambda text: text.replace("objects", "boxes"), "container"),
+        (lambda text: text.replace("bbox_2d", "bbox", 1), "unknown_geom"),
+    ],
+)
 def test_an_answer_that_does_not_parse_gives_nothing_but_its_reason(damage, reason):
     text = damage(render_answer((CAT, DOG)))
     found = parse_prediction(answer(text), 1000, 1000)

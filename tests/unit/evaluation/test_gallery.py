@@ -1,4 +1,5 @@
 """The gallery: colours say what was found, wrong and missed; sizes and order are kept."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,12 +23,15 @@ def amount(picture: Image.Image, color: tuple[int, int, int], header: int = 80) 
 
 
 @pytest.mark.invariant("EVAL-010")
-@pytest.mark.parametrize(("found", "shown", "absent"), [
-    ((CAT,), [CLOSE], [LOOSE, WRONG, MISSED]),
-    ((Detection("cat", (20, 20, 79, 60)),), [LOOSE], [WRONG, MISSED]),
-    ((Detection("dog", (20, 20, 79, 79)),), [WRONG, MISSED], [CLOSE, LOOSE]),
-    ((), [MISSED], [CLOSE, LOOSE, WRONG]),
-])
+@pytest.mark.parametrize(
+    ("found", "shown", "absent"),
+    [
+        ((CAT,), [CLOSE], [LOOSE, WRONG, MISSED]),
+        ((Detection("cat", (20, 20, 79, 60)),), [LOOSE], [WRONG, MISSED]),
+        ((Detection("dog", (20, 20, 79, 79)),), [WRONG, MISSED], [CLOSE, LOOSE]),
+        ((), [MISSED], [CLOSE, LOOSE, WRONG]),
+    ],
+)
 def test_colours_say_how_well_a_prediction_fits(found, shown, absent):
     picture = render_gallery([item(*found)])
     assert all(amount(picture, color) > 100 for color in shown)
@@ -58,6 +62,8 @@ def test_a_picture_of_another_size_is_refused():
         render_gallery([])
 
 
-@pytest.mark.parametrize(("images", "count", "expected"), [(3, 5, (0, 1, 2)), (10, 5, (0, 2, 4, 6, 8)), (5, 5, (0, 1, 2, 3, 4))])
+@pytest.mark.parametrize(
+    ("images", "count", "expected"), [(3, 5, (0, 1, 2)), (10, 5, (0, 2, 4, 6, 8)), (5, 5, (0, 1, 2, 3, 4))]
+)
 def test_examples_are_spread_over_the_set(images, count, expected):
     assert pick_examples([ImageTruth(str(i), 1, 1, ()) for i in range(images)], count) == expected

@@ -1,4 +1,5 @@
 """The report: counts, unknown names, splits, and inputs that do not belong together."""
+
 from __future__ import annotations
 
 import pytest
@@ -25,8 +26,12 @@ def test_a_name_that_no_ground_truth_has_is_counted_and_stays_wrong():
 
 @pytest.mark.invariant("EVAL-006")
 def test_unparsable_answers_are_counted_by_reason_and_their_objects_are_missed():
-    predictions = [ImagePrediction("a", (CAT,)), ImagePrediction("b", (), "syntax", "…"),
-                   ImagePrediction("c", (), "syntax", "…", truncated=True), ImagePrediction("d", (), "wrong_arity", "…")]
+    predictions = [
+        ImagePrediction("a", (CAT,)),
+        ImagePrediction("b", (), "syntax", "…"),
+        ImagePrediction("c", (), "syntax", "…", truncated=True),
+        ImagePrediction("d", (), "wrong_arity", "…"),
+    ]
     report = evaluate_detections([image(sample, CAT) for sample in "abcd"], predictions)
     assert (report.parsed, report.parse_rate, report.truncated) == (1, 0.25, 1)
     assert report.parse_failures == {"syntax": 2, "wrong_arity": 1}
@@ -35,7 +40,10 @@ def test_unparsable_answers_are_counted_by_reason_and_their_objects_are_missed()
 
 @pytest.mark.invariant("EVAL-006")
 def test_objects_that_a_parser_left_out_are_summed_by_reason():
-    predictions = [ImagePrediction("a", (), dropped={"wrong_arity": 2}), ImagePrediction("b", (), dropped={"wrong_arity": 1})]
+    predictions = [
+        ImagePrediction("a", (), dropped={"wrong_arity": 2}),
+        ImagePrediction("b", (), dropped={"wrong_arity": 1}),
+    ]
     assert evaluate_detections([image("a"), image("b")], predictions).dropped_objects == {"wrong_arity": 3}
 
 
@@ -52,12 +60,15 @@ def test_each_split_is_reported_as_if_it_were_alone():
 
 
 @pytest.mark.invariant("EVAL-009")
-@pytest.mark.parametrize(("truth", "predictions", "message"), [
-    (["a", "b"], ["a"], "1 samples have no prediction, first 'b'"),
-    (["a"], ["a", "b"], "1 samples have no ground truth, first 'b'"),
-    (["a", "a"], ["a"], "more than one image, first 'a'"),
-    (["a"], ["a", "a"], "more than one prediction, first 'a'"),
-])
+@pytest.mark.parametrize(
+    ("truth", "predictions", "message"),
+    [
+        (["a", "b"], ["a"], "1 samples have no prediction, first 'b'"),
+        (["a"], ["a", "b"], "1 samples have no ground truth, first 'b'"),
+        (["a", "a"], ["a"], "more than one image, first 'a'"),
+        (["a"], ["a", "a"], "more than one prediction, first 'a'"),
+    ],
+)
 def test_sides_that_do_not_belong_together_are_refused(truth, predictions, message):
     with pytest.raises(EvaluationError, match=message):
         evaluate_detections([image(s, CAT) for s in truth], [ImagePrediction(s, ()) for s in predictions])

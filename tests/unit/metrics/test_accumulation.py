@@ -1,4 +1,5 @@
 """Reductions over micro-batches and ranks, the key table and the payload."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,7 +12,13 @@ from coordexp.metrics.payload import build_payload, check_payload
 from coordexp.metrics.table import MetricError, read_metric_table
 from coordexp.spec import ContractViolation, check
 
-LOSS, COUNT, TIME, GAUGE, RATE = "loss/struct_ce", "data/samples_total", "time/step_s", "optim/grad_norm", "packing/fill_rate"
+LOSS, COUNT, TIME, GAUGE, RATE = (
+    "loss/struct_ce",
+    "data/samples_total",
+    "time/step_s",
+    "optim/grad_norm",
+    "packing/fill_rate",
+)
 NUMBERS = st.integers(0, 50).map(float)
 OBSERVATIONS = st.lists(st.tuples(NUMBERS, st.integers(1, 9).map(float)), min_size=1, max_size=8)
 
@@ -33,9 +40,14 @@ def test_no_split_over_micro_batches_and_ranks_changes_a_metric(observations, ow
     merged = merge_states(accumulate(part).state() for part in parts).result()
     assert merged == pytest.approx(whole)
     values, weights = zip(*observations, strict=True)
-    assert whole == pytest.approx({
-        LOSS: sum(v * w for v, w in observations) / sum(weights), COUNT: sum(values), TIME: max(values),
-        GAUGE: sum(values) / len(values)})
+    assert whole == pytest.approx(
+        {
+            LOSS: sum(v * w for v, w in observations) / sum(weights),
+            COUNT: sum(values),
+            TIME: max(values),
+            GAUGE: sum(values) / len(values),
+        }
+    )
 
 
 @pytest.mark.invariant("ART-006")
@@ -103,11 +115,21 @@ def test_every_loss_is_mean_like_and_every_counter_says_so_in_its_name():
 
 
 @pytest.mark.invariant("ART-007")
-@pytest.mark.parametrize(("key", "reduction"), [
-    ("loss/struct_ce", "sum"), ("loss/struct_ce", "mean"), ("data/samples", "sum"), ("data/samples_total", "mean"),
-    ("time/step_s", "mean"), ("time/step", "max"), ("eval/parse_rate", "mean"), ("rollout/repeat_terminate_active", "mean"),
-    ("rollout/_helper", "mean"), ("nogroup", "mean"),
-])
+@pytest.mark.parametrize(
+    ("key", "reduction"),
+    [
+        ("loss/struct_ce", "sum"),
+        ("loss/struct_ce", "mean"),
+        ("data/samples", "sum"),
+        ("data/samples_total", "mean"),
+        ("time/step_s", "mean"),
+        ("time/step", "max"),
+        ("eval/parse_rate", "mean"),
+        ("rollout/repeat_terminate_active", "mean"),
+        ("rollout/_helper", "mean"),
+        ("nogroup", "mean"),
+    ],
+)
 def test_the_table_refuses_a_row_that_breaks_the_naming_contract(key, reduction):
     row = {"key": key, "reduction": reduction, "modes": ["train"], "unit": "1", "meaning": "Something or other."}
     with pytest.raises(ContractViolation):
@@ -122,22 +144,37 @@ def test_a_payload_carries_version_mode_step_and_metrics():
 
 
 @pytest.mark.invariant("ART-008")
-@pytest.mark.parametrize(("version", "message"), [
-    (None, "without schema_version"), ("1", "must be an integer, got '1'"), (1.0, "must be an integer, got 1.0"),
-    (True, "must be an integer, got True"), (2, "schema_version 2 is not supported; this version reads 1"),
-    (0, "schema_version 0 is not supported"),
-])
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (None, "without schema_version"),
+        ("1", "must be an integer, got '1'"),
+        (1.0, "must be an integer, got 1.0"),
+        (True, "must be an integer, got True"),
+        (2, "schema_version 2 is not supported; this version reads 1"),
+        (0, "schema_version 0 is not supported"),
+    ],
+)
 def test_another_schema_version_is_refused(version, message):
-    payload = {"mode": "train", "global_step": 0, "metrics": {}} | ({} if version is None else {"schema_version": version})
+    payload = {"mode": "train", "global_step": 0, "metrics": {}} | (
+        {} if version is None else {"schema_version": version}
+    )
     with pytest.raises(MetricError, match=message):
         check_payload(payload)
 
 
 @pytest.mark.invariant("ART-008")
-@pytest.mark.parametrize("change", [
-    {"mode": "test"}, {"global_step": -1}, {"global_step": 1.5}, {"metrics": {"loss/_x": 1.0}}, {"metrics": {LOSS: "1"}},
-    {"rank": 0},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "test"},
+        {"global_step": -1},
+        {"global_step": 1.5},
+        {"metrics": {"loss/_x": 1.0}},
+        {"metrics": {LOSS: "1"}},
+        {"rank": 0},
+    ],
+)
 def test_a_payload_outside_the_contract_is_refused(change):
     with pytest.raises(ContractViolation):
         check_payload({"schema_version": 1, "mode": "train", "global_step": 0, "metrics": {}} | change)

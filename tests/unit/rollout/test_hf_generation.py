@@ -1,7 +1,8 @@
 """Greedy generation on a real, randomly initialised Qwen3-VL: batches, order, stop, log-probabilities, pixels."""
+
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from coordexp.rollout.hf import STOP_TOKEN, HfBackend, build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import RolloutError, RolloutRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZES = [(64, 64), (96, 64), (128, 64), (64, 96), (128, 96)]
 NEW_TOKENS = 12
@@ -39,7 +43,9 @@ def requests(records, cut_encoder):
 
 @pytest.fixture(scope="module")
 def model(cut_processor, requests):
-    """Weights scaled up, so that greedy answers differ from image to image; some answers end by themselves, some do not."""
+    """Weights scaled up, so that greedy answers differ from image to image; some answers end by themselves, some do
+    not.
+    """
     tokenizer = cut_processor.tokenizer
     built = build_tiny_model(tokenizer, SMALLEST, seed=1, tied=False)
     with torch.no_grad():
@@ -48,8 +54,11 @@ def model(cut_processor, requests):
                 weight.mul_(3)
     answers = HfBackend(built, cut_processor, decode_batch_size=1, max_new_tokens=NEW_TOKENS).generate(requests)
     used = [set(output.response_token_ids) for output in answers]
-    some = sorted(token for token in set.union(*used) - {output.response_token_ids[0] for output in answers}
-                  if not all(token in answer for answer in used))
+    some = sorted(
+        token
+        for token in set.union(*used) - {output.response_token_ids[0] for output in answers}
+        if not all(token in answer for answer in used)
+    )
     # The stop token takes the head row of a token that some answers hold: they end there.
     pair = [some[0], tokenizer.convert_tokens_to_ids(STOP_TOKEN)]
     with torch.no_grad():
@@ -67,13 +76,18 @@ def greedy_without_cache(model, encoder, record: Record, steps: int) -> list[int
     """The definition of greedy decoding: a whole forward per token, on the sample that training encodes."""
     sample = encoder.encode(record)
     stop = encoder.tokenizer.convert_tokens_to_ids(STOP_TOKEN)
-    ids, answer = sample.input_ids[:sample.prompt_length].tolist(), []
+    ids, answer = sample.input_ids[: sample.prompt_length].tolist(), []
     image = encoder.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     with torch.inference_mode():
         while len(answer) < steps and stop not in answer:
             tokens = torch.tensor([ids + answer])
-            logits = model(input_ids=tokens, mm_token_type_ids=(tokens == image).long(), pixel_values=sample.pixel_values,
-                           image_grid_thw=sample.image_grid_thw, use_cache=False).logits
+            logits = model(
+                input_ids=tokens,
+                mm_token_type_ids=(tokens == image).long(),
+                pixel_values=sample.pixel_values,
+                image_grid_thw=sample.image_grid_thw,
+                use_cache=False,
+            ).logits
             answer.append(int(logits[0, -1].argmax()))
     return answer
 
@@ -81,7 +95,9 @@ def greedy_without_cache(model, encoder, record: Record, steps: int) -> list[int
 @pytest.mark.invariant("ROLL-002")
 @pytest.mark.parametrize("batch_size", [2, 5, 50])
 def test_a_batch_answers_as_one_by_one(model, cut_processor, requests, one_by_one, batch_size):
-    batched = HfBackend(model, cut_processor, decode_batch_size=batch_size, max_new_tokens=NEW_TOKENS).generate(requests)
+    batched = HfBackend(model, cut_processor, decode_batch_size=batch_size, max_new_tokens=NEW_TOKENS).generate(
+        requests
+    )
     assert batched == one_by_one
     assert len({output.response_token_ids for output in batched}) >= 4, "answers that are all alike prove nothing"
 
@@ -118,7 +134,7 @@ def test_a_request_shows_what_training_shows(cut_encoder, cut_processor, records
     image_id = cut_processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     for record, request in zip(records, requests, strict=True):
         sample = cut_encoder.encode(record)
-        assert request.prompt_token_ids == tuple(sample.input_ids[:sample.prompt_length].tolist())
+        assert request.prompt_token_ids == tuple(sample.input_ids[: sample.prompt_length].tolist())
         patches = read_patches([request], cut_processor.image_processor, image_id)
         assert torch.equal(patches["pixel_values"], sample.pixel_values)
         assert torch.equal(patches["image_grid_thw"], sample.image_grid_thw)
@@ -127,7 +143,9 @@ def test_a_request_shows_what_training_shows(cut_encoder, cut_processor, records
 @pytest.mark.invariant("ROLL-004")
 def test_an_image_that_does_not_fill_the_prompts_placeholders_is_refused(model, cut_processor, requests):
     swapped = RolloutRequest("swapped", requests[0].prompt_token_ids, requests[4].image_paths)
-    with pytest.raises(RolloutError, match="sample swapped: the prompt holds 4 image placeholders but its 1 image.s. give 12"):
+    with pytest.raises(
+        RolloutError, match=r"sample swapped: the prompt holds 4 image placeholders but its 1 image.s. give 12"
+    ):
         HfBackend(model, cut_processor, decode_batch_size=1, max_new_tokens=2).generate([swapped])
 
 
@@ -163,10 +181,15 @@ def test_logprobs_are_those_of_a_teacher_forced_forward(model, cut_processor, cu
         sample = cut_encoder.encode(record)
         tokens = torch.tensor([[*output.prompt_token_ids, *output.response_token_ids]])
         with torch.inference_mode():
-            logits = model(input_ids=tokens, mm_token_type_ids=(tokens == image).long(), pixel_values=sample.pixel_values,
-                           image_grid_thw=sample.image_grid_thw, use_cache=False).logits
+            logits = model(
+                input_ids=tokens,
+                mm_token_type_ids=(tokens == image).long(),
+                pixel_values=sample.pixel_values,
+                image_grid_thw=sample.image_grid_thw,
+                use_cache=False,
+            ).logits
         start = len(output.prompt_token_ids)
-        expected = torch.log_softmax(logits[0, start - 1:-1], dim=-1).gather(1, tokens[0, start:, None])[:, 0]
+        expected = torch.log_softmax(logits[0, start - 1 : -1], dim=-1).gather(1, tokens[0, start:, None])[:, 0]
         assert torch.allclose(torch.tensor(output.token_logprobs), expected, atol=1e-4)
 
 

@@ -1,4 +1,5 @@
 """The length gate, the batch plan and left padding, without a model."""
+
 from __future__ import annotations
 
 import pytest
