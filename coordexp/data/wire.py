@@ -76,7 +76,7 @@ def decode_line(line: bytes, *, keys_are_unique: bool = False) -> WireRecord | N
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_pixel_line(line, keys_are_unique)
     sound = _frame_is_sound(bins) and (keys_are_unique or _keys_are_unique(line, bins))
-    return bins if sound and all(map(_bin_object_is_sound, bins.objects)) else None
+    return bins if sound and _bin_objects_are_sound(bins.objects) else None
 
 
 def _decode_pixel_line(line: bytes, keys_are_unique: bool) -> PixelRecord | None:
@@ -122,14 +122,20 @@ def _desc_is_sound(desc: str) -> bool:
     return True
 
 
-def _bin_object_is_sound(found: BinObject) -> bool:
-    if found.desc not in _seen_descs and not _desc_is_sound(found.desc):
-        return False
-    box: Any = found.bbox_2d
-    poly: Any = found.poly
-    if box is UNSET:
-        return poly is not UNSET and len(poly) >= 6 and len(poly) % 2 == 0
-    return bool(poly is UNSET and box[0] <= box[2] and box[1] <= box[3])
+def _bin_objects_are_sound(objects: tuple[Any, ...]) -> bool:
+    # One loop without calls: this is what every line of a cooked file goes through.
+    for found in objects:
+        if found.desc not in _seen_descs and not _desc_is_sound(found.desc):
+            return False
+        box, poly = found.bbox_2d, found.poly
+        if box is UNSET:
+            if poly is UNSET or len(poly) < 6 or len(poly) % 2:
+                return False
+            continue
+        x1, y1, x2, y2 = box
+        if x1 > x2 or y1 > y2 or poly is not UNSET:
+            return False
+    return True
 
 
 def _pixel_object_is_sound(found: PixelObject, extents: tuple[int, int]) -> bool:
