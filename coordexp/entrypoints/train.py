@@ -20,8 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(arguments.config)
         if arguments.dry_run:
-            from coordexp.data.survey import check_files
+            from coordexp.data.run_inputs import check_record_files
 
+            surveys = check_record_files(config)
+            console.print(", ".join(f"{role}: {survey.records} records" for role, survey in surveys.items()))
             folder = resolve_output(config, config.training.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "resolved_config.json").write_text(render_resolved(config) + "\n", encoding="utf-8")

@@ -5,8 +5,8 @@ Only wiring: what each part does lives in its own package. Data is read and meas
 from __future__ import annotations
 
 import logging
-import os
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from coordexp.artifacts.checkpoint_policy import check_weights_only
 from coordexp.config import Config, resolve_input
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.dataset import RecordDataset, build_dataset
-from coordexp.data.dataset import Split as Role
-from coordexp.data.paths import image_root
+from coordexp.data.run_inputs import RecordFile, Role, check_record_files, find_record_files
 from coordexp.data.seeds import derive_seed
 from coordexp.encode.encoder import Encoder, build_encoder
 from coordexp.encode.processor import load_processor
@@ -41,16 +40,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 FINAL = "final"
-ROLES: tuple[Role, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One JSONL's records, the folder their image paths start from, and their packs."""
+    """One file's records and their packs."""
 
-    jsonl: Path
+    file: RecordFile
     records: RecordDataset
-    image_root: Path
     plan: PackPlan
 
 
@@ -68,15 +65,16 @@ def run_stage1(config: Config) -> Stage1Run:
     Raises before the model is loaded for bad data, an oversize sample, or an attention implementation that packing is not
     proven for. The final weights are in `<output_dir>/final`.
     """
+    check_record_files(config)
     seed_everything(config.training.seed)
     if config.training.packing:
         check_packing_backend(config.model.attn_impl)
     model_folder = resolve_input(config, "model.model", config.model.model)
     encoder = build_encoder(load_processor(model_folder), config)
-    splits = {role: build_split(config, role, encoder) for role in ROLES if _jsonl(config, role)}
+    splits = {role: build_split(config, role, file, encoder) for role, file in find_record_files(config).items()}
     arguments = build_swift_arguments(config, model_folder)
     trainer = build_trainer(config, arguments, encoder, splits)
-    data = {role: split.jsonl for role, split in splits.items()}
+    data = {str(role): split.file.jsonl for role, split in splits.items()}
     write_stage1_manifest(config, Path(arguments.output_dir), data, trainer.parts.objective.checksum)
     trainer.train()
     return Stage1Run(save_final(trainer), tuple(trainer.state.log_history))
@@ -89,20 +87,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(derive_seed(seed, "torch"))
 
 
-def _jsonl(config: Config, role: Role) -> str | None:
-    return config.custom.train_jsonl if role == "train" else config.custom.val_jsonl
-
-
-def build_split(config: Config, role: Role, encoder: Encoder) -> Split:
+def build_split(config: Config, role: Role, file: RecordFile, encoder: Encoder) -> Split:
     """Read, order and measure one JSONL (`train` or `val`), and lay it out in packs."""
     custom, training = config.custom, config.training
-    written = _jsonl(config, role)
-    if written is None:
-        raise ValueError(f"custom.{role}_jsonl is not set")
     train = role == "train"
-    jsonl = resolve_input(config, f"custom.{role}_jsonl", written)
     records = build_dataset(
-        jsonl,
+        file.jsonl,
         sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
         with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
         object_ordering=custom.object_ordering, seed=training.seed, split=role)
@@ -114,10 +104,10 @@ def build_split(config: Config, role: Role, encoder: Encoder) -> Split:
         singles = tuple((index,) for index in range(len(lengths)))
         plan = PackPlan(singles, sum(lengths) / (max(lengths) * len(lengths)), config.global_max_length)
     _LOG.info("%s: %d samples in %d rows, fill %.3f", role, len(records), len(plan.packs), plan.fill)
-    return Split(jsonl, records, image_root(jsonl, os.environ), plan)
+    return Split(file, records, plan)
 
 
-def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, splits: dict[str, Split]) -> CoordTrainer:
+def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, splits: Mapping[Role, Split]) -> CoordTrainer:
     """Model, tuner and trainer from ms-swift; collator, packs and objective from the project."""
     from swift.pipelines.train.tuner import TunerMixin
 
@@ -132,7 +122,7 @@ def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, spl
     objective = build_stage1_objective(config.custom)
     pad_id = None if config.training.packing else int(processor.tokenizer.pad_token_id)
     collator = StepCollator(build_rope_index(model.config), objective, Provenance.STAGE1, pad_id)
-    packs = {role: PackDataset(split.records, encoder, split.plan, split.image_root) for role, split in splits.items()}
+    packs = {role: PackDataset(split.records, encoder, split.plan, split.file.image_root) for role, split in splits.items()}
     trainer = CoordTrainer(
         parts=TrainerParts(objective, collator, coord_ids, config.training.seed), model=model,
         args=arguments.training_args, template=template, train_dataset=packs["train"], eval_dataset=packs.get("val"))
