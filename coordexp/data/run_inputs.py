@@ -1,7 +1,10 @@
-"""The record files that a configuration names, found and checked before anything heavy is loaded. Contract ids: TRAIN-012.
+"""The record files that a configuration names, found and checked before anything heavy is loaded.
+
+Contract ids: TRAIN-012.
 
 In: a resolved config. Out: absolute paths by role and the folder each file's images start from.
 """
+
 from __future__ import annotations
 
 import os
@@ -25,7 +28,10 @@ class RecordFile:
 
 
 def find_record_files(config: Config) -> dict[Role, RecordFile]:
-    """`custom.train_jsonl` and, where it is set, `custom.val_jsonl`. Raises `ConfigError` for a file that is not there."""
+    """`custom.train_jsonl` and, where it is set, `custom.val_jsonl`.
+
+    Raises `ConfigError` for a file that is not there.
+    """
     custom = config.custom
     found: dict[Role, RecordFile] = {"train": _record_file(config, "custom.train_jsonl", custom.train_jsonl)}
     if custom.val_jsonl is not None:
@@ -42,5 +48,7 @@ def _record_file(config: Config, key: str, written: str) -> RecordFile:
 
 def check_record_files(config: Config) -> dict[Role, FileSurvey]:
     """Judge every record of the run and that its images exist; raises `RecordError` with all problems of all files."""
-    return {role: check_files([file.jsonl], images="exists", root=file.image_root)[0]
-            for role, file in find_record_files(config).items()}
+    return {
+        role: check_files([file.jsonl], images="exists", root=file.image_root)[0]
+        for role, file in find_record_files(config).items()
+    }

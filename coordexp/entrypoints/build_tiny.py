@@ -1,4 +1,5 @@
-"""Write an untrained tiny Qwen3-VL with a vocabulary cut for the drawn shapes: python -m coordexp.entrypoints.build_tiny --help."""
+"""Write an untrained tiny Qwen3-VL whose vocabulary is cut for the drawn shapes."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
-"""Draw shapes, evaluate a weak tiny Qwen3-VL, fine-tune it with stage 1, evaluate again: python -m coordexp.entrypoints.quickstart."""
+"""Draw shapes, evaluate a weak tiny Qwen3-VL, fine-tune it with stage 1, and evaluate it again."""
+
 from __future__ import annotations
 
 import argparse

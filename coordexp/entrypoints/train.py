@@ -1,4 +1,5 @@
 """`python -m coordexp.entrypoints.train --config FILE`: stage-1 training from one YAML file."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0 after a finished run or dry run, 1 with one message on stderr otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, type=Path, help="YAML file; everything about the run is in it")
-    parser.add_argument("--dry-run", action="store_true", help="check the config and the data, write the resolved config, stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the config and the data, write the resolved config, stop"
+    )
     arguments = parser.parse_args(argv)
     console = Console(stderr=True)
     try:

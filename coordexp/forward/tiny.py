@@ -1,7 +1,10 @@
-"""A tiny Qwen3-VL with every part of the real one: deepstack vision tower, interleaved mRoPE, tied head. Contract ids: FWD-*.
+"""A tiny Qwen3-VL with every part of the real one: deepstack vision tower, interleaved mRoPE, tied head.
+
+Contract ids: FWD-*.
 
 It is what CPU tests and the quick start run on; sizes follow the recipe of design/stack-facts.md.
 """
+
 from __future__ import annotations
 
 import math
@@ -32,36 +35,64 @@ class TinySizes:
 SMALLEST = TinySizes(hidden=64, layers=2, vision_hidden=64, vision_layers=2)
 
 
-def build_tiny_config(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *,
-                      tied: bool = True) -> Qwen3VLConfig:
+def build_tiny_config(
+    tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *, tied: bool = True
+) -> Qwen3VLConfig:
     """Configuration for `tokenizer`'s vocabulary, rounded up to a multiple of 64 rows.
 
-    Special ids (image, video, vision start and end) are looked up in the tokenizer, so any vocabulary that has them fits.
+    Special ids (image, video, vision start and end) are looked up in the tokenizer, so any vocabulary that has them
+    fits.
     """
     from transformers import Qwen3VLConfig
 
-    ids = {name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
-           for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end", "endoftext")}
+    ids = {
+        name: int(tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end", "endoftext")
+    }
     rows = -(-len(tokenizer) // 64) * 64
     text = dict(
-        vocab_size=rows, hidden_size=sizes.hidden, intermediate_size=4 * sizes.hidden, num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads, num_key_value_heads=max(1, sizes.heads // 2), head_dim=32,
-        max_position_embeddings=sizes.max_positions, tie_word_embeddings=tied, eos_token_id=ids["im_end"],
-        pad_token_id=ids["endoftext"], bos_token_id=None,
-        rope_parameters=dict(rope_type="default", rope_theta=5e6, mrope_interleaved=True, mrope_section=[6, 5, 5]))
+        vocab_size=rows,
+        hidden_size=sizes.hidden,
+        intermediate_size=4 * sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=max(1, sizes.heads // 2),
+        head_dim=32,
+        max_position_embeddings=sizes.max_positions,
+        tie_word_embeddings=tied,
+        eos_token_id=ids["im_end"],
+        pad_token_id=ids["endoftext"],
+        bos_token_id=None,
+        rope_parameters=dict(rope_type="default", rope_theta=5e6, mrope_interleaved=True, mrope_section=[6, 5, 5]),
+    )
     vision = dict(
-        depth=sizes.vision_layers, hidden_size=sizes.vision_hidden, intermediate_size=4 * sizes.vision_hidden,
-        num_heads=sizes.vision_hidden // 32, out_hidden_size=sizes.hidden, num_position_embeddings=256, patch_size=16,
-        spatial_merge_size=2, temporal_patch_size=2, deepstack_visual_indexes=[0, 1])
+        depth=sizes.vision_layers,
+        hidden_size=sizes.vision_hidden,
+        intermediate_size=4 * sizes.vision_hidden,
+        num_heads=sizes.vision_hidden // 32,
+        out_hidden_size=sizes.hidden,
+        num_position_embeddings=256,
+        patch_size=16,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        deepstack_visual_indexes=[0, 1],
+    )
     config = Qwen3VLConfig(
-        text_config=text, vision_config=vision, image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"], tie_word_embeddings=tied)
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        tie_word_embeddings=tied,
+    )
     config.architectures = ["Qwen3VLForConditionalGeneration"]
     return config
 
 
-def build_tiny_model(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *, seed: int = 0,
-                     tied: bool = True) -> Qwen3VLForConditionalGeneration:
+def build_tiny_model(
+    tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = TinySizes(), *, seed: int = 0, tied: bool = True
+) -> Qwen3VLForConditionalGeneration:
     """A randomly initialized float32 model in eval mode; the same seed gives the same weights."""
     import torch
     from transformers import Qwen3VLForConditionalGeneration
@@ -78,10 +109,11 @@ def build_tiny_model(tokenizer: PreTrainedTokenizerBase, sizes: TinySizes = Tiny
 
 
 def fourier_rows(width: int) -> torch.Tensor:
-    """Rows [1000, width] of norm 1 for the coord tokens: sines and cosines of k/999 with wavelengths from 2 down to 1/125.
+    """Rows [1000, width] of norm 1 for the coord tokens: sines and cosines of k/999 with wavelengths from 2 down to
+    1/125.
 
-    Near bins then begin with near rows, so that what is learnt at one bin serves its neighbours; with random rows each of
-    the 1000 is learnt by itself.
+    Near bins then begin with near rows, so that what is learnt at one bin serves its neighbours; with random rows
+    each of the 1000 is learnt by itself.
     """
     import torch
 
@@ -93,7 +125,10 @@ def fourier_rows(width: int) -> torch.Tensor:
 
 
 def render_shapes_corpus() -> list[str]:
-    """Every text that the drawn shapes lead to: prompts and answers in all orders. The cut vocabulary is made from it."""
+    """Every text that the drawn shapes lead to: prompts and answers in all orders.
+
+    The cut vocabulary is made from it.
+    """
     from coordexp.coordjson import FIELD_ORDERS, render_answer
     from coordexp.coords.types import CoordObject
     from coordexp.data.shapes import CATEGORIES
@@ -110,7 +145,7 @@ def render_shapes_corpus() -> list[str]:
 
 
 def write_tiny_checkpoint(folder: Path, sizes: TinySizes = TinySizes(), *, seed: int = 0) -> int:
-    """Write an untrained tiny model with its cut vocabulary and processor into `folder`; returns the number of parameters."""
+    """Write an untrained model, its cut vocabulary and processor into `folder`; returns the number of parameters."""
     from coordexp.encode.processor import build_processor
     from coordexp.encode.vocabulary import build_cut_tokenizer
 

@@ -1,8 +1,9 @@
 """A resolved config becomes ms-swift's own training arguments. Contract ids: TRAIN-003, TRAIN-004.
 
-Every YAML key that ms-swift knows is handed on under its upstream name; what is the project's own (packing, losses, data) is
-not, because ms-swift must not do it a second time.
+Every YAML key that ms-swift knows is handed on under its upstream name; what is the project's own (packing, losses,
+data) is not, because ms-swift must not do it a second time.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,10 +18,21 @@ from coordexp.config import Config, check_effective_batch, resolve_output
 if TYPE_CHECKING:
     from swift.arguments import SftArguments
 
-_OWN_TRAINING_KEYS = frozenset({
-    "effective_batch_size", "packing", "packing_buffer", "packing_min_fill_ratio", "packing_drop_last", "eval_packing",
-    "dataloader_drop_last", "save_last_epoch", "save_delay_steps", "gradient_accumulation_steps", "cpu_threads",
-})
+_OWN_TRAINING_KEYS = frozenset(
+    {
+        "effective_batch_size",
+        "packing",
+        "packing_buffer",
+        "packing_min_fill_ratio",
+        "packing_drop_last",
+        "eval_packing",
+        "dataloader_drop_last",
+        "save_last_epoch",
+        "save_delay_steps",
+        "gradient_accumulation_steps",
+        "cpu_threads",
+    }
+)
 
 
 def world_size() -> int:
@@ -33,21 +45,39 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
 
     Raises `ConfigError` where `effective_batch_size` does not divide (AUDIT-2.6 keeps the dataset placeholders).
     """
-    training = {key: value for key, value in dataclasses.asdict(config.training).items()
-                if key not in _OWN_TRAINING_KEYS and value is not None}
-    training["lr_scheduler_kwargs"] = {key: value for key, value in training["lr_scheduler_kwargs"].items() if value is not None}
+    training = {
+        key: value
+        for key, value in dataclasses.asdict(config.training).items()
+        if key not in _OWN_TRAINING_KEYS and value is not None
+    }
+    training["lr_scheduler_kwargs"] = {
+        key: value for key, value in training["lr_scheduler_kwargs"].items() if value is not None
+    }
     training |= {key: str(resolve_output(config, training[key])) for key in ("output_dir", "logging_dir")}
     tuner = {key: value for key, value in dataclasses.asdict(config.tuner).items() if value is not None}
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if value is not None}
     own = {
-        "model": str(model_folder), "model_type": config.model.model_type, "torch_dtype": config.model.torch_dtype,
-        "attn_impl": config.model.attn_impl, "template": config.template.template,
-        "truncation_strategy": config.template.truncation_strategy, "max_pixels": config.template.max_pixels,
-        "norm_bbox": config.template.norm_bbox, "max_length": config.global_max_length,
+        "model": str(model_folder),
+        "model_type": config.model.model_type,
+        "torch_dtype": config.model.torch_dtype,
+        "attn_impl": config.model.attn_impl,
+        "template": config.template.template,
+        "truncation_strategy": config.template.truncation_strategy,
+        "max_pixels": config.template.max_pixels,
+        "norm_bbox": config.template.norm_bbox,
+        "max_length": config.global_max_length,
         "gradient_accumulation_steps": check_effective_batch(config, ranks),
-        "data_seed": config.training.seed, "check_model": False, "load_args": False, "packing": False,
-        "split_dataset_ratio": 0.0, "lazy_tokenize": True, "save_only_model": True, "logging_nan_inf_filter": False,
-        "remove_unused_columns": False, "use_logits_to_keep": False, "average_tokens_across_devices": True,
+        "data_seed": config.training.seed,
+        "check_model": False,
+        "load_args": False,
+        "packing": False,
+        "split_dataset_ratio": 0.0,
+        "lazy_tokenize": True,
+        "save_only_model": True,
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "use_logits_to_keep": False,
+        "average_tokens_across_devices": True,
         "use_cpu": not torch.cuda.is_available(),
         "deepspeed": config.deepspeed.config if config.deepspeed.enabled else None,
     }
@@ -57,7 +87,10 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
 
 
 def build_swift_arguments(config: Config, model_folder: Path) -> SftArguments:
-    """ms-swift's arguments, checked by ms-swift. Creates `output_dir`; relative paths start at the working directory."""
+    """ms-swift's arguments, checked by ms-swift.
+
+    Creates `output_dir`; relative paths start at the working directory.
+    """
     from swift.arguments import SftArguments
 
     from coordexp.training.optimizer import register_optimizer

@@ -1,4 +1,8 @@
-"""What happens around a checkpoint: the delay before the first one, and what must not stay in it. Contract ids: TRAIN-*, ART-004."""
+"""What happens around a checkpoint: the delay before the first one, and what must not stay in it.
+
+Contract ids: TRAIN-*, ART-004.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +28,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         return control
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Rank 0 removes what only a resumed trainer would read, and checks that nothing else of the trainer is left."""
+        """Rank 0 removes what only a resumed trainer would read, and checks that nothing of it is left."""
         if state.is_world_process_zero:
             check_weights_only(strip_trainer_files(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
         return control

@@ -1,4 +1,5 @@
 """A stage-1 run's facts in, its manifest on disk out. Contract ids: ART-001, TRAIN-*."""
+
 from __future__ import annotations
 
 import json
@@ -12,8 +13,15 @@ from coordexp.training.arguments import world_size
 
 
 def write_stage1_manifest(config: Config, folder: Path, data: Mapping[str, Path], checksum: str) -> Path:
-    """Write `run_manifest.json` into `folder`; `data` are the JSONL files by role, whose cook manifests are carried along."""
-    return write_run_manifest(folder, RunFacts(
-        resolved_config=json.loads(render_resolved(config)), config_sources=tuple(reversed(config.sources.files)),
-        seeds={"training": config.training.seed} | render_seed_record(config.training.seed), data=data, pipeline_checksum=checksum,
-        launch={"world_size": world_size()}))
+    """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files of `data`."""
+    return write_run_manifest(
+        folder,
+        RunFacts(
+            resolved_config=json.loads(render_resolved(config)),
+            config_sources=tuple(reversed(config.sources.files)),
+            seeds={"training": config.training.seed} | render_seed_record(config.training.seed),
+            data=data,
+            pipeline_checksum=checksum,
+            launch={"world_size": world_size()},
+        ),
+    )

@@ -1,4 +1,5 @@
 """Objective outputs of a logging window in, one reduced set of metrics out. Contract ids: TRAIN-*, ART-006."""
+
 from __future__ import annotations
 
 import torch

@@ -1,8 +1,9 @@
 """ms-swift's multimodal parameter groups, plus the coord offsets' own. Contract ids: TRAIN-005.
 
-`training.optimizer: multimodal` gives the language model, the vision tower and the aligner a learning rate each; installed
-coord offsets leave those groups and get `custom.coord_offset`'s.
+`training.optimizer: multimodal` gives the language model, the vision tower and the aligner a learning rate each;
+installed coord offsets leave those groups and get `custom.coord_offset`'s.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,8 +32,11 @@ class CoordOffsetOptimizerCallback(MultimodalOptimizerCallback):  # type: ignore
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         rate = self.args.learning_rate
         own = coord_offset_groups(
-            model, embed_lr=_given(self.knobs.embed_lr, rate), head_lr=_given(self.knobs.head_lr, rate),
-            weight_decay=self.knobs.weight_decay)
+            model,
+            embed_lr=_given(self.knobs.embed_lr, rate),
+            head_lr=_given(self.knobs.head_lr, rate),
+            weight_decay=self.knobs.weight_decay,
+        )
         offsets = {id(parameter) for group in own for parameter in group["params"]}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in offsets]
@@ -55,7 +59,7 @@ def install_adapter(model: nn.Module, coord_ids: Sequence[int], knobs: CoordOffs
 
 
 def register_optimizer(knobs: CoordOffsetConfig) -> str:
-    """Name under which ms-swift finds the optimizer for `knobs`: its own `multimodal`, or the one with offset groups."""
+    """Name under which ms-swift finds the optimizer: its own `multimodal`, or the one with offset groups."""
     if not knobs.enabled:
         return "multimodal"
     chosen: dict[str, Any] = {"knobs": knobs}

@@ -1,8 +1,11 @@
-"""Packs as a torch dataset, and the order in which ranks and accumulation windows see them. Contract ids: TRAIN-001, TRAIN-002.
+"""Packs as a torch dataset, and the order in which ranks and accumulation windows see them.
 
-Records and a plan go in, lists of encoded samples come out. The optimizer step s of an epoch sees the same packs whatever the
-number of ranks, because ranks take turns within one global order.
+Contract ids: TRAIN-001, TRAIN-002.
+
+Records and a plan go in, lists of encoded samples come out. The optimizer step s of an epoch sees the same packs
+whatever the number of ranks, because ranks take turns within one global order.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +30,10 @@ class SampleEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PackRef:
-    """Index of a pack. `supervised` is False for a filler: the same forward, no target, so that every rank runs backward."""
+    """Index of a pack.
+
+    `supervised` is False for a filler: the same forward, no target, so that every rank runs backward.
+    """
 
     index: int
     supervised: bool = True
@@ -36,18 +42,25 @@ class PackRef:
 def without_targets(sample: EncodedSample) -> EncodedSample:
     """The same tokens with nothing to learn from them."""
     return EncodedSample(
-        sample_id=sample.sample_id, input_ids=sample.input_ids, mm_token_type_ids=sample.mm_token_type_ids,
+        sample_id=sample.sample_id,
+        input_ids=sample.input_ids,
+        mm_token_type_ids=sample.mm_token_type_ids,
         labels=torch.full_like(sample.labels, IGNORE_INDEX),
         token_types=torch.full_like(sample.token_types, TokenType.OTHER),
-        subsets=torch.full_like(sample.subsets, TokenSubset.NONE), objects=(), prompt_length=sample.prompt_length,
-        pixel_values=sample.pixel_values, image_grid_thw=sample.image_grid_thw)
+        subsets=torch.full_like(sample.subsets, TokenSubset.NONE),
+        objects=(),
+        prompt_length=sample.prompt_length,
+        pixel_values=sample.pixel_values,
+        image_grid_thw=sample.image_grid_thw,
+    )
 
 
 class PackDataset(Dataset[list[EncodedSample]]):
     """Item i is the list of encoded samples of pack i; nothing is encoded before it is asked for."""
 
-    def __init__(self, records: Sequence[Record], encoder: SampleEncoder, plan: PackPlan,
-                 image_root: Path | None = None) -> None:
+    def __init__(
+        self, records: Sequence[Record], encoder: SampleEncoder, plan: PackPlan, image_root: Path | None = None
+    ) -> None:
         self._records, self._encoder, self._plan, self._image_root = records, encoder, plan, image_root
 
     def __len__(self) -> int:
@@ -75,14 +88,22 @@ class PackSampler(Sampler[list[PackRef]]):
     """Batches of `per_device` packs in an order that `seed` and the epoch alone decide.
 
     The global order is cut into micro-batches, and rank r takes micro-batches r, r + world, … so that a window of
-    `accumulation × world` micro-batches holds the same packs for every split. When the last round is short, the remaining
-    ranks get fillers: each rank sees equally many batches and none is dropped.
+    `accumulation × world` micro-batches holds the same packs for every split. When the last round is short, the
+    remaining ranks get fillers: each rank sees equally many batches and none is dropped.
     """
 
-    def __init__(self, n_packs: int, per_device: int, *, seed: int, shard: Shard = Shard(), shuffle: bool = True) -> None:
+    def __init__(
+        self, n_packs: int, per_device: int, *, seed: int, shard: Shard = Shard(), shuffle: bool = True
+    ) -> None:
         if n_packs < 1:
             raise ValueError("there is no pack to sample from: the dataset is empty")
-        self._n_packs, self._per_device, self._seed, self._shard, self._shuffle = n_packs, per_device, seed, shard, shuffle
+        self._n_packs, self._per_device, self._seed, self._shard, self._shuffle = (
+            n_packs,
+            per_device,
+            seed,
+            shard,
+            shuffle,
+        )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -104,8 +125,10 @@ class PackSampler(Sampler[list[PackRef]]):
 
     def __iter__(self) -> Iterator[list[PackRef]]:
         order = self.order()
-        micro = [[PackRef(i) for i in order[start:start + self._per_device]]
-                 for start in range(0, len(order), self._per_device)]
+        micro = [
+            [PackRef(i) for i in order[start : start + self._per_device]]
+            for start in range(0, len(order), self._per_device)
+        ]
         filler = [PackRef(order[0], supervised=False)]
         for round_start in range(0, len(micro), self._shard.world_size):
             place = round_start + self._shard.rank

@@ -1,7 +1,11 @@
-"""The quick start: drawn shapes to a better model and a picture, through the same code as any run. Contract ids: TRAIN-010.
+"""The quick start: drawn shapes to a better model and a picture, through the same code as any run.
 
-In: a config whose data folder may not exist yet. Out: held-out metrics of the checkpoint it starts from and of the one it trains.
+Contract ids: TRAIN-010.
+
+In: a config whose data folder may not exist yet. Out: held-out metrics of the checkpoint it starts from and of the
+one it trains.
 """
+
 from __future__ import annotations
 
 import time
@@ -61,8 +65,11 @@ def run_quickstart(config_path: Path, console: Console) -> QuickstartOutcome:
     after, gallery = _evaluate(config, run.checkpoint, heldout, run.checkpoint.parent / "after")
     outcome = QuickstartOutcome(before, after, run.checkpoint, gallery)
     console.print(build_outcome_table(outcome))
-    console.print(f"weights  {outcome.checkpoint}\ngallery  {outcome.gallery}\ntook     {time.monotonic() - started:.0f} s",
-                  soft_wrap=True, highlight=False)
+    console.print(
+        f"weights  {outcome.checkpoint}\ngallery  {outcome.gallery}\ntook     {time.monotonic() - started:.0f} s",
+        soft_wrap=True,
+        highlight=False,
+    )
     return outcome
 
 
@@ -94,8 +101,12 @@ def build_outcome_table(outcome: QuickstartOutcome) -> Table:
     table = Table(title="held-out images, never trained on", title_justify="left")
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="right" if heading else "left")
-    rows = {"answers that parse": lambda r: r.parse_rate, "F1 (IoU 0.5)": lambda r: r.detection.f1,
-            "COCO mAP@.5": lambda r: r.coco.summary["mAP50"], "COCO mAP@[.5:.95]": _map}
+    rows = {
+        "answers that parse": lambda r: r.parse_rate,
+        "F1 (IoU 0.5)": lambda r: r.detection.f1,
+        "COCO mAP@.5": lambda r: r.coco.summary["mAP50"],
+        "COCO mAP@[.5:.95]": _map,
+    }
     for name, number in rows.items():
         table.add_row(name, *(f"{number(report) or 0.0:.3f}" for report in (outcome.before, outcome.after)))
     return table

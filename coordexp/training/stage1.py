@@ -1,7 +1,10 @@
-"""Stage 1 from a resolved config to a checkpoint: data, encoder, packs, model, objective, loop, artifacts. Contract ids: TRAIN-*.
+"""Stage 1 from a resolved config to a checkpoint: data, encoder, packs, model, objective, loop, artifacts.
+
+Contract ids: TRAIN-*.
 
 Only wiring: what each part does lives in its own package. Data is read and measured before any weight is loaded.
 """
+
 from __future__ import annotations
 
 import logging
@@ -62,8 +65,8 @@ class Stage1Run:
 def run_stage1(config: Config) -> Stage1Run:
     """Train as `config` says and return the final checkpoint.
 
-    Raises before the model is loaded for bad data, an oversize sample, or an attention implementation that packing is not
-    proven for. The final weights are in `<output_dir>/final`.
+    Raises before the model is loaded for bad data, an oversize sample, or an attention implementation that packing is
+    not proven for. The final weights are in `<output_dir>/final`.
     """
     check_record_files(config)
     seed_everything(config.training.seed)
@@ -95,8 +98,13 @@ def build_split(config: Config, role: Role, file: RecordFile, encoder: Encoder) 
         file.jsonl,
         sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
         with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
-        object_ordering=custom.object_ordering, seed=training.seed, split=role)
-    lengths = [encoder.length(record) for record in tqdm(records, desc=f"measuring {role}", disable=len(records) < 2000)]
+        object_ordering=custom.object_ordering,
+        seed=training.seed,
+        split=role,
+    )
+    lengths = [
+        encoder.length(record) for record in tqdm(records, desc=f"measuring {role}", disable=len(records) < 2000)
+    ]
     packed = training.packing if train else training.packing and training.eval_packing
     if packed:
         plan = build_plan(lengths, config.global_max_length)
@@ -107,7 +115,9 @@ def build_split(config: Config, role: Role, file: RecordFile, encoder: Encoder) 
     return Split(file, records, plan)
 
 
-def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, splits: Mapping[Role, Split]) -> CoordTrainer:
+def build_trainer(
+    config: Config, arguments: SftArguments, encoder: Encoder, splits: Mapping[Role, Split]
+) -> CoordTrainer:
     """Model, tuner and trainer from ms-swift; collator, packs and objective from the project."""
     from swift.pipelines.train.tuner import TunerMixin
 
@@ -122,10 +132,17 @@ def build_trainer(config: Config, arguments: SftArguments, encoder: Encoder, spl
     objective = build_stage1_objective(config.custom)
     pad_id = None if config.training.packing else int(processor.tokenizer.pad_token_id)
     collator = StepCollator(build_rope_index(model.config), objective, Provenance.STAGE1, pad_id)
-    packs = {role: PackDataset(split.records, encoder, split.plan, split.file.image_root) for role, split in splits.items()}
+    packs = {
+        role: PackDataset(split.records, encoder, split.plan, split.file.image_root) for role, split in splits.items()
+    }
     trainer = CoordTrainer(
-        parts=TrainerParts(objective, collator, coord_ids, config.training.seed), model=model,
-        args=arguments.training_args, template=template, train_dataset=packs["train"], eval_dataset=packs.get("val"))
+        parts=TrainerParts(objective, collator, coord_ids, config.training.seed),
+        model=model,
+        args=arguments.training_args,
+        template=template,
+        train_dataset=packs["train"],
+        eval_dataset=packs.get("val"),
+    )
     trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
     return trainer
 

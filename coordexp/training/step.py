@@ -1,4 +1,8 @@
-"""What one micro-batch carries through the loop, and the collator that makes it in a dataloader worker. Contract ids: TRAIN-*."""
+"""What one micro-batch carries through the loop, and the collator that makes it in a dataloader worker.
+
+Contract ids: TRAIN-*.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -34,7 +38,9 @@ class StepInputs:
 class StepCollator:
     """Lists of packs in, `{STEP: StepInputs}` out. `pad_id` None lays samples side by side, an id pads them to rows."""
 
-    def __init__(self, rope: RopeFunction, objective: Objective, provenance: Provenance, pad_id: int | None = None) -> None:
+    def __init__(
+        self, rope: RopeFunction, objective: Objective, provenance: Provenance, pad_id: int | None = None
+    ) -> None:
         self.rope, self.objective, self.provenance, self.pad_id = rope, objective, provenance, pad_id
 
     def __call__(self, packs: Sequence[Sequence[EncodedSample]]) -> dict[str, StepInputs]:

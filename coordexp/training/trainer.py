@@ -1,8 +1,11 @@
-"""The training loop of ms-swift and transformers around the project's own batches, forward and objective. Contract ids: TRAIN-*.
+"""The training loop of ms-swift and transformers around the project's own batches, forward and objective.
 
-Overridden are the collator, the data order, the denominators of a whole accumulation window, the loss, and what a checkpoint
-holds; everything else (optimizer, schedule, precision, DDP, logging back ends) is upstream's.
+Contract ids: TRAIN-*.
+
+Overridden are the collator, the data order, the denominators of a whole accumulation window, the loss, and what a
+checkpoint holds; everything else (optimizer, schedule, precision, DDP, logging back ends) is upstream's.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -47,8 +50,8 @@ class TrainerParts:
 class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     """Trains on packs with the declared objective.
 
-    A loss is Σ term / Σ count over the whole optimizer step: all micro-batches of the window on all ranks. The counts are
-    reduced before the first forward, so how the step is split changes nothing (AUDIT-6.1).
+    A loss is Σ term / Σ count over the whole optimizer step: all micro-batches of the window on all ranks. The counts
+    are reduced before the first forward, so how the step is split changes nothing (AUDIT-6.1).
     """
 
     def __init__(self, *, parts: TrainerParts, **kwargs: Any) -> None:
@@ -66,8 +69,10 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def get_train_dataloader(self, skip_batches: int = 0) -> DataLoader[Any]:
         """This rank's share of the epoch's packs, in the project's order."""
         if skip_batches:
-            raise TrainingError("checkpoints hold weights alone, so a run cannot be resumed inside an epoch; "
-                                "start a new run from the checkpoint's weights (model.model)")
+            raise TrainingError(
+                "checkpoints hold weights alone, so a run cannot be resumed inside an epoch; "
+                "start a new run from the checkpoint's weights (model.model)"
+            )
         return self._dataloader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=True)
 
     def get_eval_dataloader(self, eval_dataset: PackDataset | None = None) -> DataLoader[Any]:
@@ -79,30 +84,44 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         sampler = PackSampler(len(dataset), per_device, seed=self.parts.seed, shard=shard, shuffle=shuffle)
         workers = self.args.dataloader_num_workers
         loader: DataLoader[Any] = EpochDataLoader(
-            dataset, batch_sampler=sampler, collate_fn=self.parts.collator, num_workers=workers,
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.parts.collator,
+            num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None)
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
         return loader
 
-    def get_batch_samples(self, epoch_iterator: Iterator[dict[str, StepInputs]], num_batches: int,
-                          device: torch.device) -> tuple[list[dict[str, StepInputs]], Normalizers | None]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, StepInputs]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, StepInputs]], Normalizers | None]:
         """The window's micro-batches and, in the place of upstream's item count, the step's global normalizers."""
         batches = list(islice(epoch_iterator, num_batches))
         return batches, self._reduced(batches, device) if batches else None
 
     def _reduced(self, batches: list[dict[str, StepInputs]], device: torch.device) -> Normalizers:
-        counts = sum((count_normalizers(inputs[STEP].context).to_tensor() for inputs in batches),
-                     start=torch.zeros_like(count_normalizers(batches[0][STEP].context).to_tensor())).to(device)
+        counts = sum(
+            (count_normalizers(inputs[STEP].context).to_tensor() for inputs in batches),
+            start=torch.zeros_like(count_normalizers(batches[0][STEP].context).to_tensor()),
+        ).to(device)
         if dist.is_initialized():
             dist.all_reduce(counts)
         return Normalizers.from_tensor(counts)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, StepInputs], return_outputs: bool = False,
-                     num_items_in_batch: Normalizers | None = None) -> torch.Tensor:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, StepInputs],
+        return_outputs: bool = False,
+        num_items_in_batch: Normalizers | None = None,
+    ) -> torch.Tensor:
         """One micro-batch's share of the step's loss, times the number of ranks because DDP averages over them."""
         if num_items_in_batch is None:
-            raise TrainingError("the step's normalizers are missing: get_batch_samples was not called for this micro-batch")
+            raise TrainingError(
+                "the step's normalizers are missing: get_batch_samples was not called for this micro-batch"
+            )
         output = self._objective(model, inputs[STEP], num_items_in_batch)
         self.window.add(output)
         return output.total * self.args.world_size
@@ -112,13 +131,21 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         output = self.parts.objective(step.context, hidden, output_head(model, self.parts.coord_ids), normalizers)
         if not torch.isfinite(output.total):
             samples = ", ".join(segment.sample_id for segment in step.batch.segments)
-            raise TrainingError(f"step {self.state.global_step}: the loss is {float(output.total)} on samples {samples}; "
-                                f"components: {output.metrics()}")
+            raise TrainingError(
+                f"step {self.state.global_step}: the loss is {float(output.total)} on samples {samples}; "
+                f"components: {output.metrics()}"
+            )
         return output
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, StepInputs], prediction_loss_only: bool,
-                        ignore_keys: list[str] | None = None, **_: Any) -> tuple[torch.Tensor, None, None]:
-        """The validation loss of one micro-batch, scaled so that upstream's mean over batches is Σ/Σ over the whole set."""
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, StepInputs],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None, None]:
+        """A micro-batch's validation loss, scaled so that upstream's mean over batches is Σ/Σ over the whole set."""
         normalizers = self._validation_normalizers()
         with torch.no_grad():
             output = self._objective(model, self._prepare_inputs(inputs)[STEP], normalizers)

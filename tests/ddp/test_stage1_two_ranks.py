@@ -17,15 +17,29 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.ddp
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ("loss", "grad_norm", "loss/struct_ce", "loss/desc_ce", "loss/coord_reg", "loss/geo", "coord_diag/stage1/p_gt_mean")
+COMPONENTS = (
+    "loss",
+    "grad_norm",
+    "loss/struct_ce",
+    "loss/desc_ce",
+    "loss/coord_reg",
+    "loss/geo",
+    "coord_diag/stage1/p_gt_mean",
+)
 
 
 def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
     """Train in `ranks` processes; returns the logged steps and the run's folder."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *launcher, "-m", "coordexp.entrypoints.train", "--config", str(config)],
-                          capture_output=True, text=True, env=environment, cwd=config.parent, timeout=600)
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "coordexp.entrypoints.train", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=config.parent,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     folder = config.parent / "run"
     lines = [json.loads(line) for line in (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -29,9 +29,12 @@ def test_a_real_checkpoint_trains_packed_and_leaves_weights_alone(stage1_kit: St
     from coordexp.training.stage1 import run_stage1
 
     config = stage1_kit.write(
-        "gpu", model={"model": os.environ[VARIABLE], "torch_dtype": "bfloat16", "attn_impl": "sdpa"},
-        tuner={"tuner_type": "lora", "lora_rank": 8}, custom={"coord_offset": {"enabled": True}},
-        training={"max_steps": 4, "bf16": True, "gradient_checkpointing": True, "learning_rate": 1e-4})
+        "gpu",
+        model={"model": os.environ[VARIABLE], "torch_dtype": "bfloat16", "attn_impl": "sdpa"},
+        tuner={"tuner_type": "lora", "lora_rank": 8},
+        custom={"coord_offset": {"enabled": True}},
+        training={"max_steps": 4, "bf16": True, "gradient_checkpointing": True, "learning_rate": 1e-4},
+    )
     outcome = run_stage1(load_config(config))
     lines = [line for line in outcome.log_history if "loss" in line]
     assert len(lines) == 4

@@ -28,8 +28,14 @@ class Stage1Kit:
         base: dict[str, dict[str, Any]] = {
             "model": {"model": str(self.checkpoint)},
             "training": {
-                "output_dir": str(folder / "run"), "logging_dir": str(folder / "tb"), "run_name": name, "max_steps": 2,
-                "logging_steps": 1, "save_strategy": "no", "learning_rate": 1e-3, "effective_batch_size": 2,
+                "output_dir": str(folder / "run"),
+                "logging_dir": str(folder / "tb"),
+                "run_name": name,
+                "max_steps": 2,
+                "logging_steps": 1,
+                "save_strategy": "no",
+                "learning_rate": 1e-3,
+                "effective_batch_size": 2,
             },
             "custom": {"train_jsonl": str(self.train), "val_jsonl": str(self.val)},
         }

@@ -28,8 +28,12 @@ def windows(ranks: list[list[list[PackRef]]], accumulation: int) -> list[list[in
 
 
 @pytest.mark.invariant("TRAIN-001")
-@given(n_packs=st.integers(1, 40), per_device=st.integers(1, 3), accumulation=st.integers(1, 3), seed=st.integers(0, 99))
-def test_a_step_holds_the_same_packs_on_one_rank_and_on_two(n_packs: int, per_device: int, accumulation: int, seed: int) -> None:
+@given(
+    n_packs=st.integers(1, 40), per_device=st.integers(1, 3), accumulation=st.integers(1, 3), seed=st.integers(0, 99)
+)
+def test_a_step_holds_the_same_packs_on_one_rank_and_on_two(
+    n_packs: int, per_device: int, accumulation: int, seed: int
+) -> None:
     alone = windows(rank_batches(n_packs, per_device, 1, seed), 2 * accumulation)
     shared = windows(rank_batches(n_packs, per_device, 2, seed), accumulation)
     assert shared == alone
@@ -37,7 +41,9 @@ def test_a_step_holds_the_same_packs_on_one_rank_and_on_two(n_packs: int, per_de
 
 @pytest.mark.invariant("TRAIN-001")
 @given(n_packs=st.integers(1, 40), per_device=st.integers(1, 3), world=st.integers(1, 4))
-def test_every_pack_is_seen_once_an_epoch_and_ranks_have_equally_many_batches(n_packs: int, per_device: int, world: int) -> None:
+def test_every_pack_is_seen_once_an_epoch_and_ranks_have_equally_many_batches(
+    n_packs: int, per_device: int, world: int
+) -> None:
     ranks = rank_batches(n_packs, per_device, world)
     seen = sorted(ref.index for rank in ranks for batch in rank for ref in batch if ref.supervised)
     assert seen == list(range(n_packs))

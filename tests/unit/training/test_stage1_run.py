@@ -36,15 +36,22 @@ def losses(outcome: Any) -> list[float]:
 
 @pytest.fixture(scope="module")
 def packed(stage1_kit: Stage1Kit) -> Any:
-    return run(stage1_kit, "packed", training={"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2})
+    return run(
+        stage1_kit,
+        "packed",
+        training={"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2},
+    )
 
 
 @pytest.mark.invariant("TRAIN-002")
-def test_losses_do_not_depend_on_how_the_batch_is_split_over_accumulation_steps(stage1_kit: Stage1Kit, packed: Any) -> None:
+def test_losses_do_not_depend_on_how_the_batch_is_split_over_accumulation_steps(
+    stage1_kit: Stage1Kit, packed: Any
+) -> None:
     at_once = run(stage1_kit, "at_once", training={"per_device_train_batch_size": 2})
     assert losses(at_once) == pytest.approx(losses(packed), rel=2e-5)
     assert [line["grad_norm"] for line in steps(at_once)] == pytest.approx(
-        [line["grad_norm"] for line in steps(packed)], rel=1e-3)
+        [line["grad_norm"] for line in steps(packed)], rel=1e-3
+    )
 
 
 @pytest.mark.invariant("TRAIN-002")
@@ -57,11 +64,21 @@ def test_losses_do_not_depend_on_packing(stage1_kit: Stage1Kit) -> None:
 
 @pytest.mark.invariant("TRAIN-002")
 def test_a_partial_last_window_is_averaged_over_what_it_holds(stage1_kit: Stage1Kit) -> None:
-    """Rate 0, one epoch in windows of 3 and of 1: the sums over the epoch agree when each window divides by its own counts."""
-    still = {"learning_rate": 0.0, "vit_lr": 0.0, "aligner_lr": 0.0, "max_steps": -1, "num_train_epochs": 1,
-             "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"min_lr": None}, "warmup_ratio": 0.0}
-    sizes = {name: run(stage1_kit, name, training=still | {"effective_batch_size": size})
-             for name, size in (("windows_of_3", 3), ("windows_of_1", 1))}
+    """At rate 0 the last window's mean lies between those of its packs only if it divides by its own counts."""
+    still = {
+        "learning_rate": 0.0,
+        "vit_lr": 0.0,
+        "aligner_lr": 0.0,
+        "max_steps": -1,
+        "num_train_epochs": 1,
+        "lr_scheduler_type": "constant",
+        "lr_scheduler_kwargs": {"min_lr": None},
+        "warmup_ratio": 0.0,
+    }
+    sizes = {
+        name: run(stage1_kit, name, training=still | {"effective_batch_size": size})
+        for name, size in (("windows_of_3", 3), ("windows_of_1", 1))
+    }
     packs = len(steps(sizes["windows_of_1"]))
     assert packs % 3, "the miniature must end in a partial window for this test to mean anything"
     last = steps(sizes["windows_of_1"])[packs - packs % 3 :]
@@ -86,7 +103,10 @@ def test_checkpoints_hold_weights_only_and_reload_to_what_was_trained(stage1_kit
     folder = packed.checkpoint.parent
     for checkpoint in (folder / "checkpoint-1", folder / "checkpoint-2", packed.checkpoint):
         assert check_weights_only(checkpoint) == checkpoint
-    final, last = load_file(packed.checkpoint / "model.safetensors"), load_file(folder / "checkpoint-2/model.safetensors")
+    final, last = (
+        load_file(packed.checkpoint / "model.safetensors"),
+        load_file(folder / "checkpoint-2/model.safetensors"),
+    )
     first = load_file(folder / "checkpoint-1/model.safetensors")
     assert all(torch.equal(final[name], last[name]) for name in final)
     assert any(not torch.equal(final[name], first[name]) for name in final)
@@ -109,8 +129,12 @@ def test_validation_loss_is_reported_with_its_components(packed: Any) -> None:
 
 @pytest.mark.invariant("TRAIN-009")
 def test_validation_loss_does_not_depend_on_the_batch_size(stage1_kit: Stage1Kit, packed: Any) -> None:
-    wide = run(stage1_kit, "wide_eval", training={"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2})
-    found = [next(line["eval_loss"] for line in outcome.log_history if "eval_loss" in line) for outcome in (packed, wide)]
+    wide = run(
+        stage1_kit, "wide_eval", training={"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
+    )
+    found = [
+        next(line["eval_loss"] for line in outcome.log_history if "eval_loss" in line) for outcome in (packed, wide)
+    ]
     assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
@@ -133,7 +157,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_ki
 
 
 @pytest.mark.invariant("TRAIN-003")
-def test_packing_is_refused_for_an_attention_that_is_not_proven(stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_is_refused_for_an_attention_that_is_not_proven(
+    stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match="sdpa"):
         run(stage1_kit, "flash", model={"attn_impl": "flash_attention_3"})
 
@@ -157,21 +183,35 @@ def test_each_part_of_the_model_has_its_learning_rate(stage1_kit: Stage1Kit) -> 
     found: dict[str, set[float]] = {}
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
-            part = name.split(".")[0] if name.startswith("coord_offset") else "visual" if "visual" in name else "language_model"
+            part = (
+                name.split(".")[0]
+                if name.startswith("coord_offset")
+                else "visual"
+                if "visual" in name
+                else "language_model"
+            )
             if part == "visual" and "merger" in name:
                 part = "aligner"
             if part == "coord_offset":
                 part = name
             found.setdefault(part, set()).add(rate[id(parameter)])
-    assert found == {"language_model": {1e-3}, "visual": {2e-3}, "aligner": {3e-3}, "coord_offset.embed_offset": {4e-3},
-                     "coord_offset.own_head_offset": {5e-3}}
+    assert found == {
+        "language_model": {1e-3},
+        "visual": {2e-3},
+        "aligner": {3e-3},
+        "coord_offset.embed_offset": {4e-3},
+        "coord_offset.own_head_offset": {5e-3},
+    }
 
 
 @pytest.mark.invariant("TRAIN-010")
 def test_a_run_with_coord_offsets_saves_them_and_a_merged_model(stage1_kit: Stage1Kit) -> None:
     offsets = {"enabled": True, "tie_head": False, "embed_lr": 1e-2, "head_lr": 1e-2}
     outcome = run(stage1_kit, "offsets", custom={"coord_offset": offsets})
-    before, after = load_file(stage1_kit.checkpoint / "model.safetensors"), load_file(outcome.checkpoint / "model.safetensors")
+    before, after = (
+        load_file(stage1_kit.checkpoint / "model.safetensors"),
+        load_file(outcome.checkpoint / "model.safetensors"),
+    )
     assert not any(name.startswith("coord_offset") for name in after)
     assert (outcome.checkpoint / "coord_offset.safetensors").is_file()
     ids = json.loads((outcome.checkpoint / "coord_offset.json").read_text(encoding="utf-8"))["ids"]

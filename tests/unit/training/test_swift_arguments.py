@@ -28,6 +28,11 @@ def test_swift_gets_its_placeholders_and_never_packs_or_rescales(stage1_kit: Sta
 def test_accumulation_follows_from_the_effective_batch_and_the_ranks(stage1_kit: Stage1Kit) -> None:
     from coordexp.training.arguments import swift_keyword_arguments
 
-    config = load_config(stage1_kit.write("ranks", training={"effective_batch_size": 8, "per_device_train_batch_size": 2}))
-    found = [swift_keyword_arguments(config, stage1_kit.checkpoint, ranks)["gradient_accumulation_steps"] for ranks in (1, 2, 4)]
+    config = load_config(
+        stage1_kit.write("ranks", training={"effective_batch_size": 8, "per_device_train_batch_size": 2})
+    )
+    found = [
+        swift_keyword_arguments(config, stage1_kit.checkpoint, ranks)["gradient_accumulation_steps"]
+        for ranks in (1, 2, 4)
+    ]
     assert found == [4, 2, 1]

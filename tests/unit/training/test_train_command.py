@@ -19,8 +19,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "coordexp.entrypoints.train", *arguments], cwd=cwd, text=True,
-                          capture_output=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "coordexp.entrypoints.train", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        timeout=120,
+    )
 
 
 @pytest.mark.invariant("TRAIN-012")
@@ -38,7 +44,9 @@ def test_a_dry_run_checks_the_data_and_writes_the_resolved_config(stage1_kit: St
 def test_bad_records_stop_the_run_before_a_model_is_looked_for(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
     lines = stage1_kit.train.read_text(encoding="utf-8").splitlines()
     bad = stage1_kit.train.parent / "bad.jsonl"
-    bad.write_text("\n".join([lines[0], lines[1].replace('"desc"', '"name"', 1), lines[2].replace("images/", "lost/", 1)]) + "\n")
+    bad.write_text(
+        "\n".join([lines[0], lines[1].replace('"desc"', '"name"', 1), lines[2].replace("images/", "lost/", 1)]) + "\n"
+    )
     path = stage1_kit.write("bad_data", custom={"train_jsonl": str(bad)}, model={"model": "no/such/model"})
     for extra in ((), ("--dry-run",)):
         done = command("--config", str(path), *extra, cwd=tmp_path)
