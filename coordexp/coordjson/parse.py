@@ -1,5 +1,6 @@
-"""Answer text in, objects or strict JSON out: the one place where assistant text becomes data. Contract ids:
-TEXT-006, TEXT-007.
+"""Answer text in, objects or strict JSON out: the one place where assistant text becomes data.
+
+Contract ids: TEXT-006, TEXT-007, TEXT-008.
 
 `scan`, `faults` and this module are the boundary: nothing else may give assistant text to a JSON reader.
 """

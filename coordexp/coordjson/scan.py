@@ -58,9 +58,7 @@ Found = tuple[re.Match[str], Layout]
 
 
 def match_answer(text: str) -> tuple[Span, list[Found], Span]:
-    """Opening span, one match per object, closure span. Raises `CoordJSONError` at the first character that does not
-    fit.
-    """
+    """Opening span, one match per object, closure span. Raises `CoordJSONError` where the text first misfits."""
     opening = _OPENING.match(text)
     if opening is None:
         raise explain_container(text)

@@ -91,6 +91,7 @@ class Encoder:
         image = read_image(record, resolve_image(record.source, record.images[0], image_root))
         messages = [*self._messages(_IMAGE_TAG), {"role": "assistant", "content": answer}]
         encoded = self.template.encode({"messages": messages, "images": [image]})
+        self._check_grid(record, encoded["image_grid_thw"].tolist())
         ids = [int(token) for token in encoded["input_ids"]]
         typed = self._type(record, answer, prompt, ids)
         self._check_labels(record, encoded["labels"], typed, len(prompt))
@@ -124,7 +125,18 @@ class Encoder:
                 f"{record.source}: the tokens do not spell the answer back. The tokenizer normalizes text to NFC: "
                 "write every desc in NFC (unicodedata.normalize('NFC', desc))"
             )
-        return type_tokens(answer_ids, self.pieces.spans(answer_ids), answer, scan_answer(answer), self.coords)
+        scan = scan_answer(answer)
+        if tuple(found.item for found in scan.objects) != record.objects:
+            raise EncodeError(f"{record.source}: the answer does not say the record's objects; its bins were changed")
+        return type_tokens(answer_ids, self.pieces.spans(answer_ids), answer, scan, self.coords)
+
+    def _check_grid(self, record: Record, grid: list[list[int]]) -> None:
+        wanted = [[1, record.height // PATCH, record.width // PATCH]]
+        if grid != wanted:
+            raise EncodeError(
+                f"{record.source}: the image became a patch grid {grid}, not {wanted}: ms-swift or the processor "
+                "resized it (template.max_pixels, MAX_PIXELS or IMAGE_MAX_TOKEN_NUM)"
+            )
 
     def _check_labels(self, record: Record, labels: list[int], typed: TypedTokens, start: int) -> None:
         """The template's labels must stand where ours do: on answer and `<|im_end|>` (and its own newline)."""
@@ -135,12 +147,6 @@ class Encoder:
             )
 
     def _sample(self, record: Record, encoded: Any, ids: list[int], typed: TypedTokens, start: int) -> EncodedSample:
-        grid = encoded["image_grid_thw"]
-        if grid.tolist() != [[1, record.height // PATCH, record.width // PATCH]]:
-            raise EncodeError(
-                f"{record.source}: the image became a grid of {grid.tolist()} patches, not "
-                f"{record.height // PATCH}x{record.width // PATCH}: something resized it"
-            )
         types = torch.full((len(ids),), int(TokenType.OTHER), dtype=torch.int64)
         end = start + len(typed.types)
         types[start:end] = torch.tensor([int(kind) for kind in typed.types], dtype=torch.int64)
@@ -161,7 +167,7 @@ class Encoder:
             objects=objects,
             prompt_length=start,
             pixel_values=encoded["pixel_values"].to(torch.float32),
-            image_grid_thw=grid.to(torch.int64),
+            image_grid_thw=encoded["image_grid_thw"].to(torch.int64),
         )
 
 

