@@ -79,6 +79,7 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
         "use_logits_to_keep": False,
         "average_tokens_across_devices": True,
         "use_cpu": not torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
         "deepspeed": config.deepspeed.config if config.deepspeed.enabled else None,
     }
     merged = training | tuner | data | own

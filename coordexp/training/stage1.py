@@ -26,6 +26,7 @@ from coordexp.data.run_inputs import RecordFile, Role, check_record_files, find_
 from coordexp.data.seeds import derive_seed
 from coordexp.encode.encoder import Encoder, build_encoder
 from coordexp.encode.processor import load_processor
+from coordexp.forward.probe import check_no_leak
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
 from coordexp.packing.backend import check_packing_backend
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 FINAL = "final"
+PROBED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ def run_stage1(config: Config) -> Stage1Run:
     """
     check_record_files(config)
     seed_everything(config.training.seed)
-    if config.training.packing:
-        check_packing_backend(config.model.attn_impl)
+    backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     model_folder = resolve_input(config, "model.model", config.model.model)
     encoder = build_encoder(load_processor(model_folder), config)
     splits = {role: build_split(config, role, file, encoder) for role, file in find_record_files(config).items()}
@@ -79,6 +80,8 @@ def run_stage1(config: Config) -> Stage1Run:
     trainer = build_trainer(config, arguments, encoder, splits)
     data = {str(role): split.file.jsonl for role, split in splits.items()}
     write_stage1_manifest(config, Path(arguments.output_dir), data, trainer.parts.objective.checksum)
+    if backend is not None and backend.proven == "gpu-test":
+        probe_packing(trainer)
     trainer.train()
     return Stage1Run(save_final(trainer), tuple(trainer.state.log_history))
 
@@ -145,6 +148,13 @@ def build_trainer(
     )
     trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
     return trainer
+
+
+def probe_packing(trainer: CoordTrainer) -> float:
+    """Compare the first samples of the run packed and alone, for an attention that no CPU test covers (AUDIT-5.5)."""
+    packs = trainer.train_dataset
+    samples = [sample for index in range(min(2, len(packs))) for sample in packs[index]][:PROBED]
+    return check_no_leak(trainer.model, samples, trainer.parts.collator.rope)
 
 
 def save_final(trainer: CoordTrainer) -> Path:
