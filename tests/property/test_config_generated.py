@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coordexp.config import ConfigError, load_config, render_resolved
@@ -88,6 +88,8 @@ def mappings(rule: Rule) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(required, optional=keys)
 
 
+# Three variants share the examples of a profile.
+SHARED = settings(max_examples=max(5, settings().max_examples // 3))
 RULE = build_rule()
 ACCEPTED = mappings(RULE)
 
@@ -123,6 +125,11 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
     result.get("tuner", {}).pop("use_dora", None)
     result.get("tuner", {}).pop("freeze_llm", None)
     return result
+
+
+def written(document: dict[str, Any]) -> str:
+    """YAML text of a document."""
+    return str(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True))
 
 
 def in_file(text: str, name: str = "run.yaml") -> Path:
@@ -179,9 +186,10 @@ def test_rules_and_the_schema_library_judge_a_removed_key_alike(document, data):
 
 @pytest.mark.invariant("CONFIG-006")
 @pytest.mark.parametrize("variant", DOCUMENTS)
+@SHARED
 @given(document=ACCEPTED)
 def test_a_generated_config_loads_and_its_dump_loads_equal(variant, document):
-    config = load_config(in_file(yaml.safe_dump(tamed(document, variant), allow_unicode=True)))
+    config = load_config(in_file(written(tamed(document, variant))))
     again = load_config(in_file(render_resolved(config), "resolved.json"))
     assert again == config
     assert render_resolved(again) == render_resolved(config)
@@ -201,6 +209,7 @@ def closed_places(rule: Rule, document: Any, path: KeyPath = ()) -> list[KeyPath
 
 @pytest.mark.invariant("CONFIG-003")
 @pytest.mark.parametrize("variant", DOCUMENTS)
+@SHARED
 @given(document=ACCEPTED, data=st.data())
 def test_an_unknown_key_at_any_depth_is_refused_with_exactly_its_path(variant, document, data):
     document = tamed(document, variant)
@@ -214,6 +223,6 @@ def test_an_unknown_key_at_any_depth_is_refused_with_exactly_its_path(variant, d
     assume(key not in (rule.properties or {}) and key not in rule.removed)
     section[key] = 1
     with pytest.raises(ConfigError) as caught:
-        load_config(in_file(yaml.safe_dump(document, allow_unicode=True)))
+        load_config(in_file(written(document)))
     assert [render_path(problem.path) for problem in caught.value.problems] == [render_path((*path, key))]
     assert "unknown key" in caught.value.problems[0].message
