@@ -30,7 +30,6 @@ _OWN_TRAINING_KEYS = frozenset(
         "save_last_epoch",
         "save_delay_steps",
         "gradient_accumulation_steps",
-        "cpu_threads",
     }
 )
 

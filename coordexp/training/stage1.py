@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from coordexp.artifacts.checkpoint_policy import check_weights_only
-from coordexp.config import Config, resolve_input
+from coordexp.config import Config, resolve_input, resolve_output
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.dataset import RecordDataset, build_dataset
 from coordexp.data.run_inputs import RecordFile, Role, check_record_files, find_record_files
@@ -80,6 +80,8 @@ def run_stage1(config: Config) -> Stage1Run:
     trainer = build_trainer(config, arguments, encoder, splits)
     data = {str(role): split.file.jsonl for role, split in splits.items()}
     write_stage1_manifest(config, Path(arguments.output_dir), data, trainer.parts.objective.checksum)
+    if config.custom.dump_conversation_text:
+        dump_conversation(config, encoder, splits["train"], Path(arguments.output_dir))
     if backend is not None and backend.proven == "gpu-test":
         probe_packing(trainer)
     trainer.train()
@@ -148,6 +150,16 @@ def build_trainer(
     )
     trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
     return trainer
+
+
+def dump_conversation(config: Config, encoder: Encoder, split: Split, folder: Path) -> Path:
+    """Write the first training sample as the tokenizer spells it, special tokens included, for a person to read."""
+    written = config.custom.dump_conversation_path
+    path = folder / "conversation.txt" if written is None else resolve_output(config, written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sample = encoder.encode(split.records[0], split.file.image_root)
+    path.write_text(encoder.tokenizer.decode(sample.input_ids.tolist()) + "\n", encoding="utf-8")
+    return path
 
 
 def probe_packing(trainer: CoordTrainer) -> float:

@@ -204,6 +204,18 @@ def test_each_part_of_the_model_has_its_learning_rate(stage1_kit: Stage1Kit) -> 
     }
 
 
+def test_an_offset_range_that_is_not_the_tokenizers_is_refused(stage1_kit: Stage1Kit) -> None:
+    offsets = {"enabled": True, "ids": {"start": 151670, "end": 152669}}
+    with pytest.raises(ValueError, match="the tokenizer's coord tokens are"):
+        run(stage1_kit, "wrong_ids", custom={"coord_offset": offsets})
+
+
+def test_the_first_sample_can_be_dumped_as_text(stage1_kit: Stage1Kit) -> None:
+    outcome = run(stage1_kit, "dump", training={"max_steps": 1}, custom={"dump_conversation_text": True})
+    text = (outcome.checkpoint.parent / "conversation.txt").read_text(encoding="utf-8")
+    assert text.startswith("<|im_start|>user\n<|vision_start|>") and '"bbox_2d": [<|coord_' in text
+
+
 @pytest.mark.invariant("TRAIN-010")
 def test_a_run_with_coord_offsets_saves_them_and_a_merged_model(stage1_kit: Stage1Kit) -> None:
     offsets = {"enabled": True, "tie_head": False, "embed_lr": 1e-2, "head_lr": 1e-2}
