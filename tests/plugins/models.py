@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from transformers import ProcessorMixin, Qwen2TokenizerFast
 
+    from coordexp.coords.types import CoordObject
+    from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
 
 
@@ -82,3 +86,23 @@ def cut_encoder(cut_processor: ProcessorMixin) -> Encoder:
     from coordexp.encode.settings import EncodeSettings
 
     return build_encoder(cut_processor, EncodeSettings())
+
+
+@pytest.fixture(scope="session")
+def make_record(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Record]:
+    """Build a record of some objects on a noise image of the given size; the PNG lies beside the (unwritten) JSONL."""
+    import numpy as np
+    from PIL import Image
+
+    from coordexp.data.types import Record
+
+    folder = tmp_path_factory.mktemp("records")
+
+    def make(objects: Iterable[CoordObject] = (), width: int = 64, height: int = 64, line: int = 1) -> Record:
+        path = folder / f"{width}x{height}.png"
+        if not path.exists():
+            noise = np.random.default_rng(width * 10_000 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+        return Record(f"{folder}/records.jsonl:{line}", (path.name,), width, height, tuple(objects))
+
+    return make
