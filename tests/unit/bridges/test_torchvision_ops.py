@@ -114,6 +114,7 @@ def test_other_errors_of_the_package_pass_unchanged(import_package, message, ver
 @pytest.mark.invariant("BRIDGE-004")
 def test_the_finder_is_first_once_and_answers_for_torchvision_only():
     torchvision_ops.install_finder()
+    torchvision_ops.install_finder()
     assert sys.meta_path.count(torchvision_ops.FINDER) == 1
     assert torchvision_ops.FINDER.find_spec("torch", None) is None
     assert torchvision_ops.FINDER.find_spec("torchvision.transforms", None) is None
