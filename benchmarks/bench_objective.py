@@ -103,7 +103,7 @@ def measure_times(hidden: int, tokens: int, coords: int, repeats: int) -> dict[s
 
 
 def measure_peak(step: Callable[[], None]) -> int:
-    """Bytes by which one step raises resident memory at its highest; Linux lets a process reset its own high-water mark."""
+    """Bytes by which one step raises resident memory; Linux lets a process reset its own high-water mark."""
     step()
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")

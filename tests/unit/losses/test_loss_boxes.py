@@ -29,29 +29,28 @@ def box_of(name: str) -> torch.Tensor:
 
 
 @pytest.mark.invariant("LOSS-013")
-@pytest.mark.parametrize("target", list(PLACES))
 @pytest.mark.parametrize("place", list(PLACES))
-def test_terms_and_gradients_are_finite(place: str, target: str) -> None:
-    box = box_of(place)
-    wanted = canonicalize(box_of(target).detach())
-    total = complete_iou_loss(canonicalize(box), wanted) + smooth_l1(canonicalize(box), wanted)
+def test_terms_and_gradients_are_finite(place: str) -> None:
+    targets = canonicalize(torch.tensor(list(PLACES.values()), dtype=torch.float64))
+    boxes = box_of(place).detach().expand_as(targets).clone().requires_grad_()
+    total = complete_iou_loss(canonicalize(boxes), targets) + smooth_l1(canonicalize(boxes), targets)
     total.sum().backward()
-    assert torch.isfinite(total).all() and torch.isfinite(box.grad).all()
-    assert total.item() >= 0
+    assert torch.isfinite(total).all()
+    assert torch.isfinite(boxes.grad).all()
+    assert (total >= 0).all()
     # Half a bin is the smallest side, so no gradient of the aspect ratio explodes.
-    assert box.grad.abs().max() < 1e4
+    assert boxes.grad.abs().max() < 1e4
 
 
 @pytest.mark.invariant("LOSS-013")
-@pytest.mark.parametrize("place", [name for name in PLACES if name != "identical"])
-def test_gradient_steps_bring_the_box_to_its_target(place: str) -> None:
-    box = box_of(place)
-    optimizer = torch.optim.Adam([box], lr=5e-3)
+def test_gradient_steps_bring_every_box_to_its_target() -> None:
+    boxes = torch.tensor(list(PLACES.values()), dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.Adam([boxes], lr=5e-3)
     for _ in range(400):
         optimizer.zero_grad()
-        complete_iou_loss(canonicalize(box), TARGET).sum().backward()
+        complete_iou_loss(canonicalize(boxes), TARGET).sum().backward()
         optimizer.step()
-    assert complete_iou_loss(canonicalize(box.detach()), TARGET).item() < 0.15
+    assert complete_iou_loss(canonicalize(boxes.detach()), TARGET).max().item() < 0.15
 
 
 @pytest.mark.invariant("LOSS-013")

@@ -116,8 +116,6 @@ def run_reference(step: Step) -> tuple[Reference, torch.Tensor, list[torch.Tenso
 
 
 @pytest.mark.invariant("LOSS-024")
-@pytest.mark.invariant("LOSS-006")
-@pytest.mark.invariant("LOSS-003")
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("trainer", list(FORWARDS))

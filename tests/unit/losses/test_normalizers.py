@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import pytest
 import torch
 
@@ -49,7 +52,7 @@ def run(
     states = [s.requires_grad_() for s in random_states(samples)]
     batches = [[samples[i] for i in group] for group in groups]
     contexts = [objective.context(collate(batch, packed), provenance) for batch in batches]
-    whole = Normalizers.from_tensor(sum(count_normalizers(context).to_tensor() for context in contexts))
+    whole = reduce(add, (count_normalizers(context) for context in contexts))
     output = None
     for group, context in zip(groups, contexts, strict=True):
         part = objective(context, lay_out([states[i] for i in group], packed), head, whole)
