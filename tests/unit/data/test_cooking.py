@@ -216,6 +216,16 @@ def test_an_image_of_the_right_size_is_copied_byte_for_byte(kitchen: Kitchen) ->
 
 
 @pytest.mark.invariant("DATA-010")
+def test_an_image_of_another_size_than_its_boxes_is_not_cooked(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", (64, 64), [1, 1, 5, 5])
+    kitchen.add("turned.png", (64, 32), [1, 1, 5, 5], write=False)
+    write_image(kitchen.folder / "images/turned.png", (32, 64))
+    manifest = kitchen.cook()
+    assert manifest["records"]["dropped"]["size_mismatch"] == 1
+    assert [record.images for record in read_records(kitchen.folder / "out" / RECORDS_NAME)] == [("images/a.png",)]
+
+
+@pytest.mark.invariant("DATA-010")
 def test_a_turned_or_transparent_image_is_written_as_plain_rgb(kitchen: Kitchen) -> None:
     kitchen.add("turned.jpg", (64, 32), [1, 1, 5, 5], write=False)
     kitchen.add("clear.png", (64, 32), [1, 1, 5, 5], write=False)
