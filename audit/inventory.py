@@ -45,14 +45,22 @@ def read_marked_tests(root: Path) -> tuple[MarkedTest, ...]:
     for path in sorted((root / "tests").rglob("test_*.py")):
         text, tree = parse_source(path)
         if "invariant" in text:
-            found.extend(_tests_in(tree.body, path.relative_to(root).as_posix(), "", _module_marks(tree)))
+            marks = _pytestmark(tree.body).plus(_loose_marks(tree.body))
+            found.extend(_tests_in(tree.body, path.relative_to(root).as_posix(), "", marks))
     return tuple(found)
 
 
 def files_for(root: Path, invariant_id: str) -> tuple[str, ...]:
-    """Test files that can hold tests of the invariant: those that name it and those whose markers are computed."""
+    """Test files that can hold tests of the invariant: those that name it, and those whose computed markers may.
+
+    A file with computed markers counts when it mentions the id's prefix; where nothing names the id, each of them.
+    """
     tests = read_marked_tests(root)
-    return tuple(dict.fromkeys(test.file for test in tests if invariant_id in test.invariants or test.computed))
+    computed = dict.fromkeys(test.file for test in tests if test.computed)
+    prefix = invariant_id.split("-", 1)[0] + "-"
+    mentioned = [file for file in computed if prefix in parse_source(root / file)[0]]
+    literal = [test.file for test in tests if invariant_id in test.invariants]
+    return tuple(dict.fromkeys([*literal, *mentioned] or computed))
 
 
 def _tests_in(body: list[ast.stmt], file: str, prefix: str, outer: _Marks) -> Iterator[MarkedTest]:
@@ -66,14 +74,28 @@ def _tests_in(body: list[ast.stmt], file: str, prefix: str, outer: _Marks) -> It
                 yield MarkedTest(f"{file}::{prefix}{node.name}", file, node.lineno, marks.ids, marks.computed)
 
 
-def _module_marks(tree: ast.Module) -> _Marks:
-    return _pytestmark(tree.body)
+def _loose_marks(body: list[ast.stmt]) -> _Marks:
+    """Markers that module-level data or a function other than a test makes: any test of the module may carry them."""
+    loose = [node for node in body if not _is_test(node) and not _sets_pytestmark(node)]
+    calls = [node for statement in loose for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return _Marks(
+        computed=any(isinstance(call.func, ast.Attribute) and call.func.attr == "invariant" for call in calls)
+    )
+
+
+def _is_test(node: ast.stmt) -> bool:
+    named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")
+    return named or (isinstance(node, ast.ClassDef) and node.name.startswith("Test"))
+
+
+def _sets_pytestmark(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets)
 
 
 def _pytestmark(body: list[ast.stmt]) -> _Marks:
     marks = _Marks()
     for node in body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets):
+        if isinstance(node, ast.Assign) and _sets_pytestmark(node):
             marks = marks.plus(_marks_in([node.value]))
     return marks
 

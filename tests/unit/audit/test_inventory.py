@@ -111,6 +111,28 @@ def helper(): pass
     assert files_for(tmp_path, "B-001") == ("tests/deep/test_all.py",)
 
 
+def test_markers_that_a_function_makes_are_left_to_a_run(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_made.py").write_text(
+        """\
+import pytest
+def marked(name): return pytest.param(name, marks=pytest.mark.invariant(RULES[name]))
+RULES = {"one": "MADE-001"}
+@pytest.mark.parametrize("name", [marked("one")])
+def test_rule(name): pass
+"""
+    )
+    (tmp_path / "tests" / "test_named.py").write_text(
+        '@pytest.mark.invariant("NAMED-001")\ndef test_one(): pass\ndef test_two(): invariant = 1\n'
+    )
+    assert [(test.node, test.computed) for test in read_marked_tests(tmp_path)] == [
+        ("tests/test_made.py::test_rule", True),
+        ("tests/test_named.py::test_one", False),
+    ]
+    assert files_for(tmp_path, "MADE-001") == ("tests/test_made.py",)
+    assert files_for(tmp_path, "NAMED-001") == ("tests/test_named.py",)
+
+
 def test_the_audit_reads_evidence_without_importing_torch() -> None:
     code = "import sys, audit.report, audit.mutants; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

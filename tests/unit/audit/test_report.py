@@ -42,7 +42,7 @@ def kinds(root: Path) -> set[str]:
     return {problem["kind"] for problem in report_of(root)["problems"]}
 
 
-@pytest.mark.invariant("SPEC-008")
+@pytest.mark.invariant("SPEC-008", "SPEC-010")
 def test_a_proved_tree_is_green_and_shows_evidence_tests_and_requirements(toy: Path) -> None:
     assert main(["--no-run"]) == 0
     report = report_of(toy)
@@ -81,7 +81,7 @@ def test_a_gap_between_declarations_and_tests_is_red(toy: Path, name: str, old: 
     assert kind in kinds(toy)
 
 
-@pytest.mark.invariant("SPEC-008")
+@pytest.mark.invariant("SPEC-008", "SPEC-010")
 def test_a_failing_test_is_red_and_its_requirement_is_not_done(toy: Path) -> None:
     edit(toy, SUMS, "a + b", "a - b")
     assert main([]) == 1
@@ -92,7 +92,7 @@ def test_a_failing_test_is_red_and_its_requirement_is_not_done(toy: Path) -> Non
     assert "TOY-001 is failing" in report["requirements"][0]["reason"]
 
 
-@pytest.mark.invariant("SPEC-008")
+@pytest.mark.invariant("SPEC-008", "SPEC-010")
 def test_an_invariant_whose_tests_are_all_skipped_is_red(toy: Path) -> None:
     edit(toy, TESTS, '    pytestmark = pytest.mark.invariant("TOY-002")',
          '    pytestmark = [pytest.mark.invariant("TOY-002"), pytest.mark.skip(reason="later")]')  # fmt: skip
