@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from coordexp.evaluation.gallery import CLOSE, LOOSE, MISSED, WRONG, GalleryItem, pick_examples, render_gallery
+from coordexp.evaluation.gallery import CLOSE, FOUND, LOOSE, MISSED, WRONG, GalleryItem, pick_examples, render_gallery
 from coordexp.evaluation.types import Detection, ImagePrediction, ImageTruth
 
 CAT = Detection("cat", (20, 20, 79, 79))
@@ -28,8 +28,8 @@ def amount(picture: Image.Image, color: tuple[int, int, int], header: int = 80) 
     [
         ((CAT,), [CLOSE], [LOOSE, WRONG, MISSED]),
         ((Detection("cat", (20, 20, 79, 60)),), [LOOSE], [WRONG, MISSED]),
-        ((Detection("dog", (20, 20, 79, 79)),), [WRONG, MISSED], [CLOSE, LOOSE]),
-        ((), [MISSED], [CLOSE, LOOSE, WRONG]),
+        ((Detection("dog", (20, 20, 79, 79)),), [WRONG, MISSED], [CLOSE, LOOSE, FOUND]),
+        ((), [MISSED], [CLOSE, LOOSE, WRONG, FOUND]),
     ],
 )
 def test_colours_say_how_well_a_prediction_fits(found, shown, absent):
