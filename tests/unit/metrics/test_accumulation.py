@@ -33,6 +33,11 @@ def accumulate(observations) -> MetricAccumulator:
 
 
 @pytest.mark.invariant("ART-006")
+def test_counters_add_up_times_are_the_longest_and_gauges_average():
+    assert accumulate([(5.0, 1.0), (2.0, 3.0)]).result() == {LOSS: 2.75, COUNT: 7.0, TIME: 5.0, GAUGE: 3.5}
+
+
+@pytest.mark.invariant("ART-006")
 @given(OBSERVATIONS, st.lists(st.integers(0, 2), min_size=8, max_size=8))
 def test_no_split_over_micro_batches_and_ranks_changes_a_metric(observations, owners):
     whole = accumulate(observations).result()
