@@ -8,6 +8,7 @@ one it trains.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class QuickstartOutcome:
 def run_quickstart(config_path: Path, console: Console) -> QuickstartOutcome:
     """Draw and cook what is missing, evaluate, train, evaluate again. Raises what those steps raise for bad input."""
     started = time.monotonic()
+    logging.getLogger("swift").setLevel(logging.WARNING)  # its notes on defaults would bury what a newcomer should see
     config = load_config(config_path)
     data = resolve_output(config, str(Path(config.custom.train_jsonl).parent.parent))
     console.rule("1/4  drawn shapes, as COCO annotations and PNG files, cooked into coord JSONL")

@@ -80,7 +80,8 @@ def modules_of(package):
 
 def run_python(code):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def loaded_heavy(modules, before=""):
@@ -120,7 +121,8 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 @pytest.mark.slow
 def test_no_module_reaches_for_the_network_when_it_is_imported():
     modules = [name for package in READING_ORDER for name in modules_of(package)]
-    done = run_python(f"{BLOCK_NETWORK}\nimport importlib\nfor name in {modules!r}:\n    importlib.import_module(name)\n")
+    imports = f"import importlib\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
+    done = run_python(f"{BLOCK_NETWORK}\n{imports}")
     assert done.returncode == 0, done.stderr[-3000:]
 
 

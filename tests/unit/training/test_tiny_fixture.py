@@ -61,9 +61,15 @@ def test_the_trained_fixture_finds_shapes_it_has_never_seen(tmp_path: Path) -> N
     from coordexp.evaluation.runner import GenerationSettings
 
     write_splits(tmp_path / "raw", [SplitSpec("fresh", 40)], 424242)
-    cook(CookSource(tmp_path / "raw/fresh/annotations.json", tmp_path / "raw/fresh"), tmp_path / "fresh", CookOptions(65536))
+    cook(
+        CookSource(tmp_path / "raw/fresh/annotations.json", tmp_path / "raw/fresh"),
+        tmp_path / "fresh",
+        CookOptions(65536),
+    )
     config = load_config(FIXTURES.parent / "configs/stage1/smoke/shapes.yaml")
-    job = build_job(config, FIXTURES / "tiny-qwen3vl", GenerationSettings(256, 40), jsonl=tmp_path / "fresh" / RECORDS_NAME)
+    job = build_job(
+        config, FIXTURES / "tiny-qwen3vl", GenerationSettings(256, 40), jsonl=tmp_path / "fresh" / RECORDS_NAME
+    )
     report = evaluate_checkpoint(job).report
     assert report.parse_rate is not None and report.parse_rate >= 0.9
     assert (report.coco.summary["mAP50"] or 0.0) >= 0.6
