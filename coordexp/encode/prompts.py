@@ -25,7 +25,7 @@ dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, 
 cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier,
 toothbrush
 """
-COCO_80 = tuple(name.strip() for name in _COCO_NAMES.split(","))
+COCO_80 = tuple(" ".join(name.split()) for name in _COCO_NAMES.split(","))
 
 _FIELDS: dict[FieldOrder, str] = {
     "desc_first": "desc, then geometry",

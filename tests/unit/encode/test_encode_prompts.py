@@ -151,3 +151,11 @@ def test_sample_over_the_cap_raises_and_names_its_record(
         )
         assert expected in str(caught.value)
         assert "nothing is truncated" in str(caught.value)
+
+
+def test_the_coco_classes_are_eighty_names_without_line_breaks() -> None:
+    from coordexp.encode.prompts import COCO_80
+
+    assert len(set(COCO_80)) == 80
+    assert {"parking meter", "tennis racket", "hot dog"} <= set(COCO_80)
+    assert all(name == " ".join(name.split()) for name in COCO_80)
