@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -48,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SelectionError, ContractFileError, ContractViolation, NotACheckoutError) as error:
         sys.stderr.write(f"audit.mutants: {error}\n")
         return 2
-    fresh = _run_with_progress(plan, options.jobs, console)
-    records = {**read_records(root / ".audit" / "mutants.json", tree), **{record.key: record for record in fresh}}
-    write_records(root / ".audit" / "mutants.json", tree, list(records.values()))
+    fresh = _run_with_progress(plan, options.jobs, console, tree)
     if options.json:
         write_records(options.json, tree, fresh)
     return _show(fresh, len(known), console)
@@ -105,12 +104,17 @@ def _touched(root: Path, invariant: Invariant, number: int, changed: set[str]) -
     return bool(sources & changed)
 
 
-def _run_with_progress(plan: Plan, jobs: int, console: Console) -> list[MutationRecord]:
+def _run_with_progress(plan: Plan, jobs: int, console: Console, tree: str) -> list[MutationRecord]:
+    """Run the plan; each record is kept as it comes, so that an interrupted run goes on where it stopped."""
+    kept, lock = plan.root / ".audit" / "mutants.json", Lock()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("mutants", total=plan.size)
 
         def done(record: MutationRecord) -> None:
+            with lock:
+                records = {**read_records(kept, tree), record.key: record}
+                write_records(kept, tree, list(records.values()))
             progress.update(task, advance=1, description=f"mutants ({record.invariant} #{record.number})")
             colour = _COLOURS[record.status]
             progress.console.print(

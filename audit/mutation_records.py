@@ -48,4 +48,8 @@ def write_records(path: Path, tree: str, records: list[MutationRecord]) -> None:
     """Write the records of a tree, ordered by key."""
     rows = [asdict(record) for record in sorted(records, key=lambda record: record.key)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(check("mutation-records", {"tree": tree, "records": rows}), indent=1) + "\n")
+    text = json.dumps(check("mutation-records", {"tree": tree, "records": rows}), indent=1) + "\n"
+    # Whole or not at all: a run may be interrupted here.
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
