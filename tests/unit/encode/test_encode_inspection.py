@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_inspector_prints_the_encoders_tokens(
     assert supervised == (sample.labels >= 0).tolist()
     assert shown["supervised"] == sum(supervised)
     assert "<|image_pad|>x6<|vision_end|>" in shown["text"]
-    assert [row[4] for row in shown["rows"] if row[3] == '.",' or row[3].startswith(".")] == ["desc"]
+    assert [row[4] for row in shown["rows"] if row[5] and row[3].startswith(".")] == ["desc"]
 
 
 @pytest.mark.invariant("ENC-016")
@@ -79,8 +80,15 @@ def test_inspector_shows_a_table_for_a_person(
     ],
 )
 def test_inspector_refuses_bad_input_in_one_line(
-    jsonl: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    jsonl: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    # ms-swift's log handler still holds the stream that an earlier test captured; its complaint is not the inspector's.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     assert main([str(jsonl), "--checkpoint", str(checkpoint), *arguments]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
