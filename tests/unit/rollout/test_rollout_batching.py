@@ -16,6 +16,20 @@ def request_of(length: int) -> RolloutRequest:
 
 
 @pytest.mark.invariant("ROLL-001")
+def test_the_refusal_says_what_to_change():
+    with pytest.raises(RolloutError, match="lower max_new_tokens to 6 or less"):
+        check_length_budget([request_of(4)], 7, 10)
+    with pytest.raises(RolloutError, match="sample prompt of 4: prompt of 4 tokens"):
+        check_length_budget([request_of(2), request_of(4), request_of(3)], 7, 10)
+    with pytest.raises(RolloutError, match="shorten the prompt or cook smaller images"):
+        check_length_budget([request_of(10)], 1, 10)
+    with pytest.raises(RolloutError, match="max_new_tokens must be at least 1, got 0"):
+        check_length_budget([request_of(4)], 0, 10)
+    with pytest.raises(RolloutError, match="sample prompt of 0: the prompt is empty"):
+        check_length_budget([request_of(0)], 1, 10)
+
+
+@pytest.mark.invariant("ROLL-001")
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 30), st.integers(1, 60))
 def test_the_budget_is_prompt_plus_answer_within_the_positions(lengths, new_tokens, positions):
     requests = [request_of(length) for length in lengths]
@@ -24,18 +38,6 @@ def test_the_budget_is_prompt_plus_answer_within_the_positions(lengths, new_toke
     else:
         with pytest.raises(RolloutError, match=f"prompt of {max(lengths)} tokens .* exceeds"):
             check_length_budget(requests, new_tokens, positions)
-
-
-@pytest.mark.invariant("ROLL-001")
-def test_the_refusal_says_what_to_change():
-    with pytest.raises(RolloutError, match="lower max_new_tokens to 6 or less"):
-        check_length_budget([request_of(4)], 7, 10)
-    with pytest.raises(RolloutError, match="shorten the prompt or cook smaller images"):
-        check_length_budget([request_of(10)], 1, 10)
-    with pytest.raises(RolloutError, match="max_new_tokens must be at least 1, got 0"):
-        check_length_budget([request_of(4)], 0, 10)
-    with pytest.raises(RolloutError, match="sample prompt of 0: the prompt is empty"):
-        check_length_budget([request_of(0)], 1, 10)
 
 
 @given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 7))
