@@ -166,7 +166,7 @@ def ordered(box: torch.Tensor) -> list[torch.Tensor]:
     x1, x2 = (box[0], box[2]) if box[0] <= box[2] else (box[2], box[0])
     y1, y2 = (box[1], box[3]) if box[1] <= box[3] else (box[3], box[1])
     least = 0.5 / 999
-    grow = [max(0.0, least - float(far - near)) for near, far in ((x1, x2), (y1, y2))]
+    grow = [max(0.0, least - float((far - near).detach())) for near, far in ((x1, x2), (y1, y2))]
     return [x1, y1, x2 + grow[0], y2 + grow[1]]
 
 
@@ -185,7 +185,7 @@ def ciou(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
     c = (torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])) ** 2
     c = c + (torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])) ** 2
     shape = torch.atan(wa / ha)
-    if min(float(wa), float(ha)) <= 0.5 / 999 * (1 + 1e-7):
+    if min(float(wa.detach()), float(ha.detach())) <= 0.5 / 999 * (1 + 1e-7):
         shape = shape.detach()
     v = 4 / math.pi**2 * (torch.atan(wb / hb) - shape) ** 2
     alpha = (v / (1 - iou + v + 1e-7)).detach()

@@ -269,11 +269,16 @@ def test_top5_counts_the_target_among_the_five_best() -> None:
     output = objective(context, hidden[None], replace(head, weight=weight), count_normalizers(context))
     # The first slot's target is fifth of 1000; the other three are tied with every bin, none of which is above them.
     assert output.metrics()["coord_diag/stage1/acc_top5"] == 1.0
+    assert output.metrics()["coord_diag/stage1/margin_mean"] == -1.0
+    weight[COORD_IDS[k], 0] = 9.0
+    leading = objective(context, hidden[None], replace(head, weight=weight), count_normalizers(context))
+    assert leading.metrics()["coord_diag/stage1/margin_mean"] == 1.0
 
 
 @pytest.mark.invariant("LOSS-021")
-def test_without_slots_diagnostics_are_absent() -> None:
+def test_without_slots_diagnostics_are_absent_and_no_failure(caplog: pytest.LogCaptureFixture) -> None:
     assert not run(Manifest((TOKEN_CE,), (DIAG,)), batch=collate([gt_sample(0, ())])).gauges
+    assert not caplog.records
 
 
 def all_masked() -> PackedBatch:
@@ -364,13 +369,30 @@ def test_stage1_coord_positions_get_no_cross_entropy_over_the_vocabulary() -> No
 
 
 @pytest.mark.invariant("LOSS-025")
+def test_stage1_coord_token_ce_is_a_term_of_its_own() -> None:
+    """Switching it on adds its weighted mean and leaves the text's share and denominator alone."""
+    off = CoordSoftCeW1Config(enabled=True)
+    plain, more = (
+        run_on(build_stage1_objective(stage1(coord_soft_ce_w1=coord)), Provenance.STAGE1)
+        for coord in (off, replace(off, ce_weight=0.5))
+    )
+    added = float((more.total - plain.total).detach())
+    assert added == pytest.approx(0.5 * more.metrics()["loss/coord_token_ce"], rel=1e-9)
+
+
+@pytest.mark.invariant("LOSS-025")
 def test_stage1_terms_follow_their_sections() -> None:
     everything = stage1(
         coord_soft_ce_w1=CoordSoftCeW1Config(enabled=True, ce_weight=0.1, text_gate_weight=0.1),
         bbox_geo=BboxGeoSection(enabled=True),
     )
+    gate = CoordSoftCeW1Config(enabled=True, soft_ce_weight=0.0, w1_weight=0.0)
     for custom, expected in (
         (stage1(), {"loss/struct_ce", "loss/desc_ce"}),
+        (
+            stage1(coord_soft_ce_w1=gate),
+            {"loss/struct_ce", "loss/desc_ce", "loss/coord_reg", "loss/coord_reg/coord_gate"},
+        ),
         (
             everything,
             {
