@@ -71,10 +71,6 @@ class PackDataset(Dataset[list[EncodedSample]]):
         samples = [self._encoder.encode(self._records[i], self._image_root) for i in self._plan.packs[ref.index]]
         return samples if ref.supervised else [without_targets(sample) for sample in samples]
 
-    def sample_ids(self, ref: PackRef) -> list[str]:
-        """Ids of the samples of one pack, without encoding them."""
-        return [self._records[i].source for i in self._plan.packs[ref.index]]
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:

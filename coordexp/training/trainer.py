@@ -29,7 +29,7 @@ from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput
 from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.metrics import WindowMetrics
-from coordexp.training.packs import PackDataset, PackRef, PackSampler, Shard
+from coordexp.training.packs import PackDataset, PackSampler, Shard
 from coordexp.training.step import STEP, StepCollator, StepInputs
 
 
@@ -192,8 +192,3 @@ class EpochDataLoader(DataLoader[Any]):
         sampler = self.batch_sampler
         if isinstance(sampler, PackSampler):
             sampler.set_epoch(epoch)
-
-
-def sample_ids(dataset: PackDataset, batches: Iterator[list[PackRef]]) -> list[str]:
-    """Ids in the order in which `batches` would train on them."""
-    return [name for batch in batches for ref in batch if ref.supervised for name in dataset.sample_ids(ref)]
