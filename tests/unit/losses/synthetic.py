@@ -12,6 +12,9 @@ import torch
 
 from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenType
 from coordexp.forward.head import OutputHead
+from coordexp.losses.masks import Provenance
+from coordexp.losses.normalizers import count_normalizers
+from coordexp.losses.objective import Objective, ObjectiveOutput
 from coordexp.packing.types import PackedBatch, Segment
 
 VOCABULARY, HIDDEN = 1080, 6
@@ -137,3 +140,14 @@ def random_head(seed: int = 1, dtype: torch.dtype = torch.float64, *, offset: bo
     weight = (0.7 * torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype)
     shift = (0.3 * torch.randn(1000, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype) if offset else None
     return OutputHead(weight.requires_grad_(), COORD_IDS, None if shift is None else shift.requires_grad_())
+
+
+def run_on(objective: Objective, provenance: Provenance, batch: PackedBatch | None = None) -> ObjectiveOutput:
+    """One forward of `objective` on random hidden states of a batch that suits `provenance`, or of `batch`."""
+    samples = [rollout_sample(0)] if provenance is Provenance.B else [gt_sample(0), gt_sample(1)]
+    given = collate(samples) if batch is None else batch
+    context = objective.context(given, provenance)
+    hidden = torch.randn(
+        *given.input_ids.shape, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    return objective(context, hidden.requires_grad_(), random_head(), count_normalizers(context))
