@@ -48,8 +48,13 @@ def mutate(root: Path, mutant: Mutant) -> str:
 
 
 def hooked(root: Path, mutant: Mutant) -> bool:
-    """Whether the mutant's file is a module of a package, replaced at import; others need a copy of the checkout."""
-    return mutant.file.endswith(".py") and (root / Path(mutant.file).parts[0] / "__init__.py").is_file()
+    """Whether the mutant's file is a module of a package, replaced at import; others need a copy of the checkout.
+
+    So do pytest plugins: pytest reads their files itself, to rewrite assertions.
+    """
+    path = root / mutant.file
+    in_package = path.suffix == ".py" and (root / Path(mutant.file).parts[0] / "__init__.py").is_file()
+    return in_package and path.is_file() and "\ndef pytest_" not in path.read_text(encoding="utf-8")
 
 
 def run_unmutated(place: Path, invariant_id: str, timeout: float, server: WarmServer | None = None) -> TestRun:
