@@ -54,11 +54,13 @@ def step(rank: int, world: int) -> dict[str, object]:
     objective = build_objective(MANIFEST)
     batch = collate([gt_sample(*SAMPLES[i]) for i in SHARES[world][rank]])
     context = objective.context(batch, Provenance.STAGE1)
-    counts = count_normalizers(context).to_tensor()
+    normalizers = count_normalizers(context)
     if world > 1:
+        counts = normalizers.to_tensor()
         dist.all_reduce(counts)
+        normalizers = Normalizers.from_tensor(counts)
     head = OutputHead(model.embedding.weight, COORD_IDS)
-    output = objective(context, wrapped(batch.input_ids), head, Normalizers.from_tensor(counts))
+    output = objective(context, wrapped(batch.input_ids), head, normalizers)
     (world * output.total).backward()
     sums, total = output.sums.to_tensor(), output.total.detach().clone()
     if world > 1:
