@@ -169,6 +169,8 @@ def _sweep(
         if differentiate and part.start < plan.n_graded:
             _differentiate(scores, shares, coefficients[:, part], plan.target[part], head.coord_ids)
             _accumulate(gradients, scores, rows, part, head)
+        # Otherwise this chunk's scores would live until the next one's replace them: two chunks at a time.
+        del scores, shares
     return (coefficients * stats[:3]).sum(), tuple(stats.clone()), gradients
 
 
