@@ -49,7 +49,7 @@ def pipeline_problems(pipeline: Mapping[str, Any], root: Path) -> list[str]:
     for entry in pipeline["entrypoints"]:
         missing = [name for name in (entry.get("script"), entry["config"]) if name and not (root / name).is_file()]
         problems += [f"entry point {entry['name']}: {name} does not exist" for name in missing]
-    return problems
+    return [*problems, *_unaudited_configs(pipeline, root)]
 
 
 def resolve_entrypoints(pipeline: Mapping[str, Any], root: Path) -> tuple[list[EntryPoint], list[str]]:
@@ -166,6 +166,15 @@ def _unowned_packages(pipeline: Mapping[str, Any], owners: Mapping[str, list[str
     for package in sorted(path.parent for path in (root / "coordexp").glob("*/__init__.py")):
         if package.name not in owned and any(path.name != "__init__.py" for path in package.rglob("*.py")):
             yield f"package coordexp.{package.name} belongs to no step; name its owners in {_FILE}"
+
+
+def _unaudited_configs(pipeline: Mapping[str, Any], root: Path) -> Iterator[str]:
+    """A configuration that can be run (a base cannot) and that no entry point names."""
+    audited = {entry["config"] for entry in pipeline["entrypoints"]}
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        name = path.relative_to(root).as_posix()
+        if name not in audited and not path.stem.endswith("base"):
+            yield f"{name} is under no entry point of {_FILE}"
 
 
 def _boundary_problems(boundary: Mapping[str, str], owners: Mapping[str, list[str]], root: Path) -> Iterator[str]:

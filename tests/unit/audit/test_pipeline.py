@@ -39,6 +39,7 @@ def test_the_declared_pipeline_is_that_of_the_code(pipeline: dict[str, Any]) -> 
         ("boundaries", 0, "from", "nowhere", "no step nowhere"),
         ("entrypoints", 0, "script", "scripts/stage2_ab_server_train.sh", "does not exist"),
         ("entrypoints", 0, "config", "configs/none.yaml", "configs/none.yaml does not exist"),
+        ("entrypoints", 1, "config", "configs/base.yaml", "configs/stage1/smoke/shapes.yaml is under no entry point"),
     ],
 )
 def test_drift_between_map_and_code_is_noticed(
