@@ -1,4 +1,4 @@
-"""Whether documents call the trainers by their names: in, Markdown and contracts/architecture/names.yaml; out, violations.
+"""Whether documents call the trainers by their names: Markdown and the contract of names in, violations out.
 
 POLICY-030. A table row that tells what replaces a given-up value may quote it.
 """

@@ -1,4 +1,4 @@
-"""Documents and the audited entry points call the trainers by their names; given-up names are found wherever they stand."""
+"""Documents and the audited entry points call the trainers by their names; given-up names are found anywhere."""
 
 from __future__ import annotations
 
