@@ -68,7 +68,7 @@ def run_mutant(
 ) -> MutationRecord:
     """Apply mutant `number` (from 1) of the invariant and say what its tests made of it.
 
-    A kill in a warm process is believed, anything else is run again in a fresh one.
+    A kill in a warm process is believed, anything else is run again in a fresh one; a survivor also in a copy.
     """
     mutant = invariant.mutants[number - 1]
     started = time.monotonic()
@@ -97,7 +97,25 @@ def run_mutant(
             verdict = _judge(run, lines, timeout)
             if verdict[0] == KILLED:
                 break
+        if verdict[0] == "survived":
+            verdict = _verdict_in_copy(root, invariant, mutant, source, timeout) or verdict
         return record(*verdict)
+
+
+def _verdict_in_copy(
+    root: Path, invariant: Invariant, mutant: Mutant, source: str, timeout: float
+) -> tuple[str, str, str] | None:
+    """What the tests say in a changed copy of the checkout, or None where they fail in an unchanged one.
+
+    Tests may start processes with an environment of their own, which the import hook does not reach.
+    """
+    with tempfile.TemporaryDirectory(prefix="audit-copy-") as scratch:
+        place = copy_checkout(root, Path(scratch) / "tree")
+        if run_unmutated(place, invariant.id, timeout).status != 0:
+            return None
+        (place / mutant.file).write_text(source, encoding="utf-8")
+        run = run_tests(TestOrder(place, invariant.id, timeout), Path(scratch) / "copied")
+    return _judge(run, ["loaded"], timeout)
 
 
 def _judge(run: TestRun, loads: list[str], timeout: float) -> tuple[str, str, str]:

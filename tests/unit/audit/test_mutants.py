@@ -57,6 +57,30 @@ def test_a_mutant_is_judged_by_what_its_tests_did(toy: Path, find: str, replace:
     assert words in record.detail
 
 
+CHILD = """\
+import subprocess, sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.invariant("TOY-001")
+def test_half():
+    code = "from toy.sums import half; assert half(4) == 2"
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(Path.cwd())}, check=True)
+"""
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_child_with_an_environment_of_its_own_meets_the_mutant_in_a_copy(toy: Path) -> None:
+    with (toy / "toy" / "sums.py").open("a") as stream:
+        stream.write("\n\ndef half(a):\n    return a / 2\n")
+    (toy / "tests" / "test_child.py").write_text(CHILD)
+    declare(toy, '{file: toy/sums.py, find: "a / 2", replace: "a / 3", why: "a third"}')
+    record = run_mutant(toy, load_invariants()[0], 1, timeout=60)
+    assert (record.status, record.test) == ("killed", "tests/test_child.py::test_half")
+
+
 @pytest.mark.invariant("SPEC-011")
 def test_a_warm_process_comes_to_the_same_verdicts_and_stays_clean(toy: Path) -> None:
     declared = load_invariants()[0]
