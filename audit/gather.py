@@ -14,6 +14,7 @@ from audit.pipeline import load_pipeline, pipeline_problems, render_pipeline, re
 from audit.requirements import Evidence, Row, build_matrix, load_remarks, unknown_requirements
 from audit.results import RunResults, UnusableResultsError, read_results
 from audit.tree import read_head
+from coordexp.artifacts.provenance import read_upstream, read_versions
 from coordexp.spec import check, load_invariants, load_requirements
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         *_declaration_problems(unknown_requirements(requirements, evidence), findings),
     ]
     listed += broken
+    shown = [_invariant(root, verdict) for verdict in verdicts]
     report = {
         "schema_version": 1,
         "tree": tree,
@@ -70,11 +72,12 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         "problems": [asdict(problem) for problem in listed],
         "counts": _counts(verdicts, rows, facts),
         "runs": described,
-        "invariants": [_invariant(root, verdict) for verdict in verdicts],
-        "requirements": [_requirement(row) for row in rows],
+        "invariants": shown,
+        "requirements": [_requirement(row, shown) for row in rows],
         "not_run": _not_run(facts, runs, verdicts),
         "findings": [_as_lists(asdict(finding)) for finding in findings],
         "pipeline": page,
+        "environment": {"versions": read_versions(), "upstream": read_upstream("ms-swift", "swift")},
     }
     return check("audit-report", report)
 
@@ -161,13 +164,21 @@ def _test(test: FunctionSummary) -> dict[str, Any]:
     return {**asdict(test), "outcome": test.outcome, "seconds": round(test.seconds, 3)}
 
 
-def _requirement(row: Row) -> dict[str, Any]:
+def _requirement(row: Row, invariants: list[dict[str, Any]]) -> dict[str, Any]:
     document = row.remark.where if row.remark is not None else ""
+    listing = [invariant for invariant in invariants if invariant["id"] in row.invariants]
     return {
         **asdict(row.requirement),
         "status": row.status,
         "reason": row.reason,
         "invariants": list(row.invariants),
+        "severities": sorted({invariant["severity"] for invariant in listing}),
+        "areas": sorted({invariant["area"] for invariant in listing}),
+        "tests": [
+            {"invariant": invariant["id"], "node": test["node"], "outcome": test["outcome"]}
+            for invariant in listing
+            for test in invariant["tests"]
+        ],
         "document": document,
     }
 

@@ -81,8 +81,17 @@ def _environment(escaped: bool) -> jinja2.Environment:
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     environment.filters["page"] = _page
+    environment.filters["numbered"] = _numbered
     environment.filters["slug"] = lambda text: str(text).replace(" ", "-")
     return environment
+
+
+def _numbered(place: dict[str, Any]) -> str:
+    """The code of a place of evidence, each line with its number in the file."""
+    first = int(place["where"].rsplit(":", 1)[1])
+    lines = place["code"].splitlines()
+    width = len(str(first + len(lines)))
+    return "\n".join(f"{number:>{width}}  {line}" for number, line in enumerate(lines, start=first))
 
 
 def _page(markdown: str) -> Markup:

@@ -60,6 +60,16 @@ def test_a_proved_tree_is_green_and_shows_evidence_tests_and_requirements(toy: P
         "AUDIT-1.2": "done",
         "AUDIT-1.3": "not yet",
     }
+    assert report["requirements"][0]["severities"] == ["P0", "P2"]
+    assert [(test["invariant"], test["outcome"]) for test in report["requirements"][0]["tests"]] == [
+        ("TOY-001", "passed"),
+        ("TOY-001", "passed"),
+        ("TOY-002", "passed"),
+    ]
+    assert report["environment"]["versions"]["torch"]
+    page = (toy / ".audit" / "report.html").read_text()
+    assert "10      return a + b" in page
+    assert "python -m pytest --invariant TOY-001" in page
     assert report["not_run"] == [{"node": "tests/test_sums.py::test_elsewhere", "reason": "needs the moon"}]
 
 
