@@ -23,6 +23,18 @@ _SOFT_KNOB = (
     "custom.coord_soft_ce_w1",
     "coord_reg soft_ce_weight, w1_weight, coord_gate_weight, temperature, target_sigma and target_truncate",
 )
+# Weights of custom.coord_soft_ce_w1 that two-channel training takes from stage2_ab.
+_OWN_WEIGHTS = {
+    "ce_weight": "coord_ce_weight",
+    "gate_weight": "coord_gate_weight",
+    "text_gate_weight": "text_gate_weight",
+}
+# Module keys of other contexts than the rollout's, which rollout-aligned training does not have, and what it reads.
+_OTHER_CONTEXTS = {
+    ("token_ce", "desc_ce_weight"): "write rollout_fn_desc_weight",
+    ("token_ce", "self_context_struct_ce_weight"): "delete it",
+    ("coord_reg", "self_context_soft_ce_weight"): "write soft_ce_weight",
+}
 
 
 def variant_sections(view: View) -> Iterator[Problem]:
@@ -41,7 +53,8 @@ def variant_sections(view: View) -> Iterator[Problem]:
 def variant_keys(view: View) -> Iterator[Problem]:
     """A key of a shared section that this variant does not read keeps its default."""
     variant = view["custom.trainer_variant"]
-    stage1_only = ("custom.desc_ce_weight", "custom.bbox_geo.enabled")
+    geo = tuple(f"custom.bbox_geo.{key}" for key in ("enabled", "smoothl1_weight", "ciou_weight"))
+    stage1_only = ("custom.desc_ce_weight", *geo)
     stage2_only = ("training.packing_buffer", "training.packing_min_fill_ratio")
     for key in stage1_only if variant != "stage1" else stage2_only:
         if view[key] != view.rule(key).default:
@@ -52,12 +65,42 @@ def variant_keys(view: View) -> Iterator[Problem]:
         yield view.problem(key, f"custom.trainer_variant {variant} does not read it; write stage2_ab.coord_decode_mode")
 
 
+def own_weights(view: View) -> Iterator[Problem]:
+    """Two-channel training has weights of its own for what coord_soft_ce_w1 also names; one that is not read is 0."""
+    if view["custom.trainer_variant"] != _TWO_CHANNEL or view["stage2_ab.pipeline"] is not None:
+        return
+    for name, own in _OWN_WEIGHTS.items():
+        key = f"custom.coord_soft_ce_w1.{name}"
+        if view[key] not in (None, view.rule(key).default):
+            yield view.problem(key, f"custom.trainer_variant {_TWO_CHANNEL} does not read it; write stage2_ab.{own}")
+
+
+def rollout_modules(view: View) -> Iterator[Problem]:
+    """Rollout-aligned training is channel B with the rollout context: nothing is set that only others would read."""
+    if view["custom.trainer_variant"] != _ALIGNED or view["rollout_matching.pipeline"] is None:
+        return
+    for part in ("objective", "diagnostics"):
+        key = f"rollout_matching.pipeline.{part}"
+        for index, entry in view.sound_items(key):
+            if "B" not in entry.get("channels", "B"):
+                text = f"custom.trainer_variant {_ALIGNED} is channel B, so this module never runs"
+                yield view.problem(key, f"{text}; add B, or write enabled: false", index, "channels")
+            rules = (build_rule(f"coordexp:losses/{entry['name']}").properties or {}) if part == "objective" else {}
+            for name, value in entry.get("config", {}).items():
+                advice = _OTHER_CONTEXTS.get((entry["name"], name))
+                if advice is not None and value != rules[name].default:
+                    text = f"custom.trainer_variant {_ALIGNED} does not read it; {advice}"
+                    yield view.problem(key, text, index, "config", name)
+
+
 def _variant_advice(key: str, variant: str) -> str:
     if key.startswith("training."):
         return "stage 1 packs statically and has no buffer; delete it"
     places = {
         (_TWO_CHANNEL, "custom.desc_ce_weight"): "write stage2_ab.desc_ce_weight",
         (_TWO_CHANNEL, "custom.bbox_geo.enabled"): "write stage2_ab.bbox_smoothl1_weight and bbox_ciou_weight",
+        (_TWO_CHANNEL, "custom.bbox_geo.smoothl1_weight"): "write stage2_ab.bbox_smoothl1_weight",
+        (_TWO_CHANNEL, "custom.bbox_geo.ciou_weight"): "write stage2_ab.bbox_ciou_weight",
     }
     return places.get((variant, key), "write rollout_matching.pipeline")
 
@@ -108,8 +151,18 @@ def some_objective(view: View) -> Iterator[Problem]:
     """A pipeline has a loss to learn from."""
     for section in ("stage2_ab", "rollout_matching"):
         key = f"{section}.pipeline.objective"
-        if view[f"{section}.pipeline"] is not None and not any(entry.get("enabled", True) for entry in view[key]):
+        if view[f"{section}.pipeline"] is None:
+            continue
+        enabled = [entry for entry in view[key] if entry.get("enabled", True)]
+        if not enabled:
             yield view.problem(key, "no module is enabled, so nothing is learnt")
+        elif not any(entry.get("weight", 1.0) for entry in enabled):
+            yield view.problem(key, "every module has weight 0, so nothing is learnt")
+        elif section == "stage2_ab" and view["stage2_ab.schedule.b_ratio"] in (0, 1):
+            channel = "AB"[int(view["stage2_ab.schedule.b_ratio"])]
+            if not any(channel in entry.get("channels", channel) for entry in enabled):
+                text = f"stage2_ab.schedule.b_ratio makes every step one of channel {channel}"
+                yield view.problem(key, f"{text}, in which no module runs; add {channel} to channels")
 
 
 def _module_problems(view: View, key: str) -> Iterator[Problem]:
@@ -196,6 +249,8 @@ def repeat_terminate(view: View) -> Iterator[Problem]:
 STAGE2_CHECKS: tuple[Check, ...] = (
     variant_sections,
     variant_keys,
+    own_weights,
+    rollout_modules,
     foreign_pipeline,
     single_objective_form,
     pipeline_modules,

@@ -17,25 +17,31 @@ from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenT
 from coordexp.losses.masks import KNOWN_SUBSETS, ContextKind, Provenance, weight_table
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import MaskWeights
-    from coordexp.packing.types import PackedBatch
+    from collections.abc import Sequence
 
+    from coordexp.losses.specs import MaskWeights
+    from coordexp.packing.types import PackedBatch, Segment
+
+_NAMED = 8
 _SUPERVISED_OBJECTS = (TokenSubset.GT, TokenSubset.MATCHED, TokenSubset.FN)
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherForcingContext:
-    """What one forward is asked to predict. N weighted tokens, C coord slots, M boxes, R rows of the vocabulary pass.
+    """What one forward is asked to predict. P = B·T positions, N weighted tokens, C coord slots, M boxes, R rows of the
+    vocabulary pass.
 
+    `segments` say which sample lies where. `token_types`, `token_subsets` int64 [P]: every position of the batch.
     `predict`, `target`, `types` int64 [N] and `weight` float64 [N]: tokens with a positive cross-entropy weight,
     `predict` being where the hidden state lies. `slot_predict`, `slot_bins` int64 [C]: coord tokens of supervised
     objects and their target bins. `boxes` int64 [M, 4]: slots of each box as x1, y1, x2, y2. `rows` int64 [R]:
-    `predict`, then the slots not among it; `slot_rows` int64 [C] finds each slot in it. `n_positions` is B·T.
+    `predict`, then the slots not among it; `slot_rows` int64 [C] finds each slot in it.
     """
 
     provenance: Provenance
-    n_positions: int
-    n_segments: int
+    segments: tuple[Segment, ...]
+    token_types: torch.Tensor
+    token_subsets: torch.Tensor
     predict: torch.Tensor
     target: torch.Tensor
     types: torch.Tensor
@@ -52,16 +58,36 @@ class TeacherForcingContext:
         return self.provenance.kind
 
     @property
+    def n_positions(self) -> int:
+        """B·T: as many hidden states as the context was built for."""
+        return self.token_types.numel()
+
+    @property
     def takes_coord_losses(self) -> bool:
         """Whether geometry and coordinate terms are computed from this forward."""
         return self.provenance.takes_coord_losses
 
     def of_type(self, *types: TokenType) -> torch.Tensor:
         """Mask [N] of the weighted tokens that have one of `types`."""
-        mask = torch.zeros_like(self.types, dtype=torch.bool)
-        for kind in types:
-            mask |= self.types == int(kind)
-        return mask
+        return _among(self.types, types)
+
+    def of_subset(self, *subsets: TokenSubset) -> torch.Tensor:
+        """Mask [N] of the weighted tokens that lie in one of `subsets`."""
+        return _among(self.token_subsets[self.predict + 1], subsets)
+
+    def slots_of(self, *subsets: TokenSubset) -> torch.Tensor:
+        """Mask [C] of the coord slots whose object lies in one of `subsets`."""
+        return _among(self.token_subsets[self.slot_predict + 1], subsets)
+
+    def describe(self) -> str:
+        """What an error needs to say of this forward: its context, its sizes, and the first samples."""
+        names = [segment.sample_id for segment in self.segments]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return (
+            f"the {self.kind} context ({self.provenance}; {self.predict.shape[0]} weighted tokens, "
+            f"{self.slot_bins.shape[0]} coord slots, {self.boxes.shape[0]} boxes) of samples "
+            f"{', '.join(names[:_NAMED]) or 'none'}{more}"
+        )
 
     @property
     def text(self) -> torch.Tensor:
@@ -76,6 +102,13 @@ class TeacherForcingContext:
             if isinstance(value := getattr(self, f.name), torch.Tensor)
         }
         return dataclasses.replace(self, **moved)
+
+
+def _among(values: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    for value in wanted:
+        mask |= values == int(value)
+    return mask
 
 
 def build_context(batch: PackedBatch, provenance: Provenance, weights: MaskWeights) -> TeacherForcingContext:
@@ -94,8 +127,9 @@ def build_context(batch: PackedBatch, provenance: Provenance, weights: MaskWeigh
     rows, slot_rows = _rows(predict, slot_at - 1)
     return TeacherForcingContext(
         provenance=provenance,
-        n_positions=batch.input_ids.numel(),
-        n_segments=len(batch.segments),
+        segments=batch.segments,
+        token_types=batch.token_types.flatten(),
+        token_subsets=batch.subsets.flatten(),
         predict=predict,
         target=batch.input_ids.flatten()[target_at],
         types=batch.token_types.flatten()[target_at],

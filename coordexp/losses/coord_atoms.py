@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def bin_values(like: torch.Tensor) -> torch.Tensor:
-    """Values [1000] of the bins, k/999, in the precision and on the device of `like`."""
-    return torch.arange(N_BINS, dtype=like.dtype, device=like.device) / MAX_BIN
+    """Values [1000] of the bins, k/999, in the precision and on the device of `like`; rounded once, at the end."""
+    exact = torch.promote_types(like.dtype, torch.float32)
+    return (torch.arange(N_BINS, dtype=exact, device=like.device) / MAX_BIN).to(like.dtype)
 
 
 def gaussian_target(bins: torch.Tensor, sigma: float, truncate: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """
-    istribution [C, 1000] around `bins` [C]: exp(−(k − t)²/2σ²), zero beyond `truncate` bins, renormalized on 0..999.
-    """
-    distance = torch.arange(N_BINS, dtype=dtype, device=bins.device) - bins[:, None].to(dtype)
+    """Distribution [C, 1000] around `bins` [C]: exp(−(k − t)²/2σ²), zero beyond `truncate` bins, summing to 1."""
+    exact = torch.promote_types(dtype, torch.float32)
+    distance = torch.arange(N_BINS, dtype=exact, device=bins.device) - bins[:, None].to(exact)
     mass = torch.exp(-distance.square() / (2.0 * sigma**2))
     if truncate is not None:
         mass = torch.where(distance.abs() <= truncate, mass, 0.0)
-    return mass / mass.sum(-1, keepdim=True)
+    return (mass / mass.sum(-1, keepdim=True)).to(dtype)
 
 
 def soft_cross_entropy(log_p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -80,13 +80,14 @@ def embed_coords(p: torch.Tensor, rows: torch.Tensor, mode: str) -> torch.Tensor
     """Context embeddings [C, H] for coord slots from `p` [C, 1000] and the coord rows [1000, H] of the embedding.
 
     `soft`: Σ p_k E_k. `hard`: the most likely row, no gradient to `p`. `st`: the hard row forward, the gradient of
-    soft.
+    soft. In the rows' precision; the sum runs in the finer of both.
     """
     if mode not in ("soft", "st", "hard"):
         raise ValueError(f"coord_ctx_embed_mode {mode!r} is unknown; use soft, st or hard")
     if mode == "hard":
         return rows[p.argmax(-1)]
-    soft = p @ rows
+    finer = torch.promote_types(p.dtype, rows.dtype)
+    soft = (p.to(finer) @ rows.to(finer)).to(rows.dtype)
     return soft if mode == "soft" else _straight_through(rows[p.argmax(-1)], soft)
 
 

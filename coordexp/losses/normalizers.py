@@ -80,9 +80,7 @@ def count_normalizers(context: TeacherForcingContext) -> Normalizers:
 
 @dataclass(frozen=True, slots=True)
 class TermSum:
-    """
-    hat one forward adds to a term: its sum, the count that goes with it, and the term's weight inside its component.
-    """
+    """What one forward adds to a term: its sum, the count that goes with it, and its weight inside its component."""
 
     total: torch.Tensor
     count: torch.Tensor

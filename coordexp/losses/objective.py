@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,12 +41,10 @@ if TYPE_CHECKING:
     from coordexp.packing.types import PackedBatch
 
 _LOG = logging.getLogger(__name__)
-# What a module's own arithmetic raises; running out of memory on the host and interrupts are nobody's diagnostics.
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class ObjectiveError(RuntimeError):
-    """An objective module failed; says which one and on what."""
+    """An objective module failed, or its loss is not finite; says which one and on what."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,8 @@ class Objective:
 
         `normalizers` are summed over everything that the optimizer step holds: contexts, micro-batches, ranks.
 
-        Raises `ObjectiveError` when an objective module fails. A diagnostics module that fails is logged once and
-        switched off.
+        Raises `ObjectiveError` when an objective module fails or the total is not finite. A diagnostics module that
+        fails is logged once and switched off.
         """
         active = [(entry, module) for entry, module in self._objective if entry.runs_in(context.provenance.channel)]
         coefficients = Coefficients.zeros(context)
@@ -104,13 +103,15 @@ class Objective:
         log_p = torch.log_softmax(vocabulary.coord_logits / self._temperature, dim=-1)
         forwarded = Forwarded(context, vocabulary, log_p, log_p.exp(), self.decode_mode)
         total = vocabulary.loss
-        terms: dict[str, TermSum] = {}
+        terms: dict[str, Mapping[str, TermSum]] = {}
         for entry, module in active:
             with _naming(entry, context):
                 output: ModuleOutput = module.compute(forwarded, normalizers, entry.weight)
             total = total if output.loss is None else total + output.loss
-            terms |= output.terms
-        return ObjectiveOutput(total, LossSums.of(terms, hidden.device), self._measure(forwarded))
+            terms[entry.name] = output.terms
+        _check_finite(total, terms, context)
+        sums = LossSums.of(dict(chain.from_iterable(part.items() for part in terms.values())), hidden.device)
+        return ObjectiveOutput(total, sums, self._measure(forwarded))
 
     def _run_pass(
         self, coefficients: Coefficients, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead
@@ -156,11 +157,11 @@ class Objective:
             try:
                 with torch.no_grad():
                     gauges |= module.measure(forwarded)
-            except _FAILURES as error:
+            except Exception as error:
                 _LOG.warning(
                     "diagnostics module %s failed on %s and is off from now on: %s",
                     entry.name,
-                    forwarded.context.provenance,
+                    forwarded.context.describe(),
                     error,
                     exc_info=True,
                 )
@@ -172,13 +173,18 @@ class Objective:
 def _naming(entry: ModuleEntry, context: TeacherForcingContext) -> Iterator[None]:
     try:
         yield
-    except _FAILURES as error:
-        raise ObjectiveError(
-            f"objective module {entry.name} failed on the {context.kind} context ({context.provenance}; "
-            f"{context.n_segments} segments, {context.predict.shape[0]} weighted tokens, "
-            f"{context.slot_bins.shape[0]} coord slots, "
-            f"{context.boxes.shape[0]} boxes): {error}"
-        ) from error
+    except Exception as error:
+        raise ObjectiveError(f"objective module {entry.name} failed on {context.describe()}: {error}") from error
+
+
+def _check_finite(
+    total: torch.Tensor, terms: Mapping[str, Mapping[str, TermSum]], context: TeacherForcingContext
+) -> None:
+    if bool(torch.isfinite(total)):
+        return
+    bad = {name: [term for term, part in parts.items() if not part.total.isfinite()] for name, parts in terms.items()}
+    named = ", ".join(f"{name} ({', '.join(parts)})" for name, parts in bad.items() if parts) or "their sum"
+    raise ObjectiveError(f"the loss is {total.item()}, from {named}, on {context.describe()}")
 
 
 def build_objective(manifest: Manifest) -> Objective:

@@ -82,10 +82,7 @@ DIAGNOSTIC_CONFIGS: dict[str, type[ModuleConfig]] = {"coord_diag": CoordDiagConf
 
 @dataclass(frozen=True, slots=True)
 class MaskWeights:
-    """
-    hat fills the weighted cells of the mask table: the `token_ce` config and the coord-token CE weight of the gt
-    context.
-    """
+    """What fills the weighted cells of the mask table: `token_ce`'s config, and the gt context's coord-token CE."""
 
     token_ce: TokenCEConfig = TokenCEConfig()
     coord_ce_weight: float = 0.0

@@ -203,8 +203,7 @@ class _Shares:
 
 
 def _measure(scores: torch.Tensor, target: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, _Shares]:
-    """
-    tatistics [4, n] of a chunk; turns `scores` into exponentials, with those of the coord ids set to 0 and handed back.
+    """Statistics [4, n] of a chunk; turns `scores` into exponentials, with the coord ids' set to 0 and handed back.
 
     The mass outside the coord ids is summed by itself: 1 − p_coord would lose every digit where p_coord is near 1.
     """

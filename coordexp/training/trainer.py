@@ -26,7 +26,7 @@ from coordexp.forward.coord_offset_files import export_merged, save_coord_offset
 from coordexp.forward.head import output_head
 from coordexp.forward.teacher import teacher_hidden
 from coordexp.losses.normalizers import Normalizers, count_normalizers
-from coordexp.losses.objective import Objective, ObjectiveOutput
+from coordexp.losses.objective import Objective, ObjectiveError, ObjectiveOutput
 from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.metrics import WindowMetrics
 from coordexp.training.packs import PackDataset, PackSampler, Shard
@@ -128,14 +128,11 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _objective(self, model: nn.Module, step: StepInputs, normalizers: Normalizers) -> ObjectiveOutput:
         hidden = teacher_hidden(model, step.batch)
-        output = self.parts.objective(step.context, hidden, output_head(model, self.parts.coord_ids), normalizers)
-        if not torch.isfinite(output.total):
-            samples = ", ".join(segment.sample_id for segment in step.batch.segments)
-            raise TrainingError(
-                f"step {self.state.global_step}: the loss is {float(output.total)} on samples {samples}; "
-                f"components: {output.metrics()}"
-            )
-        return output
+        head = output_head(model, self.parts.coord_ids)
+        try:
+            return self.parts.objective(step.context, hidden, head, normalizers)
+        except ObjectiveError as error:
+            raise TrainingError(f"step {self.state.global_step}: {error}") from error
 
     def prediction_step(
         self,

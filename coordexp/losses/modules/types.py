@@ -32,9 +32,7 @@ class Coefficients:
 
 @dataclass(frozen=True, eq=False)
 class Forwarded:
-    """
-    ne forward as modules see it: the views, the outcome of the vocabulary pass, and the coord distribution [C, 1000].
-    """
+    """One forward as modules see it: views, outcome of the vocabulary pass, coord distribution `p` [C, 1000]."""
 
     context: TeacherForcingContext
     vocabulary: VocabularyOutput
@@ -45,8 +43,7 @@ class Forwarded:
 
 @dataclass(frozen=True, eq=False)
 class ModuleOutput:
-    """
-    loss`: 0-d, attached, already divided by the normalizers and times the module's weight, without what the vocabulary
+    """`loss`: 0-d, attached, divided by the normalizers and times the module's weight, without what the vocabulary
     pass holds; None when there is no such part. `terms`: detached sums by term name.
     """
 

@@ -130,6 +130,7 @@ def test_a_context_moves_with_all_its_views() -> None:
     context = build_context(collate([gt_sample(0)]), Provenance.STAGE1, MaskWeights())
     moved = context.to("meta")
     assert {f.name for f in dataclasses.fields(moved) if isinstance(getattr(moved, f.name), torch.Tensor)} == {
-        "predict", "target", "types", "weight", "slot_predict", "slot_bins", "boxes", "rows", "slot_rows"
+        "token_types", "token_subsets", "predict", "target", "types", "weight", "slot_predict", "slot_bins", "boxes",
+        "rows", "slot_rows",
     }  # fmt: skip
     assert moved.rows.device.type == "meta"
