@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordexp.config.checks import check_effective_batch, image_token_bound
+from coordexp.config.checks import check_effective_batch, check_trainer, image_token_bound
 from coordexp.config.hierarchy import discover_profiles
 from coordexp.config.loading import load_config
 from coordexp.config.paths import resolve_input, resolve_output
@@ -16,6 +16,7 @@ __all__ = [
     "Problem",
     "Sources",
     "check_effective_batch",
+    "check_trainer",
     "discover_profiles",
     "image_token_bound",
     "load_config",

@@ -25,6 +25,17 @@ def image_token_bound(max_pixels: int) -> int:
     return max_pixels // PIXELS_PER_TOKEN
 
 
+def check_trainer(config: Config, trainer: str) -> Config:
+    """Return `config` if it is one for this trainer; else raise `ConfigError`: another would train something else."""
+    variant = config.custom.trainer_variant
+    if variant != trainer:
+        key = "custom.trainer_variant"
+        where = config.sources.origins[key] if key in config.sources.origins else str(config.sources.path)
+        message = f"this command trains {trainer}, and the configuration is one for {variant}; give it to that trainer"
+        raise ConfigError(str(config.sources.path), [Problem(("custom", "trainer_variant"), message, where)])
+    return config
+
+
 def check_effective_batch(config: Config, world_size: int) -> int:
     """Gradient accumulation steps for `world_size` ranks.
 

@@ -16,6 +16,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from coordexp.encode.checkpoint import check_checkpoint_folder
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -62,8 +64,8 @@ def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
 
 
 def load_processor(checkpoint: Path | str) -> ProcessorMixin:
-    """The processor saved with a checkpoint, checked; nothing is looked up on a hub."""
-    return check_processor(AutoProcessor.from_pretrained(checkpoint, local_files_only=True))
+    """The processor saved with a checkpoint, checked; no hub is asked and no code of the folder is run."""
+    return check_processor(AutoProcessor.from_pretrained(check_checkpoint_folder(checkpoint), local_files_only=True))
 
 
 def check_processor(processor: ProcessorMixin) -> ProcessorMixin:

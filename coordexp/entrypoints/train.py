@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coordexp.config import ConfigError, load_config, render_resolved, resolve_output
+from coordexp.config import ConfigError, check_trainer, load_config, render_resolved, resolve_output
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console = Console(stderr=True)
     try:
-        config = load_config(arguments.config)
+        config = check_trainer(load_config(arguments.config), "stage1")
         if arguments.dry_run:
             from coordexp.data.run_inputs import check_record_files
 

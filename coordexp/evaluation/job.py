@@ -18,6 +18,7 @@ from coordexp.coords.vocab import CoordVocabError
 from coordexp.data.errors import DataError
 from coordexp.data.paths import image_root
 from coordexp.data.records import read_records
+from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder
 from coordexp.encode.encoder import EncodeError, build_encoder
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from coordexp.config import Config
 
 INPUT_ERRORS = (
+    CheckpointFolderError,
     ConfigError,
     CoordVocabError,
     DataError,
@@ -118,7 +120,7 @@ def _load_processor(checkpoint: Path) -> Any:
                 f"{checkpoint}: holds an adapter ({held[0]}), not a whole model; evaluate its merged export instead"
             )
         raise EvaluationError(f"{checkpoint}: not a checkpoint folder (it has no config.json)")
-    return _loaded(checkpoint, AutoProcessor)
+    return _loaded(check_checkpoint_folder(checkpoint), AutoProcessor)
 
 
 def _loaded(checkpoint: Path, kind: Any, **options: Any) -> Any:

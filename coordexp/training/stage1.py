@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from coordexp.artifacts.checkpoint_policy import check_weights_only
-from coordexp.config import Config, resolve_input, resolve_output
+from coordexp.config import Config, check_trainer, resolve_input, resolve_output
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.dataset import RecordDataset, build_dataset
 from coordexp.data.run_inputs import RecordFile, Role, check_record_files, find_record_files
@@ -67,10 +67,10 @@ class Stage1Run:
 def run_stage1(config: Config) -> Stage1Run:
     """Train as `config` says and return the final checkpoint.
 
-    Raises before the model is loaded for bad data, an oversize sample, or an attention implementation that packing is
-    not proven for. The final weights are in `<output_dir>/final`.
+    Raises before the model is loaded for another trainer's configuration, bad data, an oversize sample, or an attention
+    implementation that packing is not proven for. The final weights are in `<output_dir>/final`.
     """
-    check_record_files(config)
+    check_record_files(check_trainer(config, "stage1"))
     seed_everything(config.training.seed)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     model_folder = resolve_input(config, "model.model", config.model.model)

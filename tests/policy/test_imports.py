@@ -108,10 +108,14 @@ def test_entry_points_import_nothing_heavy_before_they_parse():
     assert loaded_heavy(modules_of("entrypoints")) == ""
 
 
+# Ends the process at once: an exception could be swallowed on its way up.
 BLOCK_NETWORK = """
-import socket
+import os, socket, sys, traceback
 def refuse(*arguments, **options):
-    raise SystemExit("network at import: " + repr(arguments[:2]))
+    traceback.print_stack()
+    sys.stderr.write("network at import: " + repr(arguments[:2]))
+    sys.stderr.flush()
+    os._exit(1)
 socket.getaddrinfo = socket.create_connection = socket.gethostbyname = refuse
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
@@ -130,3 +134,9 @@ def test_no_module_reaches_for_the_network_when_it_is_imported():
 def test_a_connection_at_import_would_be_noticed():
     done = run_python(f"{BLOCK_NETWORK}\nimport urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/')")
     assert (done.returncode, "network at import" in done.stderr) == (1, True)
+
+
+@pytest.mark.invariant("POLICY-022")
+def test_a_connection_whose_failure_is_swallowed_would_be_noticed():
+    code = "import socket\ntry:\n    socket.getaddrinfo('localhost', 80)\nexcept BaseException:\n    pass"
+    assert run_python(f"{BLOCK_NETWORK}\n{code}").returncode == 1

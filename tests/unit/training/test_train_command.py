@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordexp.config import load_config
+from coordexp.config import ConfigError, load_config
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -60,3 +60,28 @@ def test_a_wrong_key_is_named_with_its_line(stage1_kit: Stage1Kit, tmp_path: Pat
     done = command("--config", str(path), cwd=tmp_path)
     assert done.returncode == 1
     assert "training.learning_rat" in done.stderr and "config.yaml:" in done.stderr and "Traceback" not in done.stderr
+
+
+STAGE2 = ("stage2_two_channel/smoke/ab_mixed.yaml", "stage2_rollout_aligned/smoke/minimal_hf.yaml")
+
+
+@pytest.mark.invariant("TRAIN-014")
+@pytest.mark.parametrize("name", STAGE2)
+@pytest.mark.parametrize("extra", [(), ("--dry-run",)], ids=["run", "dry"])
+def test_the_command_refuses_another_trainers_configuration(name: str, extra: tuple[str, ...], tmp_path: Path) -> None:
+    done = command("--config", str(ROOT / "configs" / name), *extra, cwd=tmp_path)
+    assert done.returncode == 1
+    variant = name.split("/")[0]
+    assert f"custom.trainer_variant: this command trains stage1, and the configuration is one for {variant}" in (
+        done.stderr
+    )
+    assert "base.yaml:" in done.stderr and "jsonl" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.invariant("TRAIN-014")
+@pytest.mark.parametrize("name", STAGE2)
+def test_run_stage1_refuses_another_trainers_configuration(name: str) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    with pytest.raises(ConfigError, match=r"trainer_variant: this command trains stage1"):
+        run_stage1(load_config(ROOT / "configs" / name))

@@ -1,0 +1,83 @@
+"""A checkpoint folder that would run code when it is loaded is refused, by training and by evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder
+from coordexp.encode.processor import load_processor
+
+pytestmark = pytest.mark.invariant("ENC-018")
+
+FIXTURE = Path(__file__).resolve().parents[3] / "fixtures" / "tiny-qwen3vl-early"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FIXTURE, tmp_path / "checkpoint"))
+
+
+def name_code(folder: Path, file: str) -> None:
+    content = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    (folder / file).write_text(json.dumps({**content, "auto_map": {"AutoModel": "modeling_own.Own"}}))
+
+
+def test_the_committed_checkpoint_is_data_only(folder: Path) -> None:
+    assert check_checkpoint_folder(folder) == folder
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_a_config_that_names_code_is_refused(folder: Path, file: str) -> None:
+    name_code(folder, file)
+    with pytest.raises(CheckpointFolderError, match=rf"{file}: auto_map names code that loading would run; delete"):
+        check_checkpoint_folder(folder)
+
+
+def test_python_files_are_refused(folder: Path) -> None:
+    (folder / "modeling_own.py").write_text("")
+    with pytest.raises(CheckpointFolderError, match=r"holds code \(modeling_own.py\)"):
+        check_checkpoint_folder(folder)
+
+
+def test_pickled_weights_alone_are_refused(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert check_checkpoint_folder(folder) == folder
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(CheckpointFolderError, match=r"pickled weights \(pytorch_model.bin\) and no \*.safetensors"):
+        check_checkpoint_folder(folder)
+
+
+@pytest.mark.parametrize(("text", "words"), [("[]", "holds no JSON object"), ("{", "config.json:1: Expecting")])
+def test_a_broken_config_is_named(folder: Path, text: str, words: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointFolderError, match=words):
+        check_checkpoint_folder(folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFolderError, match="no such checkpoint folder"):
+        check_checkpoint_folder(tmp_path / "none")
+
+
+def test_training_asks_before_it_loads(folder: Path) -> None:
+    (folder / "modeling_own.py").write_text("")
+    with pytest.raises(CheckpointFolderError):
+        load_processor(folder)
+
+
+def test_evaluation_asks_before_it_loads(folder: Path, tmp_path: Path) -> None:
+    from coordexp.encode.settings import EncodeSettings
+    from coordexp.evaluation.job import EvaluationJob, evaluate_checkpoint
+    from coordexp.evaluation.runner import GenerationSettings
+
+    (folder / "modeling_own.py").write_text("")
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"images": ["a.png"], "width": 32, "height": 32, "objects": []}\n')
+    job = EvaluationJob(folder, records, EncodeSettings(), GenerationSettings(8, 1, "constant"))
+    with pytest.raises(CheckpointFolderError):
+        evaluate_checkpoint(job)
