@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from coordexp.config.problems import ConfigError, Problem
+from coordexp.config.problems import ConfigError, Problem, show
 from coordexp.config.view import View
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ Check = Callable[[View], Iterator[Problem]]
 PIXELS_PER_TOKEN = 32 * 32
 """Image area of one token: patches of 16 pixels, merged 2 by 2."""
 COORD_COUNT = 1000
+PATHS = (
+    "model.model", "training.output_dir", "training.logging_dir", "custom.train_jsonl", "custom.val_jsonl",
+    "custom.image_root", "custom.dump_conversation_path", "debug.output_dir", "deepspeed.config",
+)  # fmt: skip
+"""Keys that hold the path of a file or folder."""
 
 
 def image_token_bound(max_pixels: int) -> int:
@@ -63,6 +68,26 @@ def check_effective_batch(config: Config, world_size: int) -> int:
     if message:
         raise ConfigError(str(config.sources.path), [Problem(("training", "effective_batch_size"), message, where)])
     return accumulation
+
+
+def paths(view: View) -> Iterator[Problem]:
+    """A path is written out: nothing in it is expanded, and it fits a line."""
+    for key in PATHS:
+        written = view[key] if view.readable(key) else None
+        if written is None:
+            continue
+        if "$" in written or written.startswith("~"):
+            advice = "write the path itself, absolute, or relative to this file or to the project"
+            yield view.problem(key, f"{show(written)}: variables and ~ are not expanded; {advice}")
+        elif not written.strip() or not written.isprintable():
+            yield view.problem(key, f"{show(written)} is no path: it is blank, or holds what can't be printed")
+
+
+def run_name(view: View) -> Iterator[Problem]:
+    """The name of a run fits a line of a log."""
+    name = view["training.run_name"]
+    if not name.strip() or not name.isprintable():
+        yield view.problem("training.run_name", f"{show(name)} is no name: it is blank, or holds what can't be printed")
 
 
 def batch_sizes(view: View) -> Iterator[Problem]:
@@ -115,7 +140,7 @@ def dataloader(view: View) -> Iterator[Problem]:
     if view["data.dataloader_num_workers"] > 0:
         return
     for key in ("data.dataloader_prefetch_factor", "data.dataloader_persistent_workers"):
-        if view[key]:
+        if view.readable(key) and view[key]:
             yield view.problem(key, "needs data.dataloader_num_workers above 0")
 
 
@@ -178,6 +203,8 @@ def adapters(view: View) -> Iterator[Problem]:
 
 
 GENERAL_CHECKS: tuple[Check, ...] = (
+    paths,
+    run_name,
     batch_sizes,
     evaluation,
     best_checkpoint,

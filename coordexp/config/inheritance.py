@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXTENDS = "extends"
+_LONGEST = 20
+"""Most files in a row: beyond it, nobody can tell what a run is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,19 @@ class Chain:
     parents: dict[Path, tuple[str, ...]]
     listed: frozenset[Path]
     """Files whose `extends` is a list."""
+    complete: bool
+    """Whether every parent was read, so that a key which is not there is missing."""
 
 
 def read_chain(path: Path, problems: list[Problem]) -> Chain:
     """Read the file and all that it extends. A null in a child removes what it inherits, so the default holds again.
 
-    Raises `ConfigError` for a file that can't be read and for a cycle.
+    Parents that are not there, can't be read, or lead back to a child are added to `problems` and left out. Raises
+    `ConfigError` when the file itself can't be read.
     """
     walk = _Walk(problems)
     root = walk.merge_from(path.resolve(), ())
-    return Chain(root, tuple(walk.files), walk.parents, frozenset(walk.listed))
+    return Chain(root, tuple(walk.files), walk.parents, frozenset(walk.listed), walk.complete)
 
 
 class _Walk:
@@ -45,7 +50,9 @@ class _Walk:
         self.files: list[Path] = []
         self.parents: dict[Path, tuple[str, ...]] = {}
         self.listed: set[Path] = set()
+        self.complete = True
         self._problems = problems
+        self._merged: dict[Path, Node] = {}
 
     def merge_from(self, path: Path, below: tuple[Path, ...]) -> Node:
         """Merged tree of `path`; `below` are the files that led to it, the first one first."""
@@ -56,34 +63,59 @@ class _Walk:
         self.parents[path] = names
         merged = Node({}, path, 1)
         for name in names:
-            parent = (path.parent / name).resolve()
-            self._check_parent(parent, (*below, path), extends)
-            merged = merge(merged, self.merge_from(parent, (*below, path)))
-        if path not in self.files:
-            self.files.append(path)
-        return merge(merged, node)
+            assert extends is not None
+            parent = self._parent((path.parent / name).resolve(), (*below, path), extends)
+            if parent is not None:
+                merged = merge(merged, parent)
+        self.files.append(path)
+        self._merged[path] = merge(merged, node)
+        return self._merged[path]
+
+    def _parent(self, parent: Path, chain: tuple[Path, ...], extends: Node) -> Node | None:
+        """Merged tree of a parent, read once however often it is extended; None for one that can't be used."""
+        if parent in self._merged:
+            return self._merged[parent]
+        problem = _parent_problem(parent, chain)
+        if problem:
+            self._problems.append(Problem((EXTENDS,), problem, extends.where))
+        else:
+            try:
+                return self.merge_from(parent, chain)
+            except ConfigError as error:
+                self._problems.extend(error.problems)
+        self.complete = False
+        return None
 
     def _names(self, path: Path, extends: Node | None) -> tuple[str, ...]:
         if extends is None:
             return ()
-        if isinstance(extends.value, str) and extends.value:
-            return (extends.value,)
+        if _is_name(extends):
+            return (str(extends.value),)
         if isinstance(extends.value, list):
             self.listed.add(path)
-            names = [item.value for item in extends.value if isinstance(item.value, str) and item.value]
+            names = [str(item.value) for item in extends.value if _is_name(item)]
             if names and len(names) == len(extends.value):
                 return tuple(names)
         message = "must be the path of a file, relative to this one, or a list of such paths"
+        self.complete = False
         self._problems.append(Problem((EXTENDS,), message, extends.where))
         return ()
 
-    def _check_parent(self, parent: Path, chain: tuple[Path, ...], extends: Node | None) -> None:
-        where = extends.where if extends else str(chain[-1])
-        if parent in chain:
-            shown = " -> ".join(str(file) for file in (*chain[chain.index(parent) :], parent))
-            raise ConfigError(str(chain[0]), [Problem((EXTENDS,), f"extends itself: {shown}", where)])
-        if not parent.is_file():
-            raise ConfigError(str(chain[0]), [Problem((EXTENDS,), f"no such file: {parent}", where)])
+
+def _is_name(node: Node) -> bool:
+    return isinstance(node.value, str) and node.value.isprintable() and bool(node.value.strip())
+
+
+def _parent_problem(parent: Path, chain: tuple[Path, ...]) -> str:
+    """Why a parent of the last file of a chain can't be read; empty when it can."""
+    if parent in chain:
+        shown = " -> ".join(str(file) for file in (*chain[chain.index(parent) :], parent))
+        return f"extends itself: {shown}"
+    if len(chain) > _LONGEST:
+        return f"is {len(chain)} files away from {chain[0]}; keep a chain within {_LONGEST}"
+    if not parent.is_file():
+        return f"no such file: {parent}"
+    return ""
 
 
 def merge(base: Node, over: Node) -> Node:

@@ -15,7 +15,7 @@ from coordexp.config.inheritance import Chain, read_chain
 from coordexp.config.paths import project_root
 from coordexp.config.problems import ConfigError, KeyPath, Problem, render_path
 from coordexp.config.rules import build_rule
-from coordexp.config.source import Node, node_at, plain
+from coordexp.config.source import Node, UnreadText, node_at, plain
 from coordexp.config.stage2_checks import STAGE2_CHECKS
 from coordexp.config.typed import build_config
 from coordexp.config.types import Config, Sources
@@ -39,7 +39,7 @@ def load_config(path: str | Path) -> Config:
     values = cast("dict[str, Any]", plain(chain.root))
     problems.extend(_all_problems(chain, values))
     if problems:
-        raise ConfigError(str(path), sorted(problems, key=_reading_order(chain)))
+        raise ConfigError(str(path), sorted(dict.fromkeys(problems), key=_reading_order(chain)))
     sources = Sources(path, chain.files, dict(_origins(chain.root, ())), project_root(path))
     return _apply_debug(build_config(values, sources))
 
@@ -48,10 +48,21 @@ def _all_problems(chain: Chain, values: dict[str, Any]) -> Iterator[Problem]:
     rule = build_rule()
     faults = find_faults(rule, values)
     for fault in faults:
-        yield Problem(fault.path, fault.message, _where(chain.root, fault))
+        if not _is_told(chain, fault):
+            yield Problem(fault.path, fault.message, _where(chain.root, fault))
+    yield from profile_problems(chain)
+    if not chain.complete:
+        # Keys can't be compared without those of the parent that is not there.
+        return
     view = View(rule, values, chain.root, [fault.path for fault in faults])
     yield from _run_checks(view, (*GENERAL_CHECKS, *STAGE2_CHECKS))
-    yield from profile_problems(chain)
+
+
+def _is_told(chain: Chain, fault: Fault) -> bool:
+    """Whether a fault follows from a problem of reading: a scalar that could not be read, a parent that was not."""
+    if fault.missing:
+        return not chain.complete
+    return isinstance(node_at(chain.root, fault.path).value, UnreadText)
 
 
 def _run_checks(view: View, checks: Iterable[Check]) -> Iterator[Problem]:

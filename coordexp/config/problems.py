@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,23 @@ KeyPath = tuple[str | int, ...]
 """Keys and list indices that lead to a value: `("rollout_matching", "vllm", "server", "servers", 0)`."""
 
 
+_LONGEST_KEY = 100
+_SHOWN = 60
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def show(value: object) -> str:
+    """A value in a message: as YAML would write it, cut when long."""
+    text = bare(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def bare(value: object) -> str:
+    """A scalar without quotes, as YAML writes it."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)
+
+
 def render_path(path: KeyPath) -> str:
     """Dotted text of a path, with list indices in brackets; the whole configuration is `(the whole config)`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path)
@@ -24,7 +42,9 @@ def render_path(path: KeyPath) -> str:
 
 
 def _key(part: str) -> str:
-    """A key in a path; one that would break the line or the dots is quoted."""
+    """A key in a path; one that would break the line or the dots is quoted, one that would fill the screen is cut."""
+    if len(part) > _LONGEST_KEY:
+        part = f"{part[: _LONGEST_KEY - 1]}…"
     return part if part.isprintable() and "." not in part and part else json.dumps(part)
 
 
@@ -53,6 +73,14 @@ class ConfigError(Exception):
 
 
 def nearest_match(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word that looks most like `word`, or None when nothing resembles it."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return close[0] if close else None
+    """The allowed word that looks most like `word`, or None when nothing resembles it.
+
+    Case, hyphens and camel case do not count: `Learning-Rate` and `learningRate` are nearest to `learning_rate`.
+    """
+    folded = {_fold(option): option for option in allowed}
+    close = difflib.get_close_matches(_fold(word[:_LONGEST_KEY]), folded, n=1, cutoff=0.6)
+    return folded[close[0]] if close else None
+
+
+def _fold(word: str) -> str:
+    return _CAPITAL.sub("_", word).replace("-", "_").replace(" ", "_").casefold()

@@ -42,13 +42,16 @@ _ANNOTATIONS = {"$schema", "$id", "title", "description", "default", "x-open", "
 _CHECKED = {
     "type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "pattern", "items",
     "minItems", "maxItems", "uniqueItems", "properties", "required", "additionalProperties", "x-removed",
-    "x-removed-values", "$ref", "anyOf",
+    "x-moved", "x-removed-values", "$ref", "anyOf",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one value must be. `properties` is None for an open mapping and for everything that is no mapping."""
+    """What one value must be. `properties` is None for an open mapping and for everything that is no mapping.
+
+    `removed` says what to write instead of a key; `moved` has the rule of one that was a section, where it is now.
+    """
 
     names: tuple[str, ...]
     types: frozenset[type]
@@ -65,6 +68,7 @@ class Rule:
     properties: Mapping[str, Rule] | None = None
     required: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
+    moved: Mapping[str, Rule] = field(default_factory=dict)
     removed_values: Mapping[str, str] = field(default_factory=dict)
     schema_id: str | None = None
 
@@ -115,6 +119,7 @@ def _compile(schema: Mapping[str, Any], where: str) -> Rule:
         properties=properties if schema.get("additionalProperties") is False else None,
         required=tuple(schema.get("required", ())),
         removed=schema.get("x-removed", {}),
+        moved={key: build_rule(target) for key, target in schema.get("x-moved", {}).items()},
         removed_values=schema.get("x-removed-values", {}),
         schema_id=schema.get("$id"),
     )

@@ -57,7 +57,7 @@ def variant_keys(view: View) -> Iterator[Problem]:
     stage1_only = ("custom.desc_ce_weight", *geo)
     stage2_only = ("training.packing_buffer", "training.packing_min_fill_ratio")
     for key in stage1_only if variant != "stage1" else stage2_only:
-        if view[key] != view.rule(key).default:
+        if view.readable(key) and view[key] != view.rule(key).default:
             advice = _variant_advice(key, variant)
             yield view.problem(key, f"custom.trainer_variant {variant} does not read it; {advice}")
     key = "rollout_matching.coord_decode_mode"
@@ -180,25 +180,39 @@ def _module_problems(view: View, key: str) -> Iterator[Problem]:
 
 
 def lengths(view: View) -> Iterator[Problem]:
-    """Answers fit beside prompts: no length is ever cut to make room."""
-    longest = view["rollout_matching.max_new_tokens"]
+    """An answer is shorter than a row and than what the engine takes, and a row that was trained could be generated."""
+    longest, row = view["rollout_matching.max_new_tokens"], view["global_max_length"]
     if longest is None:
         return
     key = "rollout_matching.max_new_tokens"
-    row, image = view["global_max_length"], image_token_bound(view["template.max_pixels"])
     if longest >= row:
         yield view.problem(key, f"{longest} leaves no room for a prompt in global_max_length {row}; lower it")
-    if view["rollout_matching.rollout_backend"] != "vllm" or view["rollout_matching.vllm"] is None:
+    model = _model_length(view)
+    if model is None:
         return
-    model = view["rollout_matching.vllm.max_model_len"]
     if longest >= model:
         yield view.problem(key, f"{longest} must be below rollout_matching.vllm.max_model_len {model}")
-    elif model - longest <= image:
-        text = f"{longest} leaves {model - longest} of max_model_len {model} for the prompt, whose image alone may take"
-        yield view.problem(key, f"{text} {image} tokens (template.max_pixels); lower one of them")
     if model < row:
         text = f"{model} is below global_max_length {row}, so training rows could not have been generated; raise it"
         yield view.problem("rollout_matching.vllm.max_model_len", text)
+
+
+def prompt_room(view: View) -> Iterator[Problem]:
+    """What the longest answer leaves of the engine's length holds a prompt with the largest image."""
+    longest, model = view["rollout_matching.max_new_tokens"], _model_length(view)
+    image = image_token_bound(view["template.max_pixels"])
+    if longest is not None and model is not None and longest < model <= longest + image:
+        text = f"{longest} leaves {model - longest} of max_model_len {model} for the prompt, whose image alone may take"
+        problem = f"{text} {image} tokens (template.max_pixels); lower one of them"
+        yield view.problem("rollout_matching.max_new_tokens", problem)
+
+
+def _model_length(view: View) -> int | None:
+    """The engine's length, where vLLM generates."""
+    if view["rollout_matching.rollout_backend"] != "vllm" or view["rollout_matching.vllm"] is None:
+        return None
+    length: int = view["rollout_matching.vllm.max_model_len"]
+    return length
 
 
 def backend(view: View) -> Iterator[Problem]:
@@ -256,6 +270,7 @@ STAGE2_CHECKS: tuple[Check, ...] = (
     pipeline_modules,
     some_objective,
     lengths,
+    prompt_room,
     backend,
     distinct_servers,
     repeat_terminate,

@@ -5,18 +5,18 @@ In: a rule and a value; out: faults, each with the path of the value (of the key
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coordexp.config.problems import KeyPath, nearest_match
+from coordexp.config.problems import KeyPath, bare, nearest_match, render_path, show
+from coordexp.config.rules import REQUIRED, Rule, build_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from coordexp.config.rules import Rule
+    from collections.abc import Callable, Iterator
 
 _BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "minimum": (operator.ge, "at least"),
@@ -25,7 +25,8 @@ _BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "exclusiveMaximum": (operator.lt, "below"),
 }
 _NUMBER_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_SHOWN = 60
+_LONG_NUMBER = 30
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ def _walk_mapping(rule: Rule, value: dict[str, Any], path: KeyPath, faults: list
     for key, child in value.items():
         if key in rule.removed:
             faults.append(Fault((*path, key), f"removed: {rule.removed[key]}"))
+            if key in rule.moved and isinstance(child, dict):
+                _walk(rule.moved[key], child, (*path, key), faults)
         elif known is None:
             continue
         elif key in known:
@@ -82,9 +85,12 @@ def _walk_list(rule: Rule, value: list[Any], path: KeyPath, faults: list[Fault])
         faults.append(Fault(path, f"has {_items(len(value))}, at least {least} needed: {rule.description}"))
     if most is not None and len(value) > most:
         faults.append(Fault(path, f"has {_items(len(value))}, at most {most} allowed: {rule.description}"))
+    seen: set[str] = set()
     for index, item in enumerate(value):
-        if rule.unique and item in value[:index]:
+        text = json.dumps(item, sort_keys=True)
+        if rule.unique and text in seen:
             faults.append(Fault((*path, index), f"{show(item)} is listed twice; keep one"))
+        seen.add(text)
         if rule.items is not None:
             _walk(rule.items, item, (*path, index), faults)
 
@@ -111,9 +117,19 @@ def _unknown_key(rule: Rule, key: str) -> str:
     assert rule.properties is not None
     if not rule.properties:
         return f"unknown key; this section takes none: {rule.description}"
+    homes = [place for place in _places(build_rule(), ()) if place[-1] == key]
     near = nearest_match(key, rule.properties)
     hint = f"did you mean {near}? " if near else ""
+    if 0 < len(homes) <= _FEW:
+        hint = f"it belongs at {' or '.join(render_path(place) for place in homes)}; "
     return f"unknown key; {hint}allowed: {', '.join(rule.properties)}"
+
+
+def _places(rule: Rule, path: KeyPath) -> Iterator[KeyPath]:
+    """The path of every key of a configuration."""
+    for key, inner in (rule.properties or {}).items():
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
 
 
 def _missing_key(rule: Rule, key: str) -> str:
@@ -124,13 +140,28 @@ def _missing_key(rule: Rule, key: str) -> str:
 def _wrong_type(rule: Rule, value: object) -> str:
     message = f"{show(value)} is not {rule.wanted}"
     if isinstance(value, str) and rule.types & {int, float} and _NUMBER_TEXT.fullmatch(value):
-        written = repr(float(value)) if float in rule.types and math.isfinite(float(value)) else value
-        return f"{message}: YAML reads it as text; write {_with_point(written)} without quotes"
+        return f"{message}{_number_advice(rule, value)}"
     if isinstance(value, bool) and str in rule.types:
         return f'{message}: bare yes, no, on and off are YAML booleans; write it in quotes, as "no"'
     if isinstance(value, float) and value.is_integer() and int in rule.types:
         return f"{message}: write {int(value)}"
+    if value is None and rule.default is not REQUIRED:
+        return f"{message}: delete the key, and its default holds"
     return message
+
+
+def _number_advice(rule: Rule, text: str) -> str:
+    """What to write for a number that YAML took for text; nothing when no spelling of it would do."""
+    number = float(text)
+    if len(text) > _LONG_NUMBER or not math.isfinite(number):
+        return ""
+    if float in rule.types:
+        written = _with_point(repr(number))
+    elif number.is_integer():
+        written = str(int(number))
+    else:
+        return ""
+    return f": YAML reads it as text; write {written} without quotes"
 
 
 def _wrong_choice(rule: Rule, value: object) -> str:
@@ -138,21 +169,11 @@ def _wrong_choice(rule: Rule, value: object) -> str:
     if isinstance(value, str) and value in rule.removed_values:
         return f"{show(value)} is not allowed: {rule.removed_values[value]}"
     if len(rule.enum) == 1:
-        return f"{show(value)} is not allowed, it must be {_bare(rule.enum[0])}: {rule.description}"
+        reason = f": {rule.description}" if rule.description else ""
+        return f"{show(value)} is not allowed, it must be {bare(rule.enum[0])}{reason}"
     near = nearest_match(value, rule.enum) if isinstance(value, str) else None
     hint = f"did you mean {near}? " if near else ""
-    return f"{show(value)} is not allowed; {hint}allowed: {', '.join(map(_bare, rule.enum))}"
-
-
-def show(value: object) -> str:
-    """A value in a message: as YAML would write it, cut when long."""
-    text = _bare(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-
-
-def _bare(value: object) -> str:
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else str(value)
+    return f"{show(value)} is not allowed; {hint}allowed: {', '.join(map(bare, rule.enum))}"
 
 
 def _with_point(text: str) -> str:

@@ -49,6 +49,14 @@ class View:
             raise UnreadableKeyError(key)
         return value
 
+    def readable(self, key: str) -> bool:
+        """Whether a key has a value, written or default, that no fault stands on."""
+        try:
+            self[key]
+        except UnreadableKeyError:
+            return False
+        return True
+
     def sound_items(self, key: str) -> Iterator[tuple[int, Any]]:
         """The items of a list, with their indices, that have no fault themselves; none when there is no list."""
         path: KeyPath = tuple(key.split("."))

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coordexp.config import ConfigError, load_config, render_resolved
+from coordexp.config.checks import PATHS
 from coordexp.config.problems import KeyPath, render_path
 from coordexp.config.rules import Rule, build_rule
 from coordexp.config.validate import find_faults
@@ -122,6 +123,11 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
         "fp16", "lr_scheduler_type", "lr_scheduler_kwargs", "packing_buffer", "packing_min_fill_ratio",
     ):  # fmt: skip
         training.pop(key, None)
+    for key in PATHS:
+        section, _, name = key.partition(".")
+        if result.get(section, {}).get(name) is not None:
+            result[section][name] = f"some/{name}"
+    training["run_name"] = "run"
     result.get("tuner", {}).pop("use_dora", None)
     result.get("tuner", {}).pop("freeze_llm", None)
     return result

@@ -13,7 +13,7 @@ from coordexp.config.document import removed_keys
 from coordexp.config.problems import render_path
 from coordexp.config.rules import build_rule
 from coordexp.config.stage2_checks import flat_knobs
-from tests.unit.config.minimal import DOCUMENTS, TWO_CHANNEL, problems, with_values, write
+from tests.unit.config.minimal import DOCUMENTS, TWO_CHANNEL, problems, problems_of, with_values, write
 
 FOLDER = Path("fixtures/config")
 
@@ -32,6 +32,18 @@ def named_paths(folder: Path, given: dict[str, Any]) -> list[str]:
     except ConfigError as error:
         return sorted(render_path(problem.path) for problem in error.problems)
     return []
+
+
+@pytest.mark.invariant("CONFIG-001")
+@pytest.mark.invariant("CONFIG-003")
+@pytest.mark.parametrize(("given", "expected"), cases("reading"))
+def test_what_is_read_is_one_value_or_one_problem(tmp_path, given, expected):
+    path = write(tmp_path, DOCUMENTS["stage1"])
+    path.write_text(path.read_text() + given["add"], encoding="utf-8")
+    if expected:
+        assert problems_of(path) == [f"run.yaml:{line}" for line in expected]
+    else:
+        assert load_config(path).custom.train_jsonl == "train.jsonl"
 
 
 @pytest.mark.invariant("CONFIG-007")
@@ -87,6 +99,10 @@ def _filled(key: str) -> dict[str, Any]:
             **{f"custom.{part}": {} for part in ("extra", "coord_tokens")},
             "training.lr_scheduler_kwargs": {},
             "stage2_ab.channel_b": {},
+            **{
+                f"{section}.pipeline": {"objective": [{"name": "token_ce"}], "diagnostics": [{"name": "coord_diag"}]}
+                for section in ("stage2_ab", "rollout_matching")
+            },
             **{f"rollout_matching.{part}": {} for part in ("eval_detection", "monitor_dump", "vllm.sync")},
         },
     )

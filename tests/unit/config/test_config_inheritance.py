@@ -68,7 +68,9 @@ def test_null_removes_an_inherited_value_so_the_default_holds(tmp_path):
 @pytest.mark.invariant("CONFIG-002")
 def test_null_that_removes_nothing_is_an_ordinary_value(tmp_path):
     path = write(tmp_path, with_values(STAGE1, {"training.seed": None}))
-    assert problems_of(path) == ["run.yaml:12: training.seed: null is not an integer"]
+    assert problems_of(path) == [
+        "run.yaml:12: training.seed: null is not an integer: delete the key, and its default holds"
+    ]
 
 
 @pytest.mark.invariant("CONFIG-002")
@@ -107,3 +109,49 @@ def test_extends_is_a_path_or_a_list_of_paths(tmp_path, extends):
     path = write(tmp_path, {**STAGE1, "extends": extends})
     (problem,) = problems_of(path)
     assert ": extends: must be the path of a file" in problem
+
+
+@pytest.mark.invariant("CONFIG-002")
+@pytest.mark.invariant("CONFIG-007")
+@pytest.mark.parametrize(
+    ("extends", "says"),
+    [
+        ("gone.yaml", "run.yaml:1: extends: no such file: gone.yaml"),
+        (["gone.yaml", "base.yaml"], "run.yaml:1: extends: no such file: gone.yaml"),
+        ({"a": "base.yaml"}, "run.yaml:1: extends: must be the path of a file"),
+        (["base.yaml", {"a": 1}], "run.yaml:1: extends: must be the path of a file"),
+        ("a\0b", "run.yaml:1: extends: must be the path of a file"),
+        ("run.yaml", "run.yaml:1: extends: extends itself: run.yaml -> run.yaml"),
+        ("broken.yaml", "broken.yaml:1: no valid YAML"),
+    ],
+)
+def test_a_parent_that_can_not_be_read_hides_no_other_problem(tmp_path, extends, says):
+    write(tmp_path, STAGE1, "base.yaml")
+    (tmp_path / "broken.yaml").write_text("a: b: c\n")
+    path = write(tmp_path, {"extends": extends, "debug": {"enable": True}, "training": {"save_safetensors": True}})
+    found = problems_of(path)
+    assert any(problem.startswith(says) for problem in found)
+    keys = {problem.split(": ")[1] for problem in found}
+    assert {"debug.enable", "training.save_safetensors"} <= keys
+    assert len(found) == 3
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_chain_without_end_is_refused_and_one_of_twenty_is_read(tmp_path):
+    write(tmp_path, STAGE1, "20.yaml")
+    for number in range(20):
+        write(tmp_path, {"extends": f"{number + 1}.yaml"}, f"{number}.yaml")
+    assert len(load_config(tmp_path / "1.yaml").sources.files) == 20
+    write(tmp_path, {**STAGE1, "extends": "21.yaml"}, "20.yaml")
+    write(tmp_path, {}, "21.yaml")
+    (problem,) = problems_of(tmp_path / "0.yaml")
+    assert "files away from" in problem
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_parent_of_two_parents_is_read_once_and_its_problems_told_once(tmp_path):
+    write(tmp_path, with_values(STAGE1, {"debug.enable": True}), "base.yaml")
+    for name in ("a.yaml", "b.yaml"):
+        write(tmp_path, {"extends": "base.yaml"}, name)
+    (problem,) = problems_of(write(tmp_path, {"extends": ["a.yaml", "b.yaml"]}))
+    assert ": debug.enable: " in problem

@@ -82,3 +82,44 @@ def test_underscores_in_numbers_are_read(tmp_path):
     path = write(tmp_path, STAGE1)
     path.write_text(path.read_text().replace("global_max_length: 4000", "global_max_length: 4_000"))
     assert load_config(path).global_max_length == 4000
+
+
+@pytest.mark.invariant("CONFIG-001")
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + BODY.replace("\n", "\r\n").encode())
+    config = load_config(path)
+    assert config == load_config(write(tmp_path, STAGE1, "plain.yaml"))
+    assert config.sources.origins["training.run_name"] == f"{path}:14"
+
+
+def multiplied(levels):
+    """YAML in which each level names the one before nine times: nine to the power of `levels` values."""
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "custom:\n  extra:\n" + "".join(f"    {row}\n" for row in rows)
+
+
+@pytest.mark.invariant("CONFIG-001")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (multiplied(9), "holds more than 100000 values; YAML aliases (*) multiply what they name"),
+        (f"debug: {'[' * 60000}{']' * 60000}\n", "is nested deeper than 100 levels"),
+        (f"debug: {'{a: ' * 101}1{'}' * 101}\n", "is nested deeper than 100 levels"),
+    ],
+    ids=["aliases", "lists", "mappings"],
+)
+def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path, text, says):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    (problem,) = problems_of(path)
+    assert says in problem
+    assert problem.startswith("run.yaml:")
+
+
+@pytest.mark.invariant("CONFIG-001")
+def test_aliases_within_reason_are_read(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(multiplied(4))
+    assert not any("more than" in line for line in problems_of(path))
