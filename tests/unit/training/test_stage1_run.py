@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from coordexp.config import load_config
+from coordexp.losses.defaults import describe_objective, resolve_manifest
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -48,6 +51,7 @@ def test_losses_do_not_depend_on_how_the_batch_is_split_over_accumulation_steps(
     stage1_kit: Stage1Kit, packed: Any
 ) -> None:
     at_once = run(stage1_kit, "at_once", training={"per_device_train_batch_size": 2})
+    assert len(steps(at_once)) == len(steps(packed)) == 2, "a window that takes too many micro-batches ends the epoch"
     assert losses(at_once) == pytest.approx(losses(packed), rel=2e-5)
     assert [line["grad_norm"] for line in steps(at_once)] == pytest.approx(
         [line["grad_norm"] for line in steps(packed)], rel=1e-3
@@ -112,12 +116,28 @@ def test_checkpoints_hold_weights_only_and_reload_to_what_was_trained(stage1_kit
     assert any(not torch.equal(final[name], first[name]) for name in final)
 
 
+@pytest.mark.invariant("LOSS-030")
+def test_a_run_logs_its_objective_when_it_starts(stage1_kit: Stage1Kit, caplog: pytest.LogCaptureFixture) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    path = stage1_kit.write("logged", training={"max_steps": 1, "num_train_epochs": 1})
+    config = load_config(path)
+    with caplog.at_level(logging.INFO, logger="coordexp"):
+        run_stage1(config)
+    (said,) = [record.getMessage() for record in caplog.records if "resolved pipeline" in record.getMessage()]
+    assert said == describe_objective(config, resolve_manifest(config))
+    assert said.startswith(f"config: {path}; run_name: logged; seed: 17; objective: token_ce x1 AB, bbox_geo x1 AB")
+
+
+@pytest.mark.invariant("LOSS-030")
 def test_the_run_folder_says_how_to_repeat_the_run(stage1_kit: Stage1Kit, packed: Any) -> None:
     manifest = json.loads((packed.checkpoint.parent / "run_manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"]["training"] == 17
     assert manifest["data"]["train"]["records"] == 14
     assert '"kept": 14' in json.dumps(manifest["data"]["train"]["cook_manifest"])
-    assert len(manifest["pipeline_checksum"]) == 64
+    canonical = json.dumps(manifest["pipeline"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(canonical.encode()).hexdigest() == manifest["pipeline_checksum"]
+    assert [module["name"] for module in manifest["pipeline"]["objective"]] == ["token_ce", "bbox_geo", "coord_reg"]
     assert list((packed.checkpoint.parent.parent / "tb").rglob("events.*"))
 
 
