@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audit.policy import boundaries, failures, limits, names
+from audit.policy import boundaries, failures, limits, loss_home, names
 from audit.policy.source import read_sources
 from coordexp.spec import check, contract_path, read_yaml
 
@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "unfinished_marks": Rule(boundaries.unfinished_marks, EVERYTHING),
     "json_outside_boundary": Rule(boundaries.json_outside_boundary, RUNTIME),
     "divisions_by_thousand": Rule(boundaries.divisions_by_thousand, LIBRARY),
+    "loss_arithmetic": Rule(loss_home.loss_arithmetic, RUNTIME),
     "config_lookups": Rule(boundaries.config_lookups, LIBRARY),
     "unsafe_loaders": Rule(boundaries.unsafe_loaders, ("coordexp", "audit", "benchmarks", "scripts")),
     "undocumented_environment": Rule(boundaries.undocumented_environment, LIBRARY),

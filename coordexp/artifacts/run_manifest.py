@@ -36,7 +36,7 @@ class RunFacts:
     """What only the caller knows.
 
     `resolved_config` is the mapping that re-loads equal; `config_sources` the YAML files it came from, leaf first;
-    `seeds` every seed by name; `data` the JSONL files by role (`train`, `val`); `launch` further facts such as world
+    `seeds` every seed by name; `pipeline` the resolved objective, which `pipeline_checksum` identifies; `data` the JSONL files by role (`train`, `val`); `launch` further facts such as world
     size or server flags.
     """
 
@@ -45,6 +45,7 @@ class RunFacts:
     seeds: Mapping[str, int]
     data: Mapping[str, Path]
     pipeline_checksum: str | None = None
+    pipeline: Mapping[str, Any] | None = None
     launch: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,6 +66,7 @@ def build_run_manifest(facts: RunFacts) -> dict[str, Any]:
             },
             "seeds": dict(facts.seeds),
             "pipeline_checksum": facts.pipeline_checksum,
+            "pipeline": None if facts.pipeline is None else dict(facts.pipeline),
             "data": {role: _data_document(entry) for role, entry in facts.data.items()},
             "launch": dict(facts.launch),
             "versions": read_versions(),

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from coordexp.config import ConfigError, check_trainer, load_config, render_resolved, resolve_output
+
+
+def log_progress() -> None:
+    """Shows on stderr what the project's own loggers say: everything on the first rank, warnings on the others."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("coordexp")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         config = check_trainer(load_config(arguments.config), "stage1")
         if arguments.dry_run:
             from coordexp.data.run_inputs import check_record_files
+            from coordexp.losses.defaults import describe_objective, resolve_manifest
 
             surveys = check_record_files(config)
             console.print(", ".join(f"{role}: {survey.records} records" for role, survey in surveys.items()))
@@ -31,7 +43,10 @@ def main(argv: list[str] | None = None) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "resolved_config.json").write_text(render_resolved(config) + "\n", encoding="utf-8")
             console.print(f"resolved config: {folder / 'resolved_config.json'}")
+            text = describe_objective(config, resolve_manifest(config))
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
             return 0
+        log_progress()
         from coordexp.training.stage1 import run_stage1
 
         run = run_stage1(config)

@@ -8,7 +8,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from coordexp.losses.manifest import Manifest, ManifestError, ModuleEntry, parse_modules
+from coordexp.losses.manifest import (
+    Manifest,
+    ManifestError,
+    ModuleEntry,
+    describe_modules,
+    parse_modules,
+    render_canonical,
+)
 from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, ModuleConfig, TokenCEConfig
 
 if TYPE_CHECKING:
@@ -100,6 +107,16 @@ def rollout_aligned_manifest(rollout_matching: RolloutMatchingConfig, coord: Coo
         return _authored(rollout_matching.pipeline, "rollout_matching.pipeline", extra)
     coord_terms = _all_coord_terms(coord) if coord.enabled else _distribution_terms(coord)
     return Manifest(_entries({"token_ce": {}, "bbox_geo": {}, "coord_reg": coord_terms}), _diagnostics(), extra)
+
+
+def describe_objective(config: Config, manifest: Manifest) -> str:
+    """What a run logs when it starts (REG-3.4, REG-3B.3): where the objective is stated, its modules and checksum, and
+    the whole resolved pipeline.
+    """
+    return (
+        f"config: {config.sources.path}; run_name: {config.training.run_name}; seed: {config.training.seed}; "
+        f"{describe_modules(manifest)}\nresolved pipeline: {render_canonical(manifest)}"
+    )
 
 
 def _authored(pipeline: PipelineConfig, where: str, extra: Mapping[str, str]) -> Manifest:

@@ -69,16 +69,21 @@ class Manifest:
         return MaskWeights(self.config_of("token_ce", TokenCEConfig), coord_ce)
 
 
+def resolved_document(manifest: Manifest) -> dict[str, Any]:
+    """The manifest in plain values, as run manifests hold it; raises `ManifestError` for NaN and infinity."""
+    return {
+        "objective": [_plain_entry(entry) for entry in manifest.objective],
+        "diagnostics": [_plain_entry(entry) for entry in manifest.diagnostics],
+        "extra": dict(manifest.extra),
+    }
+
+
 def render_canonical(manifest: Manifest) -> str:
     """The manifest as canonical JSON: sorted keys, no spaces, UTF-8 kept, −0.0 as 0.0, channels A before B.
 
     Raises `ManifestError` for NaN and infinity.
     """
-    document = {
-        "objective": [_plain_entry(entry) for entry in manifest.objective],
-        "diagnostics": [_plain_entry(entry) for entry in manifest.diagnostics],
-        "extra": dict(manifest.extra),
-    }
+    document = resolved_document(manifest)
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

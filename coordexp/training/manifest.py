@@ -9,10 +9,11 @@ from pathlib import Path
 from coordexp.artifacts.run_manifest import RunFacts, write_run_manifest
 from coordexp.config import Config, render_resolved
 from coordexp.data.seeds import render_seed_record
+from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
 
 
-def write_stage1_manifest(config: Config, folder: Path, data: Mapping[str, Path], checksum: str) -> Path:
+def write_stage1_manifest(config: Config, folder: Path, data: Mapping[str, Path], objective: Manifest) -> Path:
     """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files of `data`."""
     return write_run_manifest(
         folder,
@@ -21,7 +22,8 @@ def write_stage1_manifest(config: Config, folder: Path, data: Mapping[str, Path]
             config_sources=tuple(reversed(config.sources.files)),
             seeds={"training": config.training.seed} | render_seed_record(config.training.seed),
             data=data,
-            pipeline_checksum=checksum,
+            pipeline_checksum=checksum(objective),
+            pipeline=resolved_document(objective),
             launch={"world_size": world_size()},
         ),
     )

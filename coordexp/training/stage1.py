@@ -27,6 +27,7 @@ from coordexp.data.seeds import derive_seed
 from coordexp.encode.encoder import Encoder, build_encoder
 from coordexp.encode.processor import load_processor
 from coordexp.forward.probe import check_no_leak
+from coordexp.losses.defaults import describe_objective
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
 from coordexp.packing.backend import check_packing_backend
@@ -79,7 +80,10 @@ def run_stage1(config: Config) -> Stage1Run:
     arguments = build_swift_arguments(config, model_folder)
     trainer = build_trainer(config, arguments, encoder, splits)
     data = {str(role): split.file.jsonl for role, split in splits.items()}
-    write_stage1_manifest(config, Path(arguments.output_dir), data, trainer.parts.objective.checksum)
+    manifest = trainer.parts.objective.manifest
+    if trainer.is_world_process_zero():
+        _LOG.info("%s", describe_objective(config, manifest))
+    write_stage1_manifest(config, Path(arguments.output_dir), data, manifest)
     if config.custom.dump_conversation_text:
         dump_conversation(config, encoder, splits["train"], Path(arguments.output_dir))
     if backend is not None and backend.proven == "gpu-test":

@@ -42,10 +42,14 @@ def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     folder = config.parent / "run"
+    manifest = json.loads((folder / "run_manifest.json").read_text(encoding="utf-8"))
+    said = [line for line in done.stderr.splitlines() if f"config: {config}; run_name: {config.parent.name}" in line]
+    assert len(said) == 1 and said[0].endswith(manifest["pipeline_checksum"])
     lines = [json.loads(line) for line in (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "loss/struct_ce" in line], folder
 
 
+@pytest.mark.invariant("LOSS-030")
 @pytest.mark.invariant("TRAIN-004")
 def test_two_ranks_give_the_losses_and_the_weights_of_one(stage1_kit: Stage1Kit) -> None:
     # Five micro-batches in windows of four: the last window is partial, and the second rank gets a filler in it.

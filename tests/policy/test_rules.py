@@ -9,6 +9,7 @@ import pytest
 from audit.policy import RULES, parse_source, violations_of
 from audit.policy.boundaries import JSON_READERS, json_outside_boundary, names_of_thousand
 from audit.policy.failures import BEST_EFFORT, swallowed_errors
+from audit.policy.loss_home import HOME, loss_arithmetic
 from audit.policy.rules import with_context
 from audit.policy.source import read_sources
 from coordexp.spec import load_cases
@@ -34,6 +35,7 @@ INVARIANT_OF_RULE = {
     "tests_that_cannot_fail": "POLICY-012",
     "undocumented_environment": "POLICY-013",
     "undeclared_flags": "POLICY-014",
+    "loss_arithmetic": "LOSS-031",
 }
 
 
@@ -146,6 +148,13 @@ def test_a_division_by_another_modules_constant_is_found():
     assert names_of_thousand([codec]) == {"COUNT"}
     find = with_context("divisions_by_thousand", [codec, user])
     assert [violation.line for violation in find(user)] == [2]
+
+
+@pytest.mark.invariant("LOSS-031")
+def test_the_home_of_losses_would_be_flagged_anywhere_else():
+    sources = [source for source in read_sources(ROOT, ("coordexp",)) if source.path.startswith(HOME)]
+    moved = [parse_source("coordexp/training/probe.py", source.text) for source in sources]
+    assert sum(len(list(loss_arithmetic(source))) for source in moved) >= 2
 
 
 @pytest.mark.invariant("POLICY-001")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordexp.config import ConfigError, load_config
+from coordexp.losses.defaults import resolve_manifest
+from coordexp.losses.manifest import checksum, render_canonical
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -29,6 +31,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.invariant("LOSS-030")
 @pytest.mark.invariant("TRAIN-012")
 def test_a_dry_run_checks_the_data_and_writes_the_resolved_config(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
     path = stage1_kit.write("dry")
@@ -38,6 +41,10 @@ def test_a_dry_run_checks_the_data_and_writes_the_resolved_config(stage1_kit: St
     assert json.loads(written.read_text(encoding="utf-8"))["training"]["run_name"] == "dry"
     assert load_config(written) == load_config(path)
     assert not (path.parent / "run/run_manifest.json").exists()
+    manifest = resolve_manifest(load_config(path))
+    assert f"config: {path}; run_name: dry; seed: 17; objective: token_ce x1 AB" in done.stderr
+    assert f"; {checksum(manifest)}\n" in done.stderr
+    assert f"resolved pipeline: {render_canonical(manifest)}\n" in done.stderr
 
 
 @pytest.mark.invariant("TRAIN-012")
