@@ -34,7 +34,7 @@ class Installed:
         return self._folders[package]
 
     def version(self, distributions: Sequence[str]) -> tuple[str, str] | None:
-        """Name and public version (`2.13.0`, not `2.13.0+cpu`) of the first of these distributions that is installed."""
+        """Name and public version (no `+cpu`) of the first of these distributions that is installed."""
         for name in distributions:
             found = metadata.distributions(name=name, path=[str(path) for path in self.paths])
             for distribution in found:

@@ -7,7 +7,6 @@ what they override, call and read of it (`audit.upstream.heirs`). Contract ids: 
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,6 +59,8 @@ def _uses_in(source: SourceFile, packages: set[str]) -> Iterator[Use]:
     origins = {name: origin for name, origin in imported_names(source.tree).items() if origin.split(".")[0] in packages}
     if not origins:
         return
+    for name in _relative_names(source.tree):
+        origins.pop(name, None)
     inner: set[int] = set()
     keywords: dict[int, tuple[str, ...]] = {}
     for node in ast.walk(source.tree):  # a parent comes before its parts
@@ -88,9 +89,7 @@ def _imports(node: ast.AST, path: str, packages: set[str]) -> Iterator[Use]:
             yield Use(name, path, node.lineno, "imports it")
 
 
-def by_symbol(uses: Collection[Use]) -> dict[str, list[Use]]:
-    """Uses in groups of the same name."""
-    groups: dict[str, list[Use]] = defaultdict(list)
-    for use in uses:
-        groups[use.symbol].append(use)
-    return groups
+def _relative_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from (alias.asname or alias.name for alias in node.names)
