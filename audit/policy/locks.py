@@ -1,13 +1,20 @@
-"""Whether what is installed is what is locked. A lock's text and installed versions in, differences out. POLICY-017."""
+"""Whether what is installed is what is locked, and what is imported is declared. POLICY-017.
+
+A lock's text and installed versions in, differences out; sources and declared packages in, violations out.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from audit.policy.source import SourceFile, Violation
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)$")
 
@@ -51,3 +58,33 @@ def differences(pins: Mapping[str, str], installed: Mapping[str, str]) -> list[s
 def lock_in_use(installed: Mapping[str, str]) -> str:
     """Which lock an environment was made from: the engine tells."""
     return "gpu" if "vllm" in installed else "cpu"
+
+
+def undeclared_imports(
+    sources: Iterable[SourceFile], declared: Collection[str], providers: Mapping[str, Sequence[str]]
+) -> Iterator[Violation]:
+    """Imports of third-party packages that no declared distribution provides.
+
+    `declared` holds canonical names; `providers` maps a package to distributions, as
+    `importlib.metadata.packages_distributions` does.
+    """
+    files = list(sources)
+    # A start-up folder's modules import each other by their bare names.
+    own = {part.removesuffix(".py") for file in files for part in (file.path.split("/")[0], file.path.split("/")[-1])}
+    for source in files:
+        for node in ast.walk(source.tree):
+            for name in _imported(node):
+                top = name.split(".")[0]
+                if top in sys.stdlib_module_names or top in own:
+                    continue
+                owners = sorted({canonical(owner) for owner in providers.get(top, ())})
+                if not set(owners) & set(declared):
+                    names = " or ".join(owners) or top
+                    text = f"{top} is imported, but {names} is no declared dependency"
+                    yield Violation(source.path, getattr(node, "lineno", 1), text)
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []

@@ -7,11 +7,20 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from audit.policy.locks import differences, installed_versions, lock_in_use, parse_lock
+from audit.policy.locks import (
+    canonical,
+    differences,
+    installed_versions,
+    lock_in_use,
+    parse_lock,
+    undeclared_imports,
+)
+from audit.policy.source import parse_source, read_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -61,6 +70,28 @@ def test_an_absent_package_and_another_version_are_differences():
 def test_a_line_that_pins_nothing_or_again_is_refused(text):
     with pytest.raises(ValueError, match=r"line [12] of the lock"):
         parse_lock(text)
+
+
+def declared_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return {canonical(re.match(r"[\w.-]+", line).group()) for line in lines}
+
+
+@pytest.mark.invariant("POLICY-017")
+def test_what_the_runtime_imports_is_declared():
+    providers = metadata.packages_distributions()
+    found = undeclared_imports(read_sources(ROOT, ["coordexp"]), declared_packages(), providers)
+    assert [str(violation) for violation in found] == []
+
+
+@pytest.mark.invariant("POLICY-017")
+@pytest.mark.parametrize("text", ["import a_b.c\n", "def f():\n    from a_b import c\n"])
+def test_an_undeclared_import_is_found_and_a_declared_one_is_not(text):
+    source = parse_source("coordexp/x.py", "import os\nfrom coordexp.spec import check\nfrom . import y\n" + text)
+    (found,) = undeclared_imports([source], {"other"}, {"a_b": ["A.B"]})
+    assert found.message == "a_b is imported, but a-b is no declared dependency"
+    assert list(undeclared_imports([source], {"a-b"}, {"a_b": ["A.B"]})) == []
 
 
 @pytest.mark.invariant("POLICY-020")
