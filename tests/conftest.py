@@ -1,11 +1,11 @@
-"""Settings of every test: hypothesis profile by COORDEXP_HYPOTHESIS (fast, ci, thorough), shared models, recording."""
+"""Settings of every test: the hypothesis profile, which COORDEXP_HYPOTHESIS names, shared models, recording."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import coordexp  # noqa: F401  (makes torchvision importable before a test module imports peft or transformers)
 
@@ -19,4 +19,8 @@ settings.register_profile(
     "ci", max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=_TOLERATED
 )
 settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=_TOLERATED)
+# Thousands of runs that only ask whether something fails: no search for the smallest example.
+settings.register_profile(
+    "mutants", settings.get_profile("ci"), max_examples=15, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile(os.environ.get("COORDEXP_HYPOTHESIS", "ci"))

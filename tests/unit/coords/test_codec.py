@@ -35,13 +35,20 @@ def test_every_bin_survives_value_and_token_and_pixel() -> None:
 
 @pytest.mark.parametrize(
     ("pixel", "extent", "k"),
-    [(0, 640, 0), (639, 640, 999), (640, 640, 999), (320, 640, 500), (5, 1, 999), (-3, 640, 0)],
+    [
+        *[(0, 640, 0), (639, 640, 999), (640, 640, 999), (320, 640, 500), (-3, 640, 0)],
+        *[(5, 1, 999), (1, 1, 999), (1, 2, 999), (0, 1, 0)],
+    ],
 )
 def test_pixel_is_divided_by_the_last_pixel_and_clamped(pixel: float, extent: int, k: int) -> None:
     assert pixel_to_bin(pixel, extent) == k
 
 
-@pytest.mark.parametrize("value", [0, 999, 3.0, 7.0000005, 6.9999995])
+def test_a_bin_of_a_one_pixel_axis_is_a_pixel_of_it() -> None:
+    assert [bin_to_pixel(999, extent) for extent in (1, 2, 3)] == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("value", [0, 999, 3.0, 7.0000005, 6.9999995, 1e-6])
 def test_integer_valued_numbers_are_bins(value: float) -> None:
     assert check_bin(value) == round(value)
 

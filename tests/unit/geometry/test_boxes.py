@@ -60,14 +60,32 @@ def test_known_boxes_have_the_known_iou_area_and_centre() -> None:
 
 
 @pytest.mark.invariant("DATA-008")
+def test_boxes_smaller_than_one_unit_overlap_like_large_ones() -> None:
+    assert pairwise_iou([[0, 0, 0.5, 0.5]], [[0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5]]).tolist() == [[1.0, 1 / 3]]
+
+
+@pytest.mark.invariant("DATA-008")
+def test_whole_numbers_become_float64() -> None:
+    assert as_boxes([[0, 0, 2, 3]]).dtype == as_boxes([]).dtype == np.float64
+    assert polygon_points([0, 0, 4, 0, 4, 3]).dtype == np.float64
+
+
+@pytest.mark.invariant("DATA-008")
 def test_clamping_keeps_corner_order_and_stays_inside() -> None:
     assert clamp_boxes([[-5, 3, 120, 70]], 100, 50).tolist() == [[0.0, 3.0, 100.0, 50.0]]
 
 
 @pytest.mark.invariant("DATA-008")
-@pytest.mark.parametrize("boxes", [[1, 2, 3, 4], [[1, 2, 3]], [[0, 0, math.nan, 1]]])
-def test_what_is_no_list_of_boxes_is_refused(boxes: list[object]) -> None:
-    with pytest.raises(ValueError, match="boxes"):
+@pytest.mark.parametrize(
+    ("boxes", "says"),
+    [
+        ([1, 2, 3, 4], r"^boxes have shape \(4,\); they are \[N, 4\] corners x1, y1, x2, y2$"),
+        ([[1, 2, 3]], r"^boxes have shape \(1, 3\); they are \[N, 4\] corners x1, y1, x2, y2$"),
+        ([[0, 0, math.nan, 1]], r"^boxes hold a number that is not finite$"),
+    ],
+)
+def test_what_is_no_list_of_boxes_is_refused(boxes: list[object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
         as_boxes(boxes)
 
 
@@ -78,6 +96,14 @@ def test_polygon_box_and_area() -> None:
     assert polygon_box(square) == polygon_box(backwards) == (0.0, 0.0, 4.0, 3.0)
     assert polygon_area(square) == polygon_area(backwards) == 12.0
     assert polygon_points(backwards).tolist() == [[0, 3], [4, 3], [4, 0], [0, 0]]
+
+
+@pytest.mark.invariant("DATA-008")
+def test_a_triangle_away_from_the_origin_has_the_area_of_its_sides() -> None:
+    triangle = [1, 1, 5, 1, 3, 4]
+    assert polygon_points(triangle).tolist() == [[1, 1], [5, 1], [3, 4]]
+    assert polygon_area(triangle) == 6.0
+    assert polygon_box(triangle) == (1.0, 1.0, 5.0, 4.0)
 
 
 @pytest.mark.invariant("DATA-008")
@@ -105,10 +131,24 @@ def test_far_edge_is_bin_999_and_one_pixel_axes_do_not_divide_by_zero() -> None:
 
 
 @pytest.mark.invariant("DATA-007")
+def test_bins_are_integers_and_pixels_outside_the_image_are_clamped() -> None:
+    assert pixels_to_bins([-3, -1, 12, 99], 10, 10).tolist() == [0, 0, 999, 999]
+    assert pixels_to_bins([1, 2], 10, 10).dtype == np.int64
+
+
+@pytest.mark.invariant("DATA-007")
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.float64])
+def test_the_type_of_the_numbers_does_not_change_the_pixels(kind: type) -> None:
+    bins = np.array([[1, 998], [7, 313]], dtype=kind)
+    expected = [[bin_to_pixel(x, 641), bin_to_pixel(y, 37)] for x, y in [(1, 998), (7, 313)]]
+    assert bins_to_pixels(bins, 641, 37).tolist() == expected
+
+
+@pytest.mark.invariant("DATA-007")
 def test_bad_coordinates_are_refused() -> None:
     with pytest.raises(ValueError, match="alternate"):
         pixels_to_bins([1, 2, 3], 10, 10)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match=r"^coordinates hold a number that is not finite$"):
         pixels_to_bins([1, math.inf], 10, 10)
     with pytest.raises(ValueError, match="bins are"):
         bins_to_pixels([1, 1000], 10, 10)
@@ -126,10 +166,18 @@ def test_bad_coordinates_are_refused() -> None:
         ((10, 40), 10**6, (32, 128)),
         ((4000, 10), 32 * 32 * 20, None),
         ((1, 1), 1024, (32, 32)),
+        ((160, 125), 2 * 1024, (64, 32)),
+        ((64, 50), 64 * 50, (64, 32)),
+        ((50, 64), 64 * 50, (32, 64)),
     ],
 )
 def test_cooked_sizes(size: tuple[int, int], max_pixels: int, expected: tuple[int, int] | None) -> None:
     assert cooked_size(*size, max_pixels, 32) == expected
+
+
+@pytest.mark.invariant("DATA-010")
+def test_a_factor_of_one_keeps_every_size_that_fits() -> None:
+    assert cooked_size(10, 7, 70, 1) == (10, 7)
 
 
 @pytest.mark.invariant("DATA-010")
