@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
 
     def progress(symbols: Sequence[str]) -> Iterable[str]:
-        return track(symbols, description="reading upstream", console=console, transient=True)
+        shown = console.is_terminal
+        return track(symbols, description="reading upstream", console=console, transient=True, disable=not shown)
 
     try:
         found = survey(Path.cwd(), contracts_root(), Installed(), progress)

@@ -74,7 +74,8 @@ def survey(root: Path, contracts: Path, installed: Installed, track: Track = ite
     for symbol in track(sorted({*wanted, *known})):
         record = _record(lookup, symbol, watched.extras(symbol))
         if record is not None:
-            current[symbol] = record
+            beyond = record["kind"] == "import" and watched.package_of(record["lives"]) in skipped
+            current[symbol] = known.get(symbol, record) if beyond else record
     absent_now = tuple(name for name in watched.absent if lookup.find(name) is not None)
     return Survey(root, watched, recorded, wanted, current, versions, absent_now, skipped, installed)
 

@@ -207,6 +207,19 @@ def test_an_optional_package_is_skipped_with_its_reason(fake):
 
 
 @pytest.mark.invariant("UP-008")
+def test_a_name_that_is_handed_on_from_a_skipped_package_stays_as_recorded(fake, console):
+    fake.write("site/engine/__init__.py", "def start(n):\n    return n\n")
+    fake.write("site/engine-2.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: engine\nVersion: 2.0\n")
+    fake.write("site/upstream/bridge.py", "from engine import start\n")
+    fake.write("project/coordexp/engines.py", "from upstream.bridge import start\n")
+    assert fake.accept(console) == 0
+    assert "lives: engine.start" in fake.recorded()
+    (fake.root / "site/engine/__init__.py").unlink()
+    assert fake.survey().skipped
+    assert fake.texts() == []
+
+
+@pytest.mark.invariant("UP-008")
 def test_a_use_of_a_package_that_is_not_here_still_has_to_be_recorded(fake):
     fake.write("project/coordexp/engines.py", "from engine import start\n")
     (drift,) = fake.drifts()
