@@ -15,27 +15,9 @@ from coordexp.coordjson import CoordJSONError, parse_answer, render_answer, scan
 from coordexp.coords.codec import parse_coord_token
 from coordexp.coords.types import CoordObject
 from coordexp.spec import read_grammar
+from tests.strategies import FIELD_ORDERS, coord_objects
 
-BINS = st.integers(0, 999)
-DESCS = st.one_of(
-    st.sampled_from(["black cat", "desc", "bbox_2d", "]}", '"', "\\", "a, b", "{", "é", "<|coord_3|>", "😀", " "]),
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
-)
-
-
-@st.composite
-def boxes(draw: st.DrawFn) -> CoordObject:
-    (x1, x2), (y1, y2) = (sorted(draw(st.tuples(BINS, BINS))) for _ in range(2))
-    return CoordObject(draw(DESCS), "bbox_2d", (x1, y1, x2, y2))
-
-
-POLYGONS = st.builds(
-    lambda desc, points: CoordObject(desc, "poly", tuple(value for point in points for value in point)),
-    DESCS,
-    st.lists(st.tuples(BINS, BINS), min_size=3, max_size=6),
-)
-ANSWERS = st.lists(st.one_of(boxes(), POLYGONS), max_size=4)
-ORDERS = st.sampled_from(["desc_first", "geometry_first"])
+ANSWERS = st.lists(coord_objects(), max_size=4)
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +91,7 @@ FRAGMENTS = st.sampled_from(
 
 @st.composite
 def mutated_answers(draw: st.DrawFn) -> str:
-    text = render_answer(draw(ANSWERS), draw(ORDERS))
+    text = render_answer(draw(ANSWERS), draw(FIELD_ORDERS))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(text)))
         end = draw(st.integers(start, min(len(text), start + draw(st.sampled_from([0, 1, 2, 12])))))
@@ -136,13 +118,13 @@ def test_the_strict_parse_adds_the_order_of_corners_and_nothing_else(text: str) 
 
 
 @pytest.mark.invariant("TEXT-006")
-@given(ANSWERS, ORDERS)
+@given(ANSWERS, FIELD_ORDERS)
 def test_rendered_objects_parse_back_equal(objects: list[CoordObject], order: str) -> None:
     assert parse_answer(render_answer(objects, order)) == tuple(objects)
 
 
 @pytest.mark.invariant("TEXT-004")
-@given(ANSWERS, ORDERS)
+@given(ANSWERS, FIELD_ORDERS)
 def test_the_parts_tile_the_text_and_spell_what_they_name(objects: list[CoordObject], order: str) -> None:
     text = render_answer(objects, order)
     scan = scan_answer(text)
@@ -154,14 +136,14 @@ def test_the_parts_tile_the_text_and_spell_what_they_name(objects: list[CoordObj
 
 
 @pytest.mark.invariant("TEXT-008")
-@given(ANSWERS, ORDERS)
+@given(ANSWERS, FIELD_ORDERS)
 def test_transpiled_text_is_strict_json_with_the_same_integers(objects: list[CoordObject], order: str) -> None:
     read = json.loads(transpile(render_answer(objects, order)))
     assert read == {"objects": [{"desc": item.desc, item.kind: list(item.bins)} for item in objects]}
 
 
 @pytest.mark.invariant("TEXT-001")
-@given(ANSWERS, ORDERS)
+@given(ANSWERS, FIELD_ORDERS)
 def test_canonical_text_has_one_spelling_of_whitespace_and_escapes(objects: list[CoordObject], order: str) -> None:
     """Read by Python's JSON writer, which was told of no separators: its defaults are the canonical ones."""
     text = render_answer(objects, order)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordexp.coords.codec import render_coord_token
 from coordexp.data.rules import find_problems
 from coordexp.data.wire import decode_line
 from coordexp.spec import read_schema, violations
+from tests.strategies import COORD_TOKENS
 
 BEYOND = set(read_schema("record")["x-beyond-schema"])
 JUNK: list[Any] = [
@@ -43,7 +43,6 @@ JUNK: list[Any] = [
 ]
 KEYS = ["images", "width", "height", "objects", "summary", "metadata", "desc", "bbox_2d", "poly", "bbox", "line", "x"]
 
-tokens = st.integers(0, 999).map(render_coord_token)
 descs = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6) | st.sampled_from(["cat", "a: b"])
 
 
@@ -59,7 +58,7 @@ def found_objects(draw: st.DrawFn, coordinates: st.SearchStrategy[Any]) -> dict[
 def record_payloads(draw: st.DrawFn) -> dict[str, Any]:
     width, height = draw(st.integers(1, 70)), draw(st.integers(1, 70))
     pixels = st.integers(0, 75) | st.floats(0, 75, allow_nan=False)
-    coordinates = draw(st.sampled_from([tokens, pixels]))
+    coordinates = draw(st.sampled_from([COORD_TOKENS, pixels]))
     record: dict[str, Any] = {
         "images": ["a.png"],
         "width": width,

@@ -19,20 +19,9 @@ from coordexp.encode.encoder import Encoder, build_encoder
 from coordexp.encode.pieces import PieceTable
 from coordexp.encode.settings import EncodeSettings
 from coordexp.encode.types import TokenType
+from tests.strategies import BINS, FIELD_ORDERS, PLAIN_DESCS, coord_objects
 
-BINS = st.integers(0, 999)
-PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=10)
-DESCS = st.one_of(
-    st.sampled_from(
-        ["black cat", "Mr.", "list]", "set}", 'he said "hi"', "a\\", "]}]}", '"', ",", "红色", "😀", "two\nlines"]
-    ),
-    PLAIN.filter(lambda text: unicodedata.is_normalized("NFC", text)),
-)
-OBJECTS = st.one_of(
-    st.builds(lambda desc, bins: CoordObject(desc, "bbox_2d", bins), DESCS, st.tuples(BINS, BINS, BINS, BINS)),
-    st.builds(lambda desc, bins: CoordObject(desc, "poly", bins), DESCS, st.tuples(*[BINS] * 6)),
-)
-ORDERS = st.sampled_from(["desc_first", "geometry_first"])
+OBJECTS = coord_objects(PLAIN_DESCS)
 
 
 def labelled_characters(objects: list[CoordObject], order: str) -> tuple[str, list[TokenType]]:
@@ -70,7 +59,7 @@ def encoders(real_processor: object) -> dict[str, Encoder]:
 
 
 @pytest.mark.invariant("ENC-003")
-@given(objects=st.lists(OBJECTS, max_size=4), order=ORDERS)
+@given(objects=st.lists(OBJECTS, max_size=4), order=FIELD_ORDERS)
 def test_every_answer_token_has_the_type_of_its_characters(
     encoders: dict[str, Encoder], make_record: Callable[..., Record], objects: list[CoordObject], order: str
 ) -> None:
@@ -84,7 +73,7 @@ def test_every_answer_token_has_the_type_of_its_characters(
 
 
 @pytest.mark.invariant("ENC-005")
-@given(objects=st.lists(OBJECTS, max_size=4), order=ORDERS)
+@given(objects=st.lists(OBJECTS, max_size=4), order=FIELD_ORDERS)
 def test_coord_tokens_are_exactly_the_slots_and_say_the_records_bins(
     encoders: dict[str, Encoder], make_record: Callable[..., Record], objects: list[CoordObject], order: str
 ) -> None:
@@ -96,7 +85,7 @@ def test_coord_tokens_are_exactly_the_slots_and_say_the_records_bins(
 
 
 @pytest.mark.invariant("ENC-008")
-@given(objects=st.lists(OBJECTS, max_size=4), order=ORDERS)
+@given(objects=st.lists(OBJECTS, max_size=4), order=FIELD_ORDERS)
 def test_length_equals_that_of_the_encoded_sample(
     encoders: dict[str, Encoder], make_record: Callable[..., Record], objects: list[CoordObject], order: str
 ) -> None:
@@ -113,7 +102,7 @@ COVERED = st.builds(
 
 
 @pytest.mark.invariant("ENC-002")
-@given(objects=st.lists(COVERED, max_size=5), order=ORDERS)
+@given(objects=st.lists(COVERED, max_size=5), order=FIELD_ORDERS)
 def test_any_answer_of_covered_words_has_the_real_pieces(
     real_tokenizer: Qwen2TokenizerFast, cut_tokenizer: Qwen2TokenizerFast, objects: list[CoordObject], order: str
 ) -> None:
