@@ -17,6 +17,7 @@ from coordexp.forward.head import OutputHead
 
 GATE_EPS = 1e-6
 CHUNK_BYTES = 160 * 2**20
+VOCABULARY_PART = 2**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,23 @@ class VocabularyOutput:
 
 
 def run_vocabulary_pass(plan: VocabularyPlan, head: OutputHead, chunk_bytes: int = CHUNK_BYTES) -> VocabularyOutput:
-    """Compute `plan`; gradients reach whichever of hidden states, head weight and coord offset require them."""
+    """Compute `plan`; gradients reach whichever of hidden states, head weight and coord offset require them.
+
+    Autocast rounds the products over the vocabulary, as it would round a linear layer's, and nothing else.
+    """
     leaves = (plan.hidden, plan.slot_hidden, head.weight, head.coord_offset)
     graded = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
-    setup = _Setup(plan, head.coord_ids, chunk_bytes, graded)
+    setup = _Setup(plan, head.coord_ids, chunk_bytes, graded, _product_dtype(head.weight))
     return VocabularyOutput(
         *_VocabularyPass.apply(plan.hidden, plan.slot_hidden, head.weight, head.coord_offset, setup)
     )
+
+
+def _product_dtype(weight: torch.Tensor) -> torch.dtype:
+    device = weight.device.type
+    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return weight.dtype
+    return torch.get_autocast_dtype(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +81,8 @@ class _Setup:
     coord_ids: torch.Tensor
     chunk_bytes: int
     graded: bool
+    product: torch.dtype
+    """Precision in which scores and their gradients are multiplied out: the head's, or autocast's."""
 
 
 @dataclass(eq=False)
@@ -119,17 +132,18 @@ class _VocabularyPass(torch.autograd.Function):
         gradients: _Gradients | None = ctx.gradients
         # The buffers are scaled in place and handed on, so a retained graph's second backward computes them anew.
         ctx.gradients = None
-        if gradients is None:
-            gradients = _sweep(hidden, head, ctx.setup, needs)[2]
-        gradients.scale(grad_outputs[0])
-        grad_coord = grad_outputs[1].to(_accumulation_dtype(head))
-        grad_slots = (grad_coord @ _coord_rows(head)).to(slot_hidden.dtype) if needs[1] else None
-        if needs[2] or needs[3]:
-            by_row = grad_coord.T @ slot_hidden.to(grad_coord.dtype)
-            if gradients.weight is not None:
-                gradients.weight.index_add_(0, head.coord_ids, by_row)
-            if gradients.offset is not None:
-                gradients.offset.add_(by_row)
+        with torch.autocast(slot_hidden.device.type, enabled=False):
+            if gradients is None:
+                gradients = _sweep(hidden, head, ctx.setup, needs)[2]
+            gradients.scale(grad_outputs[0])
+            grad_coord = grad_outputs[1].to(_accumulation_dtype(head))
+            grad_slots = (grad_coord @ _coord_rows(head)).to(slot_hidden.dtype) if needs[1] else None
+            if needs[2] or needs[3]:
+                by_row = grad_coord.T @ slot_hidden.to(grad_coord.dtype)
+                if gradients.weight is not None:
+                    gradients.weight.index_add_(0, head.coord_ids, by_row)
+                if gradients.offset is not None:
+                    gradients.offset.add_(by_row)
         return (
             _as_gradient(gradients.hidden, hidden),
             grad_slots,
@@ -157,6 +171,7 @@ def _sweep(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], _Gradients]:
     """One pass over the rows: the total, per-row statistics, and the gradients for a unit gradient of the total."""
     plan, dtype = setup.plan, _accumulation_dtype(head)
+    head = OutputHead(head.weight.to(setup.product), head.coord_ids, head.coord_offset)
     gradients = _Gradients.zeros(hidden, head, needs)
     differentiate = needs[0] or needs[2] or needs[3]
     coefficients = torch.stack([plan.ce, plan.coord_gate, plan.text_gate]).to(dtype)
@@ -248,7 +263,8 @@ def _accumulate(
     if gradients.weight is not None:
         if exact:
             gradients.weight.addmm_(d.T, rows)
-        else:
-            gradients.weight.add_(d.T @ rows)
+        else:  # A product in another precision takes room of its own: a part of the vocabulary at a time.
+            for ids in _chunks(0, d.shape[1], VOCABULARY_PART):
+                gradients.weight[ids].add_(d[:, ids].T @ rows)
     if gradients.offset is not None:
         gradients.offset.add_(d.index_select(1, head.coord_ids).T @ rows)

@@ -142,6 +142,26 @@ def test_checksum_ignores_spelling_and_notices_meaning() -> None:
 
 
 @pytest.mark.invariant("LOSS-016")
+@pytest.mark.parametrize("variant", ["stage2_two_channel", "stage2_rollout_aligned"])
+def test_keys_that_are_left_out_in_another_order_or_at_their_default_are_one_pipeline(variant: str) -> None:
+    section = "stage2_ab" if variant == "stage2_two_channel" else "rollout_matching"
+    short = [{"name": "token_ce"}, {"config": {"w1_weight": 2}, "name": "coord_reg"}]
+    full: list[dict[str, Any]] = [
+        {
+            "config": dict(reversed(dataclasses.asdict(TokenCEConfig()).items())),
+            "channels": ["B", "A"], "weight": 1, "enabled": True, "name": "token_ce",
+        },
+        {"name": "coord_reg", "weight": 1.0, "config": {**dataclasses.asdict(CoordRegConfig()), "w1_weight": 2.0}},
+    ]  # fmt: skip
+    found = set()
+    for objective, diagnostics in ((short, {}), (full, {"diagnostics": []})):
+        sections: dict[str, Any] = {"stage2_ab": two_channel(), "rollout_matching": {}}
+        sections[section] |= {"pipeline": {**diagnostics, "objective": objective}}
+        found.add(checksum(resolve_manifest(make_config(variant, **sections))))
+    assert len(found) == 1
+
+
+@pytest.mark.invariant("LOSS-016")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ManifestError, match=r"bbox_geo\.config\.ciou_weight is .*must be finite"):

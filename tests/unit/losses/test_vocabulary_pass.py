@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coordexp.forward.head import OutputHead
+from coordexp.losses import vocab
 from coordexp.losses.vocab import GATE_EPS, VocabularyOutput, VocabularyPlan, run_vocabulary_pass
 from tests.unit.losses.synthetic import COORD_IDS, HIDDEN, VOCABULARY, random_head
 
@@ -164,12 +165,46 @@ def test_bfloat16_heads_are_summed_in_float32() -> None:
 
 
 @pytest.mark.invariant("LOSS-008")
-def test_autocast_around_the_pass_changes_nothing() -> None:
-    plan, head = make_plan(dtype=torch.float32), random_head(dtype=torch.float32)
-    expected = run_vocabulary_pass(plan, head)
+@pytest.mark.parametrize("offset", [False, True], ids=["plain", "with coord offset"])
+def test_autocast_rounds_the_products_over_the_vocabulary_and_nothing_else(offset: bool) -> None:
+    plan, head = make_plan(dtype=torch.float32), random_head(dtype=torch.float32, offset=offset)
+    exact = run_vocabulary_pass(plan, head)
     with torch.autocast("cpu", torch.bfloat16):
-        found = run_vocabulary_pass(plan, head)
-    assert torch.equal(found.loss, expected.loss) and torch.equal(found.coord_logits, expected.coord_logits)
+        found = run_vocabulary_pass(plan, head, CHUNK)
+        inside = gradients(found, *leaves_of(plan, head))
+    assert torch.equal(found.coord_logits, exact.coord_logits)
+    assert found.loss.dtype == found.ce.dtype == torch.float32
+    assert not torch.equal(found.ce, exact.ce)
+    # What a head of that precision gives, to the last bit: the sums are as fine as ever.
+    rounded = OutputHead(head.weight.detach().bfloat16(), COORD_IDS, head.coord_offset)
+    for name in ("ce", "coord_gate", "text_gate", "coord_mass"):
+        assert torch.equal(getattr(found, name), getattr(run_vocabulary_pass(plan, rounded, CHUNK), name))
+    outside = gradients(found, *leaves_of(plan, head))
+    for one, two, fine in zip(inside, outside, gradients(exact, *leaves_of(plan, head)), strict=True):
+        assert torch.equal(one, two) and one.dtype == torch.float32
+        torch.testing.assert_close(one, fine, rtol=0.1, atol=5e-2)
+
+
+@pytest.mark.invariant("LOSS-008")
+def test_autocast_leaves_a_float64_head_alone() -> None:
+    plan, head = make_plan(), random_head()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run_vocabulary_pass(plan, head).loss, run_vocabulary_pass(plan, head).loss)
+        found = run_vocabulary_pass(plan, head).ce
+    torch.testing.assert_close(found, plain(plan, head).ce, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.invariant("LOSS-008")
+def test_a_vocabulary_in_parts_gives_the_head_s_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, exact = make_plan(dtype=torch.bfloat16), random_head(dtype=torch.float64)
+    found = []
+    for part in (7, 2**12):
+        monkeypatch.setattr(vocab, "VOCABULARY_PART", part)
+        weight = exact.weight.detach().bfloat16().requires_grad_()
+        run_vocabulary_pass(plan, OutputHead(weight, COORD_IDS)).loss.backward()
+        found.append(weight.grad)
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0].abs().sum() > 0
 
 
 @pytest.mark.invariant("LOSS-009")
