@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from audit.assess import Facts, FunctionSummary, Problem, Verdict, judge, merge_runs
+from audit.core.score import RECORD_FILE, summarise
 from audit.findings import Finding, load_findings
 from audit.inventory import read_marked_tests
 from audit.mutation_records import KILLED, read_records
@@ -63,6 +64,8 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         *_declaration_problems(unknown_requirements(requirements, evidence), findings),
     ]
     listed += broken
+    core = summarise(root / ".audit" / RECORD_FILE, tree)
+    listed += _core_problems(core)
     shown = [_invariant(root, verdict) for verdict in verdicts]
     report = {
         "schema_version": 1,
@@ -77,6 +80,7 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         "not_run": _not_run(facts, runs, verdicts),
         "findings": [_as_lists(asdict(finding)) for finding in findings],
         "pipeline": page,
+        "core_mutation": core,
         "environment": {"versions": read_versions(), "upstream": read_upstream("ms-swift", "swift")},
     }
     return check("audit-report", report)
@@ -104,6 +108,13 @@ def _declaration_problems(unknown: list[str], findings: tuple[Finding, ...]) -> 
     for finding in findings:
         for text in finding.missing:
             yield Problem("evidence does not exist", finding.id, text)
+
+
+def _core_problems(core: dict[str, Any] | None) -> Iterable[Problem]:
+    if core is not None and core["score"] < core["bar"]:
+        yield Problem("core mutation score", "python -m audit.core", f"{core['score']} is below {core['bar']}")
+    if core is not None and core["unexplained"]:
+        yield Problem("core mutation score", "python -m audit.core", f"{core['unexplained']} survivors have no reason")
 
 
 def _pipeline(root: Path) -> tuple[str, list[Problem]]:

@@ -82,5 +82,19 @@ def read_record(path: Path, tree: str) -> dict[str, Any] | None:
     return content if content["tree"] == tree else None
 
 
+def summarise(path: Path, tree: str) -> dict[str, Any] | None:
+    """What the report says of this tree's record; None when the core was not mutated in it."""
+    content = read_record(path, tree)
+    if content is None:
+        return None
+    total = content["modules"][-1]
+    caught = total["killed"] + total["timed_out"]
+    unexplained = sum(not row["why"] for row in content["survivors"])
+    return {
+        "score": total["score"], "bar": content["bar"], "generated": total["generated"], "caught": caught,
+        "unexplained": unexplained,
+    }  # fmt: skip
+
+
 def _score(module: str, count: Counter[str]) -> Score:
     return Score(module, count.total(), count[KILLED], sum(count[status] for status in CAUGHT) - count[KILLED])

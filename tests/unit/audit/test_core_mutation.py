@@ -9,9 +9,10 @@ import pytest
 
 from audit.core.__main__ import main
 from audit.core.outcomes import Change, Mutant, read_mutants
-from audit.core.score import read_record, score_modules
+from audit.core.score import Score, Survival, read_record, score_modules, write_record
 from audit.core.survivors import Survivor, stale, unlisted
 from audit.core.workspace import open_workspace
+from audit.report import main as report
 from audit.tree import read_tree_id
 
 CORE = """\
@@ -234,3 +235,32 @@ def test_results_are_kept_until_something_changes_that_could_change_a_verdict(sm
     test.write_text(TESTS)
     assert not open_workspace(small).mixed
     assert not mark.exists()
+
+
+@pytest.mark.invariant("SPEC-016")
+@pytest.mark.parametrize(
+    ("killed", "why", "status", "said"),
+    [
+        (95, "nothing reads it", 0, None),
+        (89, "nothing reads it", 1, "0.89 is below 0.9"),
+        (95, "", 1, "1 survivors have no reason"),
+    ],
+)
+def test_the_report_shows_its_trees_score(toy: Path, killed: int, why: str, status: int, said: str | None) -> None:
+    path = toy / ".audit" / "core-mutation.json"
+    survival = Survival("toy.core:f", "return 1", "return 2", "survived", why)
+    write_record(path, read_tree_id(toy), [Score("total", 100, killed, 0)], [survival])
+    assert report(["--no-run"]) == status
+    written = json.loads((toy / ".audit" / "report.json").read_text())
+    assert written["core_mutation"]["score"] == killed / 100
+    assert [problem["text"] for problem in written["problems"]] == ([said] if said else [])
+    page = (toy / ".audit" / "report.md").read_text()
+    assert f"| core mutation score | {killed / 100} ({killed} of 100 caught) |" in page
+
+
+@pytest.mark.invariant("SPEC-016")
+def test_the_report_says_that_the_core_was_not_mutated_in_its_tree(toy: Path) -> None:
+    write_record(toy / ".audit" / "core-mutation.json", "0" * 40, [Score("total", 100, 10, 0)], [])
+    assert report(["--no-run"]) == 0
+    assert json.loads((toy / ".audit" / "report.json").read_text())["core_mutation"] is None
+    assert "| core mutation score | not run (`python -m audit.core`) |" in (toy / ".audit" / "report.md").read_text()
