@@ -1,6 +1,10 @@
-"""Objective outputs of a logging window in, one reduced set of metrics out. Contract ids: TRAIN-*, ART-006."""
+"""Objective outputs, counts and times of a logging window in, one reduced set of metrics out. Contract ids: TRAIN-*,
+ART-006.
+"""
 
 from __future__ import annotations
+
+from time import perf_counter
 
 import torch
 import torch.distributed as dist
@@ -8,14 +12,34 @@ import torch.distributed as dist
 from coordexp.losses.normalizers import LossSums
 from coordexp.losses.objective import ObjectiveOutput
 from coordexp.metrics.accumulator import MetricAccumulator, reduce_over_ranks
+from coordexp.training.step import StepInputs
 
 
 class WindowMetrics:
-    """Adds up detached sums and gauges; every number is Σ/Σ over the window's micro-batches and ranks."""
+    """Adds up detached sums and gauges; a number is Σ/Σ over the window's micro-batches and ranks, a time the longest.
+
+    Keys and reductions are those of contracts/metrics/metrics.yaml.
+    """
 
     def __init__(self) -> None:
         self._sums: LossSums | None = None
         self._gauges = MetricAccumulator()
+
+    def count(self, step: StepInputs, row_length: int | None) -> None:
+        """What one forward holds: a filler of another rank counts its tokens alone. `row_length` None: not packed."""
+        batch, context = step.batch, step.context
+        supervised = int(context.rows.numel())
+        self._gauges.add("data/samples_total", len(batch.segments) if supervised else 0)
+        self._gauges.add("data/tokens_total", batch.input_ids.numel())
+        self._gauges.add("data/supervised_tokens_total", supervised)
+        self._gauges.add("data/objects_total", len(batch.objects))
+        if row_length is not None and supervised:
+            self._gauges.add("packing/packs_total", step.n_packs)
+            self._gauges.add_ratio("packing/fill_rate", batch.input_ids.numel(), step.n_packs * row_length)
+
+    def time(self, key: str, since: float) -> None:
+        """Seconds since `since` (of `time.perf_counter`); the longest of the window and of all ranks is reported."""
+        self._gauges.add(key, perf_counter() - since)
 
     def add(self, output: ObjectiveOutput) -> None:
         """Take in one forward."""

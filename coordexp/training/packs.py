@@ -66,6 +66,11 @@ class PackDataset(Dataset[list[EncodedSample]]):
     def __len__(self) -> int:
         return len(self._plan.packs)
 
+    @property
+    def row_length(self) -> int:
+        """Tokens that a pack may hold."""
+        return self._plan.cap
+
     def __getitem__(self, ref: PackRef | int) -> list[EncodedSample]:
         ref = ref if isinstance(ref, PackRef) else PackRef(ref)
         samples = [self._encoder.encode(self._records[i], self._image_root) for i in self._plan.packs[ref.index]]

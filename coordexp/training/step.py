@@ -25,14 +25,15 @@ STEP = "step"
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """One forward's batch and what it is asked to predict."""
+    """One forward's batch and what it is asked to predict; `n_packs` packs of the plan lie in it."""
 
     batch: PackedBatch
     context: TeacherForcingContext
+    n_packs: int = 1
 
     def to(self, device: torch.device | str) -> StepInputs:
         """The same inputs with their tensors on `device`."""
-        return StepInputs(self.batch.to(device, non_blocking=True), self.context.to(device))
+        return StepInputs(self.batch.to(device, non_blocking=True), self.context.to(device), self.n_packs)
 
 
 class StepCollator:
@@ -49,4 +50,4 @@ class StepCollator:
             batch = collate_packed(samples, self.rope)
         else:
             batch = collate_padded(samples, self.rope, self.pad_id)
-        return {STEP: StepInputs(batch, self.objective.context(batch, self.provenance))}
+        return {STEP: StepInputs(batch, self.objective.context(batch, self.provenance), len(packs))}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from peft import PeftModel
 from swift.trainers import Seq2SeqTrainer
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback
 
 from coordexp.forward.coord_offset import coord_offset_of
 from coordexp.forward.coord_offset_files import export_merged, save_coord_offset
@@ -58,7 +60,9 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.parts = parts
         self.window = WindowMetrics()
         self._eval_normalizers: Normalizers | None = None
+        self._step_started = self._evaluation_started = perf_counter()
         super().__init__(**kwargs)
+        self.add_callback(StepTimer(self))
 
     def _get_data_collator(self, args: Any, template: Any) -> StepCollator:
         return self.parts.collator
@@ -98,7 +102,10 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[dict[str, StepInputs]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, StepInputs]], Normalizers | None]:
         """The window's micro-batches and, in the place of upstream's item count, the step's global normalizers."""
+        self._step_started = perf_counter()
         batches = list(islice(epoch_iterator, num_batches))
+        if batches:
+            self.window.time("time/data_s", self._step_started)
         return batches, self._reduced(batches, device) if batches else None
 
     def _reduced(self, batches: list[dict[str, StepInputs]], device: torch.device) -> Normalizers:
@@ -123,8 +130,16 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
                 "the step's normalizers are missing: get_batch_samples was not called for this micro-batch"
             )
         output = self._objective(model, inputs[STEP], num_items_in_batch)
-        self.window.add(output)
+        self._observe(inputs[STEP], output, self.train_dataset)
         return output.total * self.args.world_size
+
+    def time_step(self) -> None:
+        """The optimizer step that has just ended, since its data was asked for."""
+        self.window.time("time/step_s", self._step_started)
+
+    def _observe(self, step: StepInputs, output: ObjectiveOutput, dataset: PackDataset) -> None:
+        self.window.add(output)
+        self.window.count(step, dataset.row_length if self.parts.collator.pad_id is None else None)
 
     def _objective(self, model: nn.Module, step: StepInputs, normalizers: Normalizers) -> ObjectiveOutput:
         hidden = teacher_hidden(model, step.batch)
@@ -144,9 +159,10 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, None, None]:
         """A micro-batch's validation loss, scaled so that upstream's mean over batches is Σ/Σ over the whole set."""
         normalizers = self._validation_normalizers()
+        step = self._prepare_inputs(inputs)[STEP]
         with torch.no_grad():
-            output = self._objective(model, self._prepare_inputs(inputs)[STEP], normalizers)
-        self.window.add(output)
+            output = self._objective(model, step, normalizers)
+        self._observe(step, output, self.eval_dataset)
         return output.total * len(self.get_eval_dataloader()) * self.args.world_size, None, None
 
     def _validation_normalizers(self) -> Normalizers:
@@ -168,6 +184,7 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss and components; what training has accumulated since its last log line is kept apart."""
         training, self.window = self.window, WindowMetrics()
+        self._evaluation_started = perf_counter()
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         finally:
@@ -177,9 +194,22 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
+        if prefix:
+            self.window.time("time/eval_s", self._evaluation_started)
         logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
         self.window = WindowMetrics()
         super().log(logs, *args, **kwargs)
+
+
+class StepTimer(TrainerCallback):  # type: ignore[misc]
+    """Times each optimizer step, the wait for its data included."""
+
+    def __init__(self, trainer: CoordTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Runs before the step is logged."""
+        self._trainer.time_step()
 
 
 class EpochDataLoader(DataLoader[Any]):

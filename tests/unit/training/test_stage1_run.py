@@ -141,6 +141,26 @@ def test_the_run_folder_says_how_to_repeat_the_run(stage1_kit: Stage1Kit, packed
     assert list((packed.checkpoint.parent.parent / "tb").rglob("events.*"))
 
 
+@pytest.mark.invariant("TRAIN-015")
+def test_a_step_says_what_went_through_it_and_how_long_it_took(stage1_kit: Stage1Kit, packed: Any) -> None:
+    from coordexp.metrics.table import check_key
+
+    manifest = json.loads((packed.checkpoint.parent / "run_manifest.json").read_text(encoding="utf-8"))
+    lines = steps(packed)
+    assert all(line["packing/packs_total"] == 2 and 0 < line["packing/fill_rate"] <= 1 for line in lines)
+    for line in lines:
+        assert line["data/tokens_total"] == round(line["packing/fill_rate"] * 2 * 512)
+        assert 0 < line["data/samples_total"] <= manifest["data"]["train"]["records"]
+        assert 0 < line["data/objects_total"] < line["data/supervised_tokens_total"] < line["data/tokens_total"]
+        assert 0 < line["time/data_s"] < line["time/step_s"] < 60
+    evaluated = next(line for line in packed.log_history if "eval_loss" in line)
+    assert evaluated["eval_data/samples_total"] == 3 and evaluated["eval_time/eval_s"] > 0
+    own = {key.removeprefix("eval_") for line in packed.log_history for key in line if "/" in key}
+    assert {check_key(key) for key in own} == own
+    padded = steps(run(stage1_kit, "padded_counts", training={"packing": False, "max_steps": 1}))[0]
+    assert not any(key.startswith("packing/") for key in padded) and padded["data/samples_total"] == 2
+
+
 def test_validation_loss_is_reported_with_its_components(packed: Any) -> None:
     line = next(line for line in packed.log_history if "eval_loss" in line)
     assert line["eval_loss"] > 0
