@@ -1,4 +1,4 @@
-"""What may happen in one place only: JSON, YAML, print, the environment, flags. POLICY-007 to 011, 013, 014."""
+"""What may happen in one place only: output, config lookups, the environment, flags. POLICY-009, 010, 013, 014."""
 
 from __future__ import annotations
 
@@ -6,46 +6,76 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from audit.policy.source import Violation, calls, dotted_name, imported_names, resolved_name, string_constants
+from audit.policy.source import (
+    Violation,
+    bindings,
+    dotted_name,
+    known_names,
+    resolved_name,
+    string_constants,
+    text_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from audit.policy.source import SourceFile
 
-JSON_PARSERS = {"json.load", "json.loads", "json.JSONDecoder", "json.decoder.JSONDecoder"}
-JSON_PACKAGES = {"orjson", "ujson", "simplejson", "json_repair", "json5", "ijson", "demjson3"}
-# path -> what it reads. Assistant text is parsed by coordexp.coordjson alone, after it is transpiled to strict JSON.
-JSON_READERS: dict[str, str] = {
-    "coordexp/spec/documents.py": "contract files and fixtures",
-    "coordexp/data/rules.py": "lines of a record file",
-    "coordexp/coordjson/scan.py": "the string literal of a desc that holds an escape, once its grammar is checked",
-    "coordexp/forward/coord_offset_files.py": "the description beside an adapter's weights",
-    "coordexp/training/manifest.py": "the resolved configuration, on its way into the run manifest",
-}
-UNSAFE_CALLS = {
-    "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all", "pickle.load", "pickle.loads",
-    "marshal.loads", "dill.load", "dill.loads", "eval", "exec",
+PRINTERS = {
+    "print", "builtins.print", "pprint.pprint", "pprint.pp", "pprint.PrettyPrinter", "rich.print", "rich.print_json",
+    "rich.inspect", "traceback.print_exc", "traceback.print_exception", "traceback.print_stack", "os.write", "input",
+    "builtins.input", "breakpoint", "builtins.breakpoint", "warnings.showwarning", "logging.basicConfig",
 }  # fmt: skip
-UNSAFE_YAML = {
-    "yaml.Loader",
-    "yaml.UnsafeLoader",
-    "yaml.FullLoader",
-    "yaml.CLoader",
-    "yaml.CUnsafeLoader",
-    "yaml.CFullLoader",
-}
-CONFIG_NAME = re.compile(r"^(self\.)?(config|cfg|conf|.*_cfg|resolved_config|raw_config)(\.|$)")
+STREAMS = {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "sys.stdin"}
+COMMANDS = ("coordexp/entrypoints/", "audit/")
+"""Where a command speaks to whoever typed it, on the standard streams."""
+CONFIG_PART = re.compile(r"_?(config|cfg|conf|(resolved|raw|run|train|training)_config|\w+_cfg)")
+LOOKUPS = {"get", "setdefault", "pop"}
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
-BINS = 1000
-DIVIDERS = {"div", "divide", "true_divide", "floor_divide", "div_"}
+ENVIRONMENTS = {"os.environ", "os.environb"}
+ENVIRONMENT_LOOKUPS = {"get", "pop", "setdefault", "__getitem__", "__contains__", "__setitem__"}
+ENVIRONMENT_FUNCTIONS = {"os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
+EXPANDERS = {"os.path.expandvars", "string.Template", "os.path.expanduser", "pathlib.Path.expanduser"}
+# path -> why it hands the whole environment on. What is read from it there is listed by its own name.
+ENVIRONMENT_HANDED_ON: dict[str, str] = {
+    "coordexp/bridges/__init__.py": "to child processes, with the start-up hook added",
+    "coordexp/data/run_inputs.py": "to image_root, which reads ROOT_IMAGE_DIR",
+    "coordexp/evaluation/job.py": "to image_root, which reads ROOT_IMAGE_DIR",
+    "coordexp/entrypoints/check_data.py": "to image_root, which reads ROOT_IMAGE_DIR",
+    "coordexp/entrypoints/launch.py": "to build_launch, which reads config and gpus, and to the training processes",
+    "audit/execution.py": "to child processes",
+    "audit/suite.py": "to child processes",
+    "audit/tree.py": "to child processes",
+    "audit/warm.py": "to child processes, and to itself from its parent",
+    "audit/core/campaign.py": "to child processes",
+}
+FLAG_PACKAGES = {
+    "click", "typer", "fire", "getopt", "optparse", "docopt", "absl", "simple_parsing", "jsonargparse", "tyro", "hydra",
+    "configargparse", "HfArgumentParser",
+}  # fmt: skip
+# path -> why it looks at the command line itself.
+COMMAND_LINES: dict[str, str] = {
+    "coordexp/artifacts/run_manifest.py": "records the command of a run",
+    "coordexp/entrypoints/launch.py": "takes no argument, and says so",
+}
 
 
 def prints(source: SourceFile) -> Iterator[Violation]:
-    """Calls of print: entry points speak through rich, libraries do not speak."""
-    for node, name in calls(source.tree):
-        if name in ("print", "builtins.print"):
-            yield Violation(source.path, node.lineno, "print: entry points use rich's console, libraries log")
+    """Output that library code makes: `print` under any name, and the standard streams outside commands."""
+    origins = known_names(source)
+    found: dict[int, str] = {}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Name | ast.Attribute | ast.Call) and not is_target(node):
+            name = resolved_name(node, origins)
+            if name in PRINTERS or (name in STREAMS and not source.path.startswith(COMMANDS)):
+                found.setdefault(node.lineno, name)
+    for line, name in found.items():
+        yield Violation(source.path, line, f"{name}: entry points use rich's console, libraries log")
+
+
+def is_target(node: ast.AST) -> bool:
+    """Whether an expression is being bound, not read."""
+    return isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
 
 
 def unfinished_marks(source: SourceFile) -> Iterator[Violation]:
@@ -55,150 +85,119 @@ def unfinished_marks(source: SourceFile) -> Iterator[Violation]:
             yield Violation(source.path, number, "unfinished work: finish it, or file an issue and drop the mark")
 
 
-def json_outside_boundary(source: SourceFile) -> Iterator[Violation]:
-    """JSON parsed outside JSON_READERS, by the standard library or by another parser."""
-    if source.path in JSON_READERS:
-        return
-    origins = imported_names(source.tree)
-    found: dict[int, str] = {}
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name | ast.Attribute):
-            name = resolved_name(node, origins)
-            if name in JSON_PARSERS or name.split(".")[0] in JSON_PACKAGES:
-                found.setdefault(node.lineno, name)
-    for line, name in found.items():
-        yield Violation(source.path, line, f"{name}: JSON is parsed only in the modules of JSON_READERS")
-
-
-def names_of_thousand(sources: Iterable[SourceFile]) -> frozenset[str]:
-    """Names that any of the modules binds to the number of bins."""
-    found: set[str] = set()
-    for source in sources:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Assign) and is_thousand(node.value, frozenset()):
-                found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-            elif isinstance(node, ast.AnnAssign) and node.value is not None and is_thousand(node.value, frozenset()):
-                found |= {node.target.id} if isinstance(node.target, ast.Name) else set()
-    return frozenset(found)
-
-
-def is_thousand(node: ast.AST, names: frozenset[str]) -> bool:
-    """Whether an expression is the literal 1000, in any notation, or one of the names for it."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return node.value == BINS
-    if isinstance(node, ast.Call) and dotted_name(node.func) in ("float", "int") and len(node.args) == 1:
-        return is_thousand(node.args[0], names)
-    return dotted_name(node).rpartition(".")[2] in names
-
-
-def is_thousandth(node: ast.AST) -> bool:
-    """Whether an expression is the literal 0.001."""
-    return isinstance(node, ast.Constant) and isinstance(node.value, float) and node.value == 0.001
-
-
-def divides_by_thousand(node: ast.AST, names: frozenset[str]) -> bool:
-    """Whether one node divides by 1000, or multiplies by 0.001, as an operator or as a call of a tensor library."""
-    if isinstance(node, ast.BinOp | ast.AugAssign):
-        right = node.right if isinstance(node, ast.BinOp) else node.value
-        left = node.left if isinstance(node, ast.BinOp) else node.target
-        if isinstance(node.op, ast.Div | ast.FloorDiv):
-            return is_thousand(right, names)
-        return isinstance(node.op, ast.Mult) and (is_thousandth(right) or is_thousandth(left))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DIVIDERS:
-        return any(is_thousand(argument, names) for argument in node.args)
-    return False
-
-
-def divisions_by_thousand(source: SourceFile, names: frozenset[str] | None = None) -> Iterator[Violation]:
-    """Divisions by 1000: a bin k stands for k/999. `names` are other modules' names for 1000."""
-    known = names_of_thousand([source]) | (names or frozenset())
-    for node in ast.walk(source.tree):
-        if divides_by_thousand(node, known):
-            yield Violation(source.path, getattr(node, "lineno", 1), "a division by 1000: bin k stands for k/999")
-
-
 def config_lookups(source: SourceFile) -> Iterator[Violation]:
     """`.get("key")` or `getattr(…, "key", default)` on a config: a typo there is a silent default."""
-    for node, name in calls(source.tree):
-        receiver = ""
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
-            receiver = dotted_name(node.func.value)
-        elif name == "getattr" and len(node.args) == 3:
-            receiver = dotted_name(node.args[0])
-        if CONFIG_NAME.match(receiver):
-            yield Violation(source.path, node.lineno, f"a lookup with a default on {receiver}: read the typed field")
-
-
-def unsafe_loaders(source: SourceFile) -> Iterator[Violation]:
-    """Loaders that run code from what they load, and yaml.load or torch.load without a safe setting."""
-    origins = imported_names(source.tree)
+    aliases = {target for target, value in bindings(source.tree) if is_config(dotted_name(value))}
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Attribute | ast.Name) and resolved_name(node, origins) in UNSAFE_YAML:
-            yield Violation(source.path, node.lineno, "an unsafe YAML loader: use a SafeLoader")
-        if not isinstance(node, ast.Call):
-            continue
-        name = resolved_name(node.func, origins)
-        if name in UNSAFE_CALLS or (name == "yaml.load" and not has_loader(node)):
-            yield Violation(source.path, node.lineno, f"{name} can run what it reads: use a safe loader")
-        if name == "torch.load" and not is_weights_only(node):
-            yield Violation(source.path, node.lineno, "torch.load without weights_only=True can run what it reads")
+        receiver = looked_up(node) if isinstance(node, ast.Call) else None
+        chain = dotted_name(receiver) if receiver is not None else ""
+        if is_config(chain) or chain.split(".")[0] in aliases:
+            yield Violation(source.path, getattr(node, "lineno", 1), f"a lookup on {chain}: read the typed field")
 
 
-def has_loader(call: ast.Call) -> bool:
-    """Whether a yaml.load call names its loader."""
-    return len(call.args) > 1 or any(keyword.arg == "Loader" for keyword in call.keywords)
+def looked_up(node: ast.Call) -> ast.expr | None:
+    """What a call looks a key up in, leniently: `x` of `x.get(k)`, `asdict(x).get(k)`, `getattr(x, k, d)`."""
+    receiver: ast.expr | None = None
+    if isinstance(node.func, ast.Attribute) and node.func.attr in LOOKUPS and node.args:
+        receiver = node.func.value
+    elif dotted_name(node.func) == "getattr" and len(node.args) == 3:
+        receiver = node.args[0]
+    if isinstance(receiver, ast.Call) and receiver.args:
+        return receiver.args[0]
+    return receiver
 
 
-def is_weights_only(call: ast.Call) -> bool:
-    """Whether a call passes weights_only=True."""
-    values = [keyword.value for keyword in call.keywords if keyword.arg == "weights_only"]
-    return any(isinstance(value, ast.Constant) and value.value is True for value in values)
+def is_config(chain: str) -> bool:
+    """Whether a dotted name is a configuration or a part of one."""
+    return any(CONFIG_PART.fullmatch(part) for part in chain.split("."))
 
 
 def environment_names(source: SourceFile) -> Iterator[tuple[int, str]]:
     """Line and name of every environment variable that a module reads or sets; "" for a name that cannot be told."""
-    origins, constants = imported_names(source.tree), string_constants(source.tree)
+    origins, constants = known_names(source), string_constants(source.tree)
     for node in ast.walk(source.tree):
-        key: ast.expr | None = None
-        if isinstance(node, ast.Subscript) and resolved_name(node.value, origins) == "os.environ":
-            key = node.slice
-        elif isinstance(node, ast.Call) and node.args:
-            name = resolved_name(node.func, origins)
-            if name == "os.getenv" or (
-                name.startswith("os.environ.") and name.rpartition(".")[2] in ("get", "pop", "setdefault")
-            ):
-                key = node.args[0]
-        elif isinstance(node, ast.Compare) and any(resolved_name(c, origins) == "os.environ" for c in node.comparators):
-            key = node.left
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            yield key.lineno, key.value
+        key = environment_key(node, origins)
+        if isinstance(key, ast.Constant):
+            text = key.value.decode() if isinstance(key.value, bytes) else key.value
+            yield key.lineno, str(text)
         elif key is not None:
             yield getattr(key, "lineno", 1), constants.get(dotted_name(key), "")
 
 
+def environment_key(node: ast.AST, origins: dict[str, str]) -> ast.expr | None:
+    """The expression that names a variable, where a node reads or sets one."""
+    if isinstance(node, ast.Subscript) and resolved_name(node.value, origins) in ENVIRONMENTS:
+        return node.slice
+    if isinstance(node, ast.Compare) and any(resolved_name(c, origins) in ENVIRONMENTS for c in node.comparators):
+        return node.left
+    if isinstance(node, ast.Call):
+        owner, _, last = resolved_name(node.func, origins).rpartition(".")
+        if f"{owner}.{last}" in ENVIRONMENT_FUNCTIONS or (owner in ENVIRONMENTS and last in ENVIRONMENT_LOOKUPS):
+            named = [keyword.value for keyword in node.keywords if keyword.arg == "key"]
+            return node.args[0] if node.args else named[0] if named else None
+    return None
+
+
+def whole_environments(source: SourceFile) -> Iterator[tuple[int, str]]:
+    """Line and spelling of every use of the environment that names no variable: copies, loops, updates, expansion."""
+    origins = known_names(source)
+    told: set[int] = set()
+    for node in ast.walk(source.tree):
+        if environment_key(node, origins) is not None:
+            told |= {id(part) for part in ast.walk(node)}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Name | ast.Attribute | ast.Call) and id(node) not in told:
+            name = resolved_name(node, origins)
+            if name in ENVIRONMENTS | EXPANDERS or (isinstance(node, ast.Attribute) and node.attr == "expanduser"):
+                yield node.lineno, name or "expanduser"
+
+
 def undocumented_environment(source: SourceFile, documented: frozenset[str] = frozenset()) -> Iterator[Violation]:
-    """Environment variables that contracts/cli/environment.yaml does not list."""
+    """Environment variables that contracts/cli/environment.yaml does not list, and the environment as a whole."""
     for line, name in environment_names(source):
         if name not in documented:
             shown = name or "a variable whose name is computed"
             yield Violation(
                 source.path, line, f"{shown}: behaviour is set in YAML; list it in contracts/cli/environment.yaml"
             )
+    if source.path not in ENVIRONMENT_HANDED_ON:
+        for line, name in dict(whole_environments(source)).items():
+            message = f"{name} as a whole: read one listed variable, or list the module in ENVIRONMENT_HANDED_ON"
+            yield Violation(source.path, line, message)
 
 
 def flags(source: SourceFile) -> Iterator[tuple[int, str]]:
-    """Line and spelling of every argparse option that a module adds."""
-    for node, name in calls(source.tree):
-        if name.endswith(".add_argument"):
+    """Line and spelling of every option that a module adds; "" for one whose spelling is computed."""
+    origins = known_names(source)
+    direct: set[int] = set()
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+            direct.add(id(node.func))
             for argument in node.args:
-                if isinstance(argument, ast.Constant) and str(argument.value).startswith("-"):
-                    yield node.lineno, str(argument.value)
+                text = text_of(argument)
+                if not text or text.startswith("-"):
+                    yield node.lineno, text
+        elif isinstance(node, ast.Attribute) and is_other_way(node, source, direct, origins):
+            yield node.lineno, ""
+
+
+def is_other_way(node: ast.Attribute, source: SourceFile, direct: set[int], origins: dict[str, str]) -> bool:
+    """Whether options come in by another way than a call of add_argument with their spelling."""
+    if node.attr in ("add_argument", "add_option", "parse_known_args"):
+        return id(node) not in direct
+    return resolved_name(node, origins) == "sys.argv" and source.path not in COMMAND_LINES
 
 
 def undeclared_flags(source: SourceFile, declared: frozenset[str] = frozenset()) -> Iterator[Violation]:
     """Command-line options that contracts/cli/flags.yaml does not list for this entry point."""
+    advice = "a new knob belongs in the YAML; list flags in contracts/cli/flags.yaml"
     for line, flag in flags(source):
         if flag not in declared:
-            yield Violation(
-                source.path, line, f"{flag}: a new knob belongs in the YAML; list flags in contracts/cli/flags.yaml"
-            )
+            yield Violation(source.path, line, f"{flag or 'an option that can not be told'}: {advice}")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            words = {part for alias in node.names for part in f"{module}.{alias.name}".split(".")}
+            if words & FLAG_PACKAGES:
+                shown = ", ".join(sorted(words & FLAG_PACKAGES))
+                yield Violation(source.path, node.lineno, f"{shown}: options are argparse's; {advice}")

@@ -6,7 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from audit.policy.limits import Function, functions
-from audit.policy.source import Violation, dotted_name
+from audit.policy.source import Violation, bindings, dotted_name, known_names, resolved_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,30 +18,57 @@ BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseExcep
 BEST_EFFORT: dict[tuple[str, str], str] = {
     ("coordexp/losses/objective.py", "_measure"): "a diagnostics module is logged with its traceback and switched off",
 }
+EXITS = {"__exit__", "__aexit__"}
 ASSERTING_WORDS = ("assert", "raises", "warns", "fail", "check_", "expect_")
 
 
-def is_broad(kind: ast.expr | None) -> bool:
-    """Whether an `except` clause, or a tuple in it, catches everything."""
+def is_broad(kind: ast.expr | None, origins: dict[str, str], bound: dict[str, ast.expr]) -> bool:
+    """Whether an `except` clause catches everything: itself, in a tuple, by another name; what is computed counts."""
     if kind is None:
         return True
-    if isinstance(kind, ast.Tuple):
-        return any(is_broad(part) for part in kind.elts)
-    return dotted_name(kind) in BROAD
+    if isinstance(kind, ast.Tuple | ast.List | ast.Set):
+        return any(is_broad(part, origins, bound) for part in kind.elts)
+    if isinstance(kind, ast.Starred):
+        return is_broad(kind.value, origins, bound)
+    name = resolved_name(kind, origins)
+    if not name:
+        return True
+    if isinstance(kind, ast.Name) and isinstance(bound.get(kind.id), ast.Tuple | ast.List | ast.Set):
+        return is_broad(bound[kind.id], origins, {})
+    return name in BROAD
 
 
-def always_raises(body: Sequence[ast.stmt]) -> bool:
+def always_raises(body: Sequence[ast.stmt], origins: dict[str, str]) -> bool:
     """Whether every path through these statements ends in `raise`."""
     for statement in body:
         if isinstance(statement, ast.Raise):
             return True
-        if isinstance(statement, ast.If) and always_raises(statement.body) and always_raises(statement.orelse):
+        if leaves(statement):
+            return False
+        if isinstance(statement, ast.If) and all(always_raises(b, origins) for b in (statement.body, statement.orelse)):
             return True
-        if isinstance(statement, ast.With) and always_raises(statement.body):
-            return True
-        if isinstance(statement, ast.Try) and always_raises(statement.finalbody):
+        if isinstance(statement, ast.With) and always_raises(statement.body, origins):
+            return not any(is_suppression(item.context_expr, origins) for item in statement.items)
+        if isinstance(statement, ast.Try) and always_raises(statement.finalbody, origins):
             return True
     return False
+
+
+def leaves(statement: ast.AST, loops: bool = False) -> bool:
+    """Whether a statement may end its block by return, break or continue; `loops` when inside a loop of its own."""
+    if isinstance(statement, ast.Return):
+        return True
+    if isinstance(statement, ast.Break | ast.Continue):
+        return not loops
+    if isinstance(statement, Function | ast.ClassDef | ast.Lambda):
+        return False
+    loops = loops or isinstance(statement, ast.For | ast.AsyncFor | ast.While)
+    return any(leaves(child, loops) for child in ast.iter_child_nodes(statement))
+
+
+def is_suppression(node: ast.AST, origins: dict[str, str]) -> bool:
+    """Whether a node is a call of contextlib.suppress."""
+    return isinstance(node, ast.Call) and resolved_name(node.func, origins) in ("suppress", "contextlib.suppress")
 
 
 def enclosing_functions(tree: ast.Module) -> dict[ast.AST, str]:
@@ -54,17 +81,27 @@ def enclosing_functions(tree: ast.Module) -> dict[ast.AST, str]:
 
 
 def swallowed_errors(source: SourceFile) -> Iterator[Violation]:
-    """Handlers of everything that may go on, and `contextlib.suppress` of everything."""
-    owners = enclosing_functions(source.tree)
+    """Where any error may disappear: broad handlers and suppressions, jumps out of `finally`, exits that say True."""
+    owners, origins = enclosing_functions(source.tree), known_names(source)
+    bound = dict(bindings(source.tree))
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler):
-            swallows = is_broad(node.type) and not always_raises(node.body)
-        elif isinstance(node, ast.Call) and dotted_name(node.func) in ("suppress", "contextlib.suppress"):
-            swallows = any(is_broad(argument) for argument in node.args)
+            swallows = is_broad(node.type, origins, bound) and not always_raises(node.body, origins)
+        elif isinstance(node, ast.Call) and is_suppression(node, origins):
+            swallows = any(is_broad(argument, origins, bound) for argument in node.args)
+        elif isinstance(node, ast.Try | ast.TryStar):
+            swallows = any(leaves(statement) for statement in node.finalbody)
         else:
-            continue
+            swallows = isinstance(node, Function) and node.name in EXITS and says_handled(node)
         if swallows and (source.path, owners.get(node, "")) not in BEST_EFFORT:
-            yield Violation(source.path, node.lineno, "a broad handler that may go on: name the error, or raise")
+            line = node.finalbody[0].lineno if isinstance(node, ast.Try | ast.TryStar) else getattr(node, "lineno", 1)
+            yield Violation(source.path, line, "any error may disappear here: name the error, or raise")
+
+
+def says_handled(function: Function) -> bool:
+    """Whether an `__exit__` may return something true, which swallows what was raised."""
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
+    return any(not isinstance(value, ast.Constant) or bool(value.value) for value in returned)
 
 
 def is_assertion(node: ast.AST) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from audit.policy.source import Violation, imported_names, resolved_name
+from audit.policy.source import IMPORTERS, Violation, imported_module, known_names, resolved_name, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,17 +19,25 @@ READING_ORDER = (
 )  # fmt: skip
 FIRST_PARTY = ("coordexp", "audit", "benchmarks", "tests", "scripts")
 GRAB_BAGS = {"utils", "util", "common", "commons", "helpers", "helper", "misc"}
+REACHERS = {"getattr", "setattr", "hasattr", "delattr", "object.__getattribute__", "object.__setattr__"}
 # Underscored names that their owners document: named tuples, and the one place where transformers keeps its choice.
 DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_make", "_attn_implementation"}
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import at any depth; `from a import b` gives `a.b`."""
-    for node in ast.walk(tree):
+def imports(source: SourceFile) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import at any depth, by name too; `from a import b` gives `a.b`."""
+    origins = known_names(source)
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, f"{node.module or ''}.{alias.name}") for alias in node.names)
+            module = imported_module(node, source.path)
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and resolved_name(node.func, origins) in IMPORTERS:
+            yield node.lineno, text_of(node.args[0])
+            listed = [keyword.value for keyword in node.keywords if keyword.arg == "fromlist"]
+            for part in listed[0].elts if listed and isinstance(listed[0], ast.List | ast.Tuple) else []:
+                yield node.lineno, f"{text_of(node.args[0])}.{text_of(part)}"
 
 
 def package_of(dotted: str) -> str:
@@ -41,7 +49,7 @@ def package_of(dotted: str) -> str:
 def upward_imports(source: SourceFile) -> Iterator[Violation]:
     """Imports from a package that comes later in the reading order, and of the audit by the runtime."""
     own = package_of(source.path.removesuffix(".py").replace("/", "."))
-    for line, name in imports(source.tree):
+    for line, name in imports(source):
         theirs = package_of(name)
         if own and theirs and READING_ORDER.index(theirs) > READING_ORDER.index(own):
             yield Violation(
@@ -56,18 +64,53 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED_NAMES and name != "_"
 
 
-def private_names(source: SourceFile) -> Iterator[Violation]:
-    """Private names of this project's modules, imported or reached as attributes; in tests, of anything."""
-    for line, name in imports(source.tree):
-        if name.split(".")[0] in FIRST_PARTY and any(is_private(part) for part in name.split(".")):
-            yield Violation(source.path, line, f"{name} is private to its module")
-    origins = imported_names(source.tree)
+def private_definitions(source: SourceFile) -> frozenset[str]:
+    """The private functions, classes, variables and attributes that a module makes."""
+    found: set[str] = set()
     for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Attribute) or not is_private(node.attr):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+    return frozenset(name for name in found if is_private(name))
+
+
+def private_names(source: SourceFile, others: frozenset[str] = frozenset()) -> Iterator[Violation]:
+    """Private names of this project's modules, imported or reached; in tests, of anything.
+
+    `others` are the private names that any module of the project makes; one that this module makes too is its own.
+    """
+    for line, name in imports(source):
+        if name.split(".")[0] in FIRST_PARTY and any(is_private(part) for part in name.split(".")):
+            yield Violation(source.path, line, f"{name} is private to its module: use, or make, a public name")
+    origins, own = known_names(source), private_definitions(source)
+    foreign = others - own
+    for node in ast.walk(source.tree):
+        attribute, owner = reached(node, origins)
+        if not is_private(attribute) or owner in ("self", "cls"):
             continue
+        first_party = owner.split(".")[0] in FIRST_PARTY
+        if first_party or attribute in foreign or (source.is_test and isinstance(node, ast.Attribute)):
+            line = getattr(node, "lineno", 1)
+            yield Violation(source.path, line, f"{attribute} is private to its owner: use, or make, a public name")
+
+
+def reached(node: ast.AST, origins: dict[str, str]) -> tuple[str, str]:
+    """The attribute that a node reaches for, in whatever way, and the resolved name of its owner."""
+    if isinstance(node, ast.Attribute):
+        return node.attr, resolved_name(node.value, origins)
+    if isinstance(node, ast.Subscript):
         owner = resolved_name(node.value, origins)
-        if owner.split(".")[0] in FIRST_PARTY or (source.is_test and owner not in ("self", "cls")):
-            yield Violation(source.path, node.lineno, f"{node.attr} is private to its owner")
+        return (text_of(node.slice), owner.removesuffix(".__dict__")) if owner.endswith(".__dict__") else ("", "")
+    if isinstance(node, ast.Call) and node.args:
+        function = resolved_name(node.func, origins)
+        if function in REACHERS and len(node.args) > 1:
+            return text_of(node.args[1]), resolved_name(node.args[0], origins)
+        if function in ("operator.attrgetter", "operator.methodcaller"):
+            return text_of(node.args[0]).rpartition(".")[2], ""
+    return "", ""
 
 
 def grab_bags(source: SourceFile) -> Iterator[Violation]:

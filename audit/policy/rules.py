@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audit.policy import boundaries, failures, limits, loss_home, names
+from audit.policy import boundaries, failures, limits, loss_home, names, parsers, startup, thousand
 from audit.policy.source import read_sources
 from coordexp.spec import check, contract_path, read_yaml
 
@@ -39,15 +39,17 @@ RULES: dict[str, Rule] = {
     "swallowed_errors": Rule(failures.swallowed_errors, LIBRARY),
     "tests_that_cannot_fail": Rule(failures.tests_that_cannot_fail, ("tests",)),
     "upward_imports": Rule(names.upward_imports, RUNTIME),
+    "heavy_imports": Rule(startup.heavy_imports, RUNTIME),
+    "network_at_import": Rule(startup.network_at_import, LIBRARY),
     "private_names": Rule(names.private_names, EVERYTHING),
     "grab_bags": Rule(names.grab_bags, EVERYTHING),
     "prints": Rule(boundaries.prints, LIBRARY),
     "unfinished_marks": Rule(boundaries.unfinished_marks, EVERYTHING),
-    "json_outside_boundary": Rule(boundaries.json_outside_boundary, RUNTIME),
-    "divisions_by_thousand": Rule(boundaries.divisions_by_thousand, LIBRARY),
+    "json_outside_boundary": Rule(parsers.json_outside_boundary, RUNTIME),
+    "divisions_by_thousand": Rule(thousand.divisions_by_thousand, LIBRARY),
     "loss_arithmetic": Rule(loss_home.loss_arithmetic, RUNTIME),
     "config_lookups": Rule(boundaries.config_lookups, LIBRARY),
-    "unsafe_loaders": Rule(boundaries.unsafe_loaders, ("coordexp", "audit", "benchmarks", "scripts")),
+    "unsafe_loaders": Rule(parsers.unsafe_loaders, ("coordexp", "audit", "benchmarks", "scripts")),
     "undocumented_environment": Rule(boundaries.undocumented_environment, LIBRARY),
     "undeclared_flags": Rule(boundaries.undeclared_flags, RUNTIME),
 }
@@ -68,7 +70,10 @@ def declared_flags() -> dict[str, frozenset[str]]:
 def with_context(name: str, sources: list[SourceFile]) -> Find:
     """A rule's finder, bound to what it has to know beyond one module."""
     if name == "divisions_by_thousand":
-        return partial(boundaries.divisions_by_thousand, names=boundaries.names_of_thousand(sources))
+        return partial(thousand.divisions_by_thousand, names=thousand.names_of_thousand(sources))
+    if name == "private_names":
+        own = [source for source in sources if not source.is_test]
+        return partial(names.private_names, others=frozenset().union(*map(names.private_definitions, own)))
     if name == "undocumented_environment":
         return partial(boundaries.undocumented_environment, documented=documented_variables())
     if name == "undeclared_flags":

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+IMPORTERS = {"importlib.import_module", "__import__", "builtins.__import__"}
+# Builtins that a rule watches under whatever name they are bound to.
+WATCHED_BUILTINS = {"print", "input", "breakpoint", "eval", "exec", "Exception", "BaseException", "builtins"}
+ALIAS_HOPS = 2
 SKIPPED_PARTS = {"__pycache__", ".venv", "output", "mutants"}
 
 
@@ -44,10 +49,18 @@ def parse_source(path: str, text: str) -> SourceFile:
     return SourceFile(path=path, text=text, tree=ast.parse(text, filename=path))
 
 
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, shown: str, _written: tuple[int, int]) -> SourceFile:
+    return parse_source(shown, path.read_text(encoding="utf-8"))
+
+
 def read_sources(root: Path, folders: Sequence[str]) -> list[SourceFile]:
-    """Every Python file below the folders. Raises FileNotFoundError for none: a scan of nothing would pass."""
+    """Every Python file below the folders. Raises FileNotFoundError for none: a scan of nothing would pass.
+
+    A file is parsed once in a process, and again when it has changed.
+    """
     found = [
-        parse_source(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
+        _parsed(path, path.relative_to(root).as_posix(), (path.stat().st_mtime_ns, path.stat().st_size))
         for folder in folders
         for path in sorted((root / folder).rglob("*.py"))
         if not SKIPPED_PARTS & set(path.relative_to(root).parts)
@@ -74,8 +87,8 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
             yield node, dotted_name(node.func)
 
 
-def imported_names(tree: ast.Module) -> dict[str, str]:
-    """Local name -> dotted origin, for every import statement at any depth."""
+def imported_names(tree: ast.Module, path: str = "") -> dict[str, str]:
+    """Local name -> dotted origin, for every import statement at any depth; relative ones are resolved with `path`."""
     origins: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,17 +96,92 @@ def imported_names(tree: ast.Module) -> dict[str, str]:
                 origins[alias.asname or alias.name.split(".")[0]] = (
                     alias.name if alias.asname else alias.name.split(".")[0]
                 )
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and (module := imported_module(node, path)):
             for alias in node.names:
-                origins[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                origins[alias.asname or alias.name] = f"{module}.{alias.name}"
     return origins
 
 
+def imported_module(node: ast.ImportFrom, path: str) -> str:
+    """The absolute name of what `from … import` reads; "" for a relative import in a file that has no package."""
+    if not node.level:
+        return node.module or ""
+    package = path.split("/")[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])]) if package else ""
+
+
+@lru_cache(maxsize=4096)
+def known_names(source: SourceFile) -> dict[str, str]:
+    """Local name -> dotted origin: imports, and names bound to an imported name or to a builtin that rules watch."""
+    origins = imported_names(source.tree, source.path)
+    roots = WATCHED_BUILTINS | {origin.split(".")[0] for origin in origins.values()}
+    for _ in range(ALIAS_HOPS):
+        for target, value in bindings(source.tree):
+            found = resolved_name(value, origins)
+            if found and (found.split(".")[0] in roots or isinstance(value, ast.Call | ast.Subscript)):
+                origins.setdefault(target, found)
+    return origins
+
+
+def bindings(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Every name that is bound to an expression, and that expression: assignments, annotated, paired and walrus too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from paired(target, node.value)
+        elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            yield from paired(node.target, node.value)
+
+
+def paired(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """`a, b = x, y` taken apart."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+        for inner, part in zip(target.elts, value.elts, strict=False):
+            yield from paired(inner, part)
+
+
 def resolved_name(node: ast.AST, origins: dict[str, str]) -> str:
-    """The dotted name of an expression with its first part replaced by where it was imported from."""
-    head, _, rest = dotted_name(node).partition(".")
-    origin = origins.get(head, head)
-    return f"{origin}.{rest}" if rest else origin
+    """The dotted name of an expression, its first part replaced by where it was imported from; "" when it has none.
+
+    Roundabout ways are followed: `getattr(m, "f")`, `import_module("m")`, `sys.modules["m"]`, `vars(m)["f"]`.
+    """
+    if isinstance(node, ast.Name):
+        return origins.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        return joined(resolved_name(node.value, origins), node.attr)
+    if isinstance(node, ast.Call):
+        return called_name(node, origins)
+    if isinstance(node, ast.Subscript) and (key := text_of(node.slice)):
+        owner = resolved_name(node.value, origins)
+        if owner == "sys.modules":
+            return key
+        return joined(owner.removesuffix(".__dict__"), key) if owner.endswith(".__dict__") else ""
+    return ""
+
+
+def called_name(node: ast.Call, origins: dict[str, str]) -> str:
+    """What a call gives, where it only looks a name up."""
+    function = resolved_name(node.func, origins)
+    first = text_of(node.args[0]) if node.args else ""
+    if function in IMPORTERS:
+        return first.lstrip(".")
+    if function in ("getattr", "builtins.getattr") and len(node.args) > 1:
+        return joined(resolved_name(node.args[0], origins), text_of(node.args[1]))
+    if function in ("vars", "builtins.vars") and node.args:
+        return joined(resolved_name(node.args[0], origins), "__dict__")
+    return ""
+
+
+def joined(owner: str, name: str) -> str:
+    """`owner.name`, or "" when either is unknown."""
+    return f"{owner}.{name}" if owner and name else ""
+
+
+def text_of(node: ast.AST) -> str:
+    """The text of a string literal, "" for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def string_constants(tree: ast.Module) -> dict[str, str]:
