@@ -104,11 +104,12 @@ def multiplied(levels):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (multiplied(6), "holds more than 100000 values; YAML aliases (*) multiply what they name"),
         (multiplied(9), "holds more than 100000 values; YAML aliases (*) multiply what they name"),
         (f"debug: {'[' * 60000}{']' * 60000}\n", "is nested deeper than 100 levels"),
         (f"debug: {'{a: ' * 101}1{'}' * 101}\n", "is nested deeper than 100 levels"),
     ],
-    ids=["aliases", "lists", "mappings"],
+    ids=["some aliases", "aliases", "lists", "mappings"],
 )
 def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path, text, says):
     path = tmp_path / "run.yaml"
