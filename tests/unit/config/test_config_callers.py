@@ -1,0 +1,92 @@
+"""What the callers of a loaded configuration are told: trainers, ranks, input files, the reference page's command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coordexp.config import ConfigError, check_effective_batch, load_config, resolve_input, resolve_output
+from coordexp.config.checks import check_trainer
+from coordexp.config.document import main, render_reference
+from tests.unit.config.minimal import ALIGNED, STAGE1, with_values, write
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def refusal(call, *arguments) -> str:
+    """The text of the `ConfigError` that a call must raise."""
+    with pytest.raises(ConfigError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.invariant("CONFIG-021")
+def test_a_configuration_of_another_trainer_is_refused_where_it_says_so(tmp_path):
+    aligned, plain = write(tmp_path, ALIGNED, "aligned.yaml"), write(tmp_path, STAGE1, "plain.yaml")
+    config = load_config(plain)
+    assert check_trainer(config, "stage1") is config
+    told = "custom.trainer_variant: this command trains {}, and the configuration is one for {}; "
+    told += "give it to that trainer"
+    assert refusal(check_trainer, load_config(aligned), "stage1") == (
+        f"{aligned}: 1 problem\n  {aligned}:14: {told.format('stage1', 'stage2_rollout_aligned')}"
+    )
+    assert refusal(check_trainer, config, "stage2_two_channel") == (
+        f"{plain}: 1 problem\n  {plain}: {told.format('stage2_two_channel', 'stage1')}"
+    )
+
+
+@pytest.mark.invariant("CONFIG-010")
+def test_a_batch_that_does_not_divide_is_told_where_it_is_written(tmp_path):
+    values = {"training.effective_batch_size": 64, "training.per_device_train_batch_size": 2}
+    path = write(tmp_path, with_values(STAGE1, values))
+    assert refusal(check_effective_batch, load_config(path), 3) == (
+        f"{path}: 1 problem\n  {path}:12: training.effective_batch_size: 64 is no multiple of "
+        "per_device_train_batch_size 2 x 3 ranks = 6; choose one that is"
+    )
+    path = write(tmp_path, with_values(STAGE1, {**values, "training.gradient_accumulation_steps": 8}))
+    assert refusal(check_effective_batch, load_config(path), 8) == (
+        f"{path}: 1 problem\n  {path}:12: training.effective_batch_size: 64 over per_device_train_batch_size 2 x 8 "
+        "ranks = 16 gives 4 accumulation steps, but gradient_accumulation_steps says 8; drop that key"
+    )
+
+
+@pytest.mark.invariant("CONFIG-010")
+@pytest.mark.parametrize("ranks", [0, -1])
+def test_there_is_at_least_one_rank(tmp_path, ranks):
+    config = load_config(write(tmp_path, STAGE1))
+    with pytest.raises(ValueError, match=f"^world size is the number of ranks, at least 1, got {ranks}$"):
+        check_effective_batch(config, ranks)
+
+
+@pytest.mark.invariant("CONFIG-016")
+def test_an_input_that_is_nowhere_is_told_with_its_key_and_the_places(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("")
+    path = write(tmp_path, STAGE1, "configs/run.yaml")
+    config = load_config(path)
+    assert refusal(resolve_input, config, "custom.train_jsonl", "train.jsonl") == (
+        f"{path}: 1 problem\n  {path}:13: custom.train_jsonl: 'train.jsonl' does not exist; looked at "
+        f"{tmp_path}/configs/train.jsonl and {tmp_path}/train.jsonl"
+    )
+    assert refusal(resolve_input, config, "custom.val_jsonl", "/no/where") == (
+        f"{path}: 1 problem\n  {path}: custom.val_jsonl: '/no/where' does not exist; looked at /no/where"
+    )
+
+
+@pytest.mark.invariant("CONFIG-016")
+def test_an_absolute_output_stays_as_it_is_written(tmp_path):
+    config = load_config(write(tmp_path, STAGE1))
+    assert str(resolve_output(config, "/a/../b")) == "/a/../b"
+    assert resolve_output(config, "a/../b").name == "b"
+
+
+@pytest.mark.invariant("CONFIG-019")
+def test_the_command_writes_the_reference_page_of_its_checkout(monkeypatch):
+    written = {}
+
+    def note(path, text, encoding=None):
+        written[path] = (text, encoding)
+
+    monkeypatch.setattr(Path, "write_text", note)
+    assert main() == 0
+    assert written == {ROOT / "docs" / "configuration.md": (render_reference(ROOT), "utf-8")}
