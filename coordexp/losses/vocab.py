@@ -16,7 +16,7 @@ import torch
 from coordexp.forward.head import OutputHead
 
 GATE_EPS = 1e-6
-CHUNK_BYTES = 160 * 2**20
+CHUNK_BYTES = 210 * 2**20
 VOCABULARY_PART = 2**12
 
 
@@ -176,7 +176,9 @@ def _sweep(
     differentiate = needs[0] or needs[2] or needs[3]
     coefficients = torch.stack([plan.ce, plan.coord_gate, plan.text_gate]).to(dtype)
     stats = torch.zeros(4, hidden.shape[0], dtype=dtype, device=hidden.device)
-    step = max(1, setup.chunk_bytes // (head.weight.shape[0] * dtype.itemsize))
+    # Beside a head in another precision there may be its copy: less is left for the scores.
+    room = setup.chunk_bytes if head.weight.dtype == dtype else 4 * setup.chunk_bytes // 7
+    step = max(1, room // (head.weight.shape[0] * dtype.itemsize))
     for part in _chunks(plan.n_graded, hidden.shape[0], step):
         rows = hidden[part].to(head.weight.dtype)
         scores = _scores(rows, head)
@@ -198,8 +200,19 @@ def _chunks(n_graded: int, n_rows: int, step: int) -> list[slice]:
     ]
 
 
+def _parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
+    """The whole vocabulary, or parts of it where products are not in `dtype`, so that their copies stay small."""
+    return [slice(None)] if weight.dtype == dtype else _chunks(0, weight.shape[0], VOCABULARY_PART)
+
+
 def _scores(rows: torch.Tensor, head: OutputHead) -> torch.Tensor:
-    scores = (rows @ head.weight.T).to(_accumulation_dtype(head))
+    dtype = _accumulation_dtype(head)
+    if head.weight.dtype == dtype:
+        scores = rows @ head.weight.T
+    else:
+        scores = torch.empty(rows.shape[0], head.weight.shape[0], dtype=dtype, device=rows.device)
+        for ids in _parts(head.weight, dtype):
+            scores[:, ids] = rows @ head.weight[ids].T
     if head.coord_offset is not None:
         scores.index_add_(1, head.coord_ids, (rows @ head.coord_offset.to(rows.dtype).T).to(scores.dtype))
     return scores
@@ -254,17 +267,20 @@ def _accumulate(
     gradients: _Gradients, d_scores: torch.Tensor, rows: torch.Tensor, part: slice, head: OutputHead
 ) -> None:
     """Add a chunk's share to each gradient; products run in the head's precision, sums in accumulation precision."""
-    exact = d_scores.dtype == head.weight.dtype
-    d = d_scores if exact else d_scores.to(head.weight.dtype)
+    for ids in _parts(head.weight, d_scores.dtype):
+        d = d_scores[:, ids].to(head.weight.dtype)
+        if gradients.hidden is not None:
+            gradients.hidden[part] += d @ head.weight[ids]
+        if gradients.weight is None:
+            continue
+        if d.dtype == d_scores.dtype:
+            gradients.weight[ids].addmm_(d.T, rows)
+        else:
+            gradients.weight[ids].add_(d.T @ rows)
+    if head.coord_offset is None:
+        return
+    d = d_scores.index_select(1, head.coord_ids).to(head.weight.dtype)
     if gradients.hidden is not None:
-        gradients.hidden[part] = d @ head.weight
-        if head.coord_offset is not None:
-            gradients.hidden[part] += d.index_select(1, head.coord_ids) @ head.coord_offset.to(d.dtype)
-    if gradients.weight is not None:
-        if exact:
-            gradients.weight.addmm_(d.T, rows)
-        else:  # A product in another precision takes room of its own: a part of the vocabulary at a time.
-            for ids in _chunks(0, d.shape[1], VOCABULARY_PART):
-                gradients.weight[ids].add_(d[:, ids].T @ rows)
+        gradients.hidden[part] += d @ head.coord_offset.to(d.dtype)
     if gradients.offset is not None:
-        gradients.offset.add_(d.index_select(1, head.coord_ids).T @ rows)
+        gradients.offset.add_(d.T @ rows)
