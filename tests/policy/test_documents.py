@@ -41,12 +41,46 @@ def test_the_readme_and_the_architecture_are_among_the_documents():
         ("`tox -e contracts,no_such`", "tox has no environment no_such"),
         ("`pytest -m no_such`", "pytest has no marker no_such"),
         ("`COORDEXP_NO_SUCH=1 tox`", "COORDEXP_NO_SUCH is not in contracts/cli/environment.yaml"),
+        ("`tox run -qe no_such`", "tox has no environment no_such"),
+        ("`tox -e contracts -e no_such`", "tox has no environment no_such"),
+        ("`python -m no_such.module`", "no_such.module: no such module is installed"),
+        ("`python -m audit.mutants --no-such`", "audit.mutants takes no --no-such"),
+        ("`python -m benchmarks --no-such`", "benchmarks takes no --no-such"),
+        ("`python -m coordexp.config.document --no-such`", "coordexp.config.document takes no --no-such"),
+        ("`bash scripts/quickstart.sh --no-such`", "scripts/quickstart.sh takes no --no-such"),
+        ("`./scripts/no_such.sh`", "scripts/no_such.sh does not exist"),
+        ("`pytest tests/policy/test_documents.py::test_no_such`", "tests/policy/test_documents.py has no test_no_such"),
         ("[here](docs/no_such.md)", "the link docs/no_such.md leads nowhere"),
+        ("[here](docs/architecture.md#no-such)", "the link docs/architecture.md#no-such leads to no heading"),
+        ("[here](#no-such)", "the link #no-such leads to no heading"),
+        ("[here]: docs/no_such.md", "the link docs/no_such.md leads nowhere"),
+        ('<img src="docs/no_such.png">', "the link docs/no_such.png leads nowhere"),
+        ("`training.learning_rat`", "training.learning_rat is no config key; is learning_rate meant?"),
+        ("`rollout_matching.vllm.server.servers[0].port`", "rollout_matching.vllm.server.servers[0].port is no config"),
+        ("`stage2_ab.no_such.*`", "stage2_ab.no_such is no config key"),
+        ("`tuner.train_type: lora`", "tuner.train_type is no config key"),
+        ("`custom.extra.rollout_matching`", "custom.extra.rollout_matching is no config key"),
+        (
+            "`stage2_ab.pipeline.objective[].config.giou_weight`",
+            "stage2_ab.pipeline.objective[].config.giou_weight is no config key; is ciou_weight meant?",
+        ),
+        (
+            "`training.eval_strategy: sometimes`",
+            "training.eval_strategy: 'sometimes' is not allowed; allowed: no, steps, epoch",
+        ),
+        ("```yaml\ndebug:\n  enable: true\n```", "debug.enable: unknown key; did you mean enabled? "),
+        ("```yaml\ndebug: a: b\n```", "the example is no YAML: mapping values are not allowed here"),
+        ("`loss/struct_cee`", "loss/struct_cee is no metric; is loss/struct_ce meant?"),
+        ("`loss/geo/<no_such>/x`", "loss/geo/<no_such>/x is no metric"),
+        ("`rollout/no_such`", "rollout/no_such is no metric"),
+        ("POLICY-999 holds", "POLICY-999 is no invariant"),
+        ("asked for by AUDIT-99.1", "AUDIT-99.1 is no requirement"),
     ],
 )
 def test_planted_drift_is_found(written, complaint):
     violations = drift(CHECKOUT, ROOT / "README.md", f"First line.\n{written}\n")
-    assert [violation.message for violation in violations] == [complaint]
+    assert len(violations) == 1
+    assert violations[0].message.startswith(complaint)
     assert violations[0].line in (2, 3)
 
 
@@ -63,6 +97,16 @@ def test_planted_drift_is_found(written, complaint):
         "[there](docs/architecture.md#reading-order) and [the web](https://example.org/docs/no_such.md)",
         "prose may name scripts/no_such.sh when it is not code",
         "`output/run/checkpoint-1` is written, not shipped",
+        "`training.seed`, `training.eval_strategy: steps`, `custom.coord_soft_ce_w1.*` and `custom.extra.note`",
+        "`rollout_matching.vllm.server.servers[].group_port`, `stage2_ab.pipeline.objective[0].config.ciou_weight`",
+        "`config.training.seed`, `model.safetensors`, `data.jsonl` and `model.generate()`",
+        "```yaml\nextends: ../base.yaml\ndebug: {enabled: true}\n```",
+        "```yaml\nname: anything\n```",
+        "`loss/struct_ce`, `loss/geo/<term>`, `coord_diag/*` and `data/train.jsonl`",
+        "`python -m pytest tests/policy/test_documents.py::test_planted_drift_is_found`",
+        "`python -m audit.mutants --changed`",
+        "POLICY-015 and AUDIT-10.2",
+        "# A heading: `code`, and more\n[up](#a-heading-code-and-more)",
     ],
 )
 def test_true_words_are_left_alone(written):
