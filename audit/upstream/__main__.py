@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from audit.symbols import UnknownSymbolError
-from audit.upstream.contract import write_recorded
+from audit.upstream.contract import drop_recorded, write_recorded
 from audit.upstream.installed import Installed
 from audit.upstream.judge import Drift, build_records, find_drifts
 from audit.upstream.survey import Survey, survey
@@ -72,6 +72,9 @@ def accept(found: Survey, drifts: Sequence[Drift], contracts: Path, console: Con
         if package.name in records and records[package.name] != found.recorded.get(package.name):
             path = write_recorded(contracts, package, records[package.name])
             console.print(f"wrote {escape(str(path.relative_to(contracts.parent)))}", highlight=False)
+        elif package.name in found.recorded and package.name not in records:
+            path = drop_recorded(contracts, package)
+            console.print(f"deleted {escape(str(path.relative_to(contracts.parent)))}", highlight=False)
     return 0
 
 

@@ -106,6 +106,13 @@ def write_recorded(contracts: Path, package: Package, recorded: Recorded) -> Pat
     return path
 
 
+def drop_recorded(contracts: Path, package: Package) -> Path:
+    """Delete the file of a package of which nothing is used any more."""
+    path = _path(contracts, package)
+    path.unlink()
+    return path
+
+
 def render(content: Mapping[str, Any]) -> str:
     """YAML with one line for each record that fits a line."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_BARE_LENGTH)

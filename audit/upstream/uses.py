@@ -16,7 +16,7 @@ from audit.policy.source import SourceFile, dotted_name, imported_names, read_so
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDERS = ("coordexp", "audit", "benchmarks", "scripts", "tests")
+FOLDERS = ("coordexp", "audit", "benchmarks", "scripts")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -45,6 +45,18 @@ def test_an_upgrade_is_shown_accepted_and_then_as_recorded(fake, capsys):
     assert main([]) == 0
 
 
+@pytest.mark.invariant("UP-005")
+def test_the_record_of_a_package_that_is_used_no_more_is_deleted(fake, tmp_path, capsys):
+    assert main(["--accept"]) == 0
+    for file in (tmp_path / "project").rglob("*.py"):
+        file.write_text("")
+    fake.watch(watches=[], absent={})
+    assert main([]) == 1
+    assert main(["--accept"]) == 0
+    assert "deleted contracts/upstream/up-stream.yaml" in capsys.readouterr().out
+    assert main([]) == 0
+
+
 @pytest.mark.invariant("UP-003")
 def test_a_contract_that_cannot_be_read_is_one_line_and_exit_status_2(fake, capsys):
     fake.watch(watches=[{"symbols": ["upstream.LIMIT"]}])

@@ -84,7 +84,7 @@ def test_a_method_that_moved_to_another_class_is_found_there(fake):
     (drift,) = fake.drifts()
     assert str(drift) == (
         "upstream.Trainer.save\n  removed; its name is now at upstream.files.Writer.save\n"
-        "  <- tests/test_ours.py:5 overrides it"
+        "  <- benchmarks/bench_ours.py:5 overrides it"
     )
     assert not drift.refused
 

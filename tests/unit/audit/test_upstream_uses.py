@@ -69,7 +69,7 @@ def test_what_a_deriving_class_overrides_calls_and_reads_is_a_use():
         ("mine", "coordexp/ours.py", "takes it from self"),
         ("mine", "coordexp/ours.py", "overrides it"),
         ("model", "coordexp/ours.py", "takes it from self"),
-        ("save", "tests/test_ours.py", "overrides it"),
+        ("save", "benchmarks/bench_ours.py", "overrides it"),
     }
 
 

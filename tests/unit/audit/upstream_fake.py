@@ -89,7 +89,7 @@ class Ours(Trainer):
     def mine(self):
         return self.model
 """,
-    "tests/test_ours.py": """from coordexp.ours import Ours
+    "benchmarks/bench_ours.py": """from coordexp.ours import Ours
 
 
 class Quiet(Ours):
