@@ -59,11 +59,12 @@ def profile_problems(chain: Chain) -> Iterator[Problem]:
     parents = chain.parents[leaf]
     if parents != (PARENT,) or leaf in chain.listed:
         shown = ", ".join(parents) or "nothing"
+        shown = f"the list [{shown}]" if leaf in chain.listed else shown
         text = f"a profile extends exactly {PARENT}, as text; this one extends {shown}"
-        yield Problem(("extends",), f"{text} ({_chain_text(chain)})", f"{leaf}:1")
+        yield Problem(("extends",), f"{text} ({_chain_text(chain)})", chain.places[leaf])
     elif len(chain.files) > 2:
         text = f"a profile is one hop from its base, which extends nothing: {_chain_text(chain)}"
-        yield Problem(("extends",), text, f"{leaf}:1")
+        yield Problem(("extends",), text, chain.places[leaf])
     missing = [key for key in PINNED if not _written_in(chain, key, leaf)]
     if missing:
         keys = ", ".join(render_path(key) for key in missing)

@@ -21,11 +21,15 @@ _LONGEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A merged configuration: `files` in the order they were applied (the named file last), `parents` as written."""
+    """A merged configuration: `files` in the order they were applied (the named file last), `parents` as written.
+
+    `places` has the `file:line` of each file's `extends`.
+    """
 
     root: Node
     files: tuple[Path, ...]
     parents: dict[Path, tuple[str, ...]]
+    places: dict[Path, str]
     listed: frozenset[Path]
     """Files whose `extends` is a list."""
     complete: bool
@@ -40,7 +44,7 @@ def read_chain(path: Path, problems: list[Problem]) -> Chain:
     """
     walk = _Walk(problems)
     root = walk.merge_from(path.resolve(), ())
-    return Chain(root, tuple(walk.files), walk.parents, frozenset(walk.listed), walk.complete)
+    return Chain(root, tuple(walk.files), walk.parents, walk.places, frozenset(walk.listed), walk.complete)
 
 
 class _Walk:
@@ -49,6 +53,7 @@ class _Walk:
     def __init__(self, problems: list[Problem]) -> None:
         self.files: list[Path] = []
         self.parents: dict[Path, tuple[str, ...]] = {}
+        self.places: dict[Path, str] = {}
         self.listed: set[Path] = set()
         self.complete = True
         self._problems = problems
@@ -61,6 +66,7 @@ class _Walk:
         extends = node.value.pop(EXTENDS, None)
         names = self._names(path, extends)
         self.parents[path] = names
+        self.places[path] = extends.where if extends else f"{path}:1"
         merged = Node({}, path, 1)
         for name in names:
             assert extends is not None

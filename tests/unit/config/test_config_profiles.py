@@ -40,9 +40,12 @@ def test_the_copied_profile_loads(leaf):
 def test_a_profile_with_other_parents_is_refused_with_its_chain(leaf, extends):
     shutil.copy(leaf.parents[1] / "base.yaml", leaf.parents[2] / "base.yaml")
     rewrite(leaf, extends=extends)
+    leaf.write_text("# A comment first.\n" + leaf.read_text())
     found = problems_of(leaf)
     assert any(
-        "extends: a profile extends exactly ../base.yaml" in problem and "ab_mixed.yaml <- " in problem
+        problem.startswith("ab_mixed.yaml:2: extends: a profile extends exactly ../base.yaml, as text; this one ")
+        and ("the list [" in problem) == isinstance(extends, list)
+        and "ab_mixed.yaml <- " in problem
         for problem in found
     )
 
