@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CoreMutationError, NotACheckoutError, ContractFileError, ContractViolation) as error:
         sys.stderr.write(f"audit.core: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("audit.core: interrupted; the same command goes on from here\n")
+        return 2
     scores, survivals = score_modules(mutants), list_survivals(weak, changes, reasons(listed))
     _show_scores(scores, console)
     _show_survivals(survivals, console)

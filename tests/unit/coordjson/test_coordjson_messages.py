@@ -68,7 +68,9 @@ def refusal(text: str) -> CoordJSONError:
 
 
 @pytest.mark.invariant("TEXT-005")
-@pytest.mark.parametrize(("marked", "expected", "fault"), PLACES, ids=[text for text, _, _ in PLACES])
+@pytest.mark.parametrize(
+    ("marked", "expected", "fault"), PLACES, ids=[f"{fault}-{number}" for number, (_, _, fault) in enumerate(PLACES)]
+)
 def test_a_refused_answer_is_told_where_what_and_why(marked: str, expected: str, fault: str) -> None:
     before, after = marked.split("⟦")
     error = refusal(before + after)
