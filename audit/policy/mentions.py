@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -113,11 +114,16 @@ def wrong_metrics(code: str) -> Iterator[str]:
             yield f"{written} is no metric{f'; is {near} meant?' if near else ''}"
 
 
+@lru_cache(maxsize=1)
+def known_ids() -> tuple[frozenset[str], frozenset[str]]:
+    """The ids of all invariants, and of all requirements."""
+    return frozenset(row.id for row in load_invariants()), frozenset(row.id for row in load_requirements())
+
+
 def wrong_ids(text: str) -> Iterator[tuple[int, str]]:
     """Line and complaint for each id of an invariant or a requirement that does not exist."""
-    known = {invariant.id for invariant in load_invariants()}
+    known, rows = known_ids()
     areas = {name.split("-")[0] for name in known}
-    rows = {row.id for row in load_requirements()}
     for number, line in enumerate(text.splitlines(), start=1):
         for name in INVARIANT.findall(line):
             if name.split("-")[0] in areas and name not in known:

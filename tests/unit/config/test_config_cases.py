@@ -36,6 +36,7 @@ def named_paths(folder: Path, given: dict[str, Any]) -> list[str]:
 
 @pytest.mark.invariant("CONFIG-001")
 @pytest.mark.invariant("CONFIG-003")
+@pytest.mark.invariant("CONFIG-016")
 @pytest.mark.parametrize(("given", "expected"), cases("reading"))
 def test_what_is_read_is_one_value_or_one_problem(tmp_path, given, expected):
     path = write(tmp_path, DOCUMENTS["stage1"])
