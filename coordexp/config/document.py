@@ -33,7 +33,7 @@ keys, and returns frozen dataclasses whose field names are the keys. All problem
 - `extends` is the path of a file relative to this one, or a list of them, applied in order. Mappings merge key by key;
   lists and scalars are replaced. `null` on an inherited key removes it, so its default holds again.
 - Relative input paths are looked for beside the config file, then below the project's root; outputs go below the root.
-  The caller's folder never matters.
+  The caller's folder never matters. Environment variables and `~` are refused, not expanded.
 - `custom.extra` is the only open bucket: it is kept in the resolved config, and no code reads it.
 - `debug.enabled: true` lays its overrides on `training` and `custom` when the file is loaded.
 - Trainers, launcher and evaluation read the section `rollout_matching` as it is: no second form of it exists.
