@@ -51,6 +51,8 @@ VALUES: list[tuple[str, Any]] = [
     ("training.output_dir", "a\tb"),
     ("training", None),
     ("training", 3),
+    ("training", "17"),
+    ("training.coord_decode_mode", "exp"),
     ("tuner.target_modules", []),
     ("tuner.target_modules", "all-linear"),
     ("tuner.target_modules", [1]),
@@ -110,6 +112,7 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
 FILES = {
     "a tab": "debug:\n\tenabled: true\n",
     "a tab after a space": "debug:\n \tenabled: true\n",
+    "a tab after a key": "X\t: a: b\n",
     "a control character": "debug:\n  output_dir: a\x01b\n",
     "an open list": "debug: [\n",
     "two colons": "a: b: c\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from coordexp.config import (
     resolve_input,
     resolve_output,
 )
-from tests.unit.config.minimal import STAGE1, TWO_CHANNEL, problems, with_values, write
+from tests.unit.config.minimal import ALIGNED, STAGE1, TWO_CHANNEL, problems, with_values, write
 
 
 def reloaded(folder, config):
@@ -56,6 +57,28 @@ def test_a_dump_with_an_authored_pipeline_holds_no_flat_weight(tmp_path):
     config = load_config(write(tmp_path, document))
     assert "bbox_ciou_weight" not in json.loads(render_resolved(config))["stage2_ab"]
     assert reloaded(tmp_path, config) == config
+
+
+@pytest.mark.invariant("CONFIG-006")
+def test_a_dump_with_a_rollout_aligned_pipeline_holds_no_coord_weights(tmp_path):
+    document = with_values(ALIGNED, {"rollout_matching.pipeline.objective": [{"name": "bbox_geo"}]})
+    config = load_config(write(tmp_path, document))
+    assert "coord_soft_ce_w1" not in json.loads(render_resolved(config))["custom"]
+    assert reloaded(tmp_path, config) == config
+
+
+@pytest.mark.invariant("CONFIG-006")
+def test_the_dump_writes_small_numbers_as_yaml_reads_them(tmp_path):
+    config = load_config(write(tmp_path, with_values(STAGE1, {"training.learning_rate": 1e-7})))
+    assert '"learning_rate": 1.0e-07,' in render_resolved(config)
+
+
+@pytest.mark.invariant("CONFIG-006")
+def test_what_json_can_not_write_is_not_dumped(tmp_path):
+    config = load_config(write(tmp_path, STAGE1))
+    odd = dataclasses.replace(config, custom=dataclasses.replace(config.custom, extra={"weight": float("nan")}))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render_resolved(odd)
 
 
 @pytest.mark.invariant("CONFIG-006")

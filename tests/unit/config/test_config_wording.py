@@ -1,0 +1,55 @@
+"""How faults are put into words: nearest words, counts, choices, and rules that no shipped schema needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordexp.config.problems import nearest_match
+from coordexp.config.rules import Rule
+from coordexp.config.validate import find_faults
+
+
+def rule(kind: type, name: str, **limits) -> Rule:
+    """The rule of a schema with one type."""
+    return Rule((name,), frozenset({kind}), "Some words.", None, None, **limits)
+
+
+def messages(wanted: Rule, value: object) -> list[str]:
+    return [fault.message for fault in find_faults(wanted, value)]
+
+
+@pytest.mark.invariant("CONFIG-003")
+@pytest.mark.parametrize(
+    ("word", "allowed", "nearest"),
+    [
+        ("learningRate", ["warmup_ratio", "learning_rate"], "learning_rate"),
+        ("aB", ["axxb", "a_b"], "a_b"),
+        ("a-b-c-d", ["a_b_c_d"], "a_b_c_d"),
+        ("a b c d", ["a_b_c_d"], "a_b_c_d"),
+        ("SEED", ["Seed"], "Seed"),
+        ("zzz", ["learning_rate"], None),
+        ("seed", [], None),
+    ],
+)
+def test_case_hyphens_and_spaces_do_not_make_words_differ(word, allowed, nearest):
+    assert nearest_match(word, allowed) == nearest
+
+
+@pytest.mark.invariant("CONFIG-003")
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [([], "has 0 items, at least 2 needed: Some words."), ([7], "has 1 item, at least 2 needed: Some words.")],
+)
+def test_one_item_is_counted_in_the_singular(items, says):
+    assert messages(rule(list, "array", size=(2, None)), items) == [says]
+
+
+@pytest.mark.invariant("CONFIG-003")
+def test_choices_among_numbers_have_no_nearest_word():
+    assert messages(rule(int, "integer", enum=(1, 2)), 3) == ["3 is not allowed; allowed: 1, 2"]
+
+
+@pytest.mark.invariant("CONFIG-003")
+def test_lists_without_limits_hold_what_they_like():
+    assert messages(rule(list, "array", unique=True), [1, 2, 1]) == ["1 is listed twice; keep one"]
+    assert messages(rule(list, "array"), [1, 1]) == []
