@@ -17,7 +17,8 @@ from coordexp.forward.head import OutputHead
 
 GATE_EPS = 1e-6
 CHUNK_BYTES = 210 * 2**20
-VOCABULARY_PART = 2**12
+# Parts of the vocabulary in which products of another precision are copied: of scores, and of rows of the head.
+SCORE_PART, HEAD_PART = 2**14, 2**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,7 @@ def _chunks(n_graded: int, n_rows: int, step: int) -> list[slice]:
 
 def _parts(weight: torch.Tensor, dtype: torch.dtype) -> list[slice]:
     """The whole vocabulary, or parts of it where products are not in `dtype`, so that their copies stay small."""
-    return [slice(None)] if weight.dtype == dtype else _chunks(0, weight.shape[0], VOCABULARY_PART)
+    return [slice(None)] if weight.dtype == dtype else _chunks(0, weight.shape[0], SCORE_PART)
 
 
 def _scores(rows: torch.Tensor, head: OutputHead) -> torch.Tensor:
@@ -275,8 +276,9 @@ def _accumulate(
             continue
         if d.dtype == d_scores.dtype:
             gradients.weight[ids].addmm_(d.T, rows)
-        else:
-            gradients.weight[ids].add_(d.T @ rows)
+            continue
+        for inner in _chunks(0, d.shape[1], HEAD_PART):
+            gradients.weight[ids][inner].add_(d[:, inner].T @ rows)
     if head.coord_offset is None:
         return
     d = d_scores.index_select(1, head.coord_ids).to(head.weight.dtype)

@@ -221,6 +221,14 @@ def test_views_tell_the_subset_of_every_weighted_token_and_slot() -> None:
     assert context.token_subsets.shape == context.token_types.shape == (context.n_positions,)
 
 
+@pytest.mark.invariant("LOSS-004")
+def test_a_slot_has_the_subset_of_its_own_token_not_of_the_one_before() -> None:
+    sample = rollout_sample(0, (TokenSubset.MATCHED,), 1)
+    sample.subsets[sample.objects[0].positions[0] - 1] = TokenSubset.FN
+    context = build_objective(WHOLE).context(collate([sample]), Provenance.B)
+    assert context.slots_of(TokenSubset.MATCHED).tolist() == [True] * 4 + [False] * 4
+
+
 def gt_free(sample: Sample) -> Sample:
     """A rollout of the same kind without any object."""
     return replace(rollout_sample(9, (), 0), name="empty")

@@ -198,12 +198,14 @@ def test_autocast_leaves_a_float64_head_alone() -> None:
 def test_a_vocabulary_in_parts_gives_the_head_s_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, exact = make_plan(dtype=torch.bfloat16), random_head(dtype=torch.float64)
     found = []
-    for part in (7, 2**12):
-        monkeypatch.setattr(vocab, "VOCABULARY_PART", part)
+    for score_part, head_part in ((100, 7), (7, 100), (2**16, 2**12)):
+        monkeypatch.setattr(vocab, "SCORE_PART", score_part)
+        monkeypatch.setattr(vocab, "HEAD_PART", head_part)
         weight = exact.weight.detach().bfloat16().requires_grad_()
         run_vocabulary_pass(plan, OutputHead(weight, COORD_IDS)).loss.backward()
         found.append(weight.grad)
-    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+    torch.testing.assert_close(found[1], found[2])
     assert found[0].abs().sum() > 0
 
 
