@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordexp.config.problems import nearest_match
+from coordexp.config.problems import nearest_match, show
 from coordexp.config.rules import Rule
 from coordexp.config.validate import find_faults
 
@@ -53,3 +53,10 @@ def test_choices_among_numbers_have_no_nearest_word():
 def test_lists_without_limits_hold_what_they_like():
     assert messages(rule(list, "array", unique=True), [1, 2, 1]) == ["1 is listed twice; keep one"]
     assert messages(rule(list, "array"), [1, 1]) == []
+
+
+@pytest.mark.invariant("CONFIG-007")
+def test_a_value_is_shown_whole_up_to_sixty_characters():
+    assert show("x" * 58) == f"'{'x' * 58}'"
+    assert show("x" * 59) == f"'{'x' * 58}…"
+    assert [show(value) for value in (None, True, False, 0, 1.5)] == ["null", "true", "false", "0", "1.5"]
