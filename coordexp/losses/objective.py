@@ -158,6 +158,8 @@ class Objective:
                 with torch.no_grad():
                     gauges |= module.measure(forwarded)
             except Exception as error:
+                if isinstance(error, MemoryError):
+                    raise  # The host is out of memory, whichever module noticed.
                 _LOG.warning(
                     "diagnostics module %s failed on %s and is off from now on: %s",
                     entry.name,

@@ -133,13 +133,16 @@ def test_an_error_of_any_kind_switches_a_diagnostic_off(
 
 
 @pytest.mark.invariant("LOSS-020")
-def test_an_interrupt_is_no_failure_of_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_or_a_full_host_is_no_failure_of_a_diagnostic(
+    monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def interrupt(_: object, forwarded: Forwarded) -> dict[str, object]:
-        raise KeyboardInterrupt
+        raise kind
 
     monkeypatch.setattr(Raising, "measure", interrupt)
     monkeypatch.setitem(registry.DIAGNOSTIC_MODULES, "coord_diag", Raising)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         run([gt_sample(0)], Provenance.STAGE1)
 
 
