@@ -117,7 +117,9 @@ def test_checkpoints_hold_weights_only_and_reload_to_what_was_trained(stage1_kit
 
 
 @pytest.mark.invariant("LOSS-030")
-def test_a_run_logs_its_objective_when_it_starts(stage1_kit: Stage1Kit, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_logs_its_objective_when_it_starts(
+    stage1_kit: Stage1Kit, packed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     from coordexp.training.stage1 import run_stage1
 
     path = stage1_kit.write("logged", training={"max_steps": 1, "num_train_epochs": 1})
@@ -157,6 +159,10 @@ def test_a_step_says_what_went_through_it_and_how_long_it_took(stage1_kit: Stage
     assert evaluated["eval_data/samples_total"] == 3 and evaluated["eval_time/eval_s"] > 0
     own = {key.removeprefix("eval_") for line in packed.log_history for key in line if "/" in key}
     assert {check_key(key) for key in own} == own
+    wide = {"per_device_train_batch_size": 2, "max_steps": 1, "num_train_epochs": 1}
+    at_once = steps(run(stage1_kit, "wide_counts", training=wide))[0]
+    counted = [key for key in lines[0] if key.startswith(("data/", "packing/"))]
+    assert {key: at_once[key] for key in counted} == pytest.approx({key: lines[0][key] for key in counted})
     padded = steps(run(stage1_kit, "padded_counts", training={"packing": False, "max_steps": 1}))[0]
     assert not any(key.startswith("packing/") for key in padded) and padded["data/samples_total"] == 2
 
