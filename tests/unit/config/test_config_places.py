@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.config import ConfigError, load_config
+from coordexp.config.source import Node, node_at
 from tests.unit.config.minimal import STAGE1, problems, problems_of, with_values, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,6 +24,27 @@ def test_problems_of_the_named_file_come_before_those_of_its_parents(tmp_path):
     path = write(tmp_path, {"extends": "base.yaml", "training": {"seed": 1, "steps": 1}, "custom": {"aaa": 1}})
     assert problems_of(path)[0].startswith("run.yaml:4: training.steps: ")
     assert keys_told(path) == ["training.steps", "custom.aaa", "debug.enable"]
+
+
+@pytest.mark.invariant("CONFIG-007")
+def test_a_parent_that_can_not_be_read_comes_first(tmp_path):
+    (tmp_path / "broken.yaml").write_text("fine: 1\na: b: c\n")
+    path = write(tmp_path, {"training": {"zzz": 1}, "extends": "broken.yaml"})
+    assert [problem.split(":")[0] for problem in problems_of(path)] == ["broken.yaml", "run.yaml"]
+
+
+@pytest.mark.invariant("CONFIG-007")
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        *[((), 1), ((0,), 1), (("items",), 2), (("items", 0), 3)],
+        *[(("items", 1), 2), (("items", "x"), 2), (("items", 0, 5), 3)],
+    ],
+)
+def test_a_place_that_is_not_there_is_the_deepest_one_on_the_way(path, line):
+    file = Path("run.yaml")
+    root = Node({"items": Node([Node("text", file, 3)], file, 2)}, file, 1)
+    assert node_at(root, path).line == line
 
 
 @pytest.mark.invariant("CONFIG-007")

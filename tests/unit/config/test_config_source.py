@@ -80,8 +80,10 @@ def test_a_missing_file_is_one_problem(tmp_path):
 
 def test_underscores_in_numbers_are_read(tmp_path):
     path = write(tmp_path, STAGE1)
-    path.write_text(path.read_text().replace("global_max_length: 4000", "global_max_length: 4_000"))
-    assert load_config(path).global_max_length == 4000
+    path.write_text(path.read_text().replace("global_max_length: 4000", "global_max_length: 4__000"))
+    path.write_text(path.read_text().replace("run_name: run", "run_name: run\n  num_train_epochs: 1__0.5"))
+    config = load_config(path)
+    assert (config.global_max_length, config.training.num_train_epochs) == (4000, 10.5)
 
 
 @pytest.mark.invariant("CONFIG-001")
