@@ -131,7 +131,7 @@ def _drop_torn_files(place: Path) -> None:
 
 def _forget_all_but_kills(place: Path, sources: list[str]) -> None:
     """Drop copies, coverage and every verdict that is no kill; mutmut itself drops those of functions that changed."""
-    kept = {*sources, "mutants", session.KILLS_FILE}
+    kept = {*sources, "mutants", session.KILLS_FILE, INPUTS_FILE, MIXED_FILE}
     for entry in [*place.iterdir(), *(place / "mutants").iterdir()]:
         if entry.name not in kept:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
