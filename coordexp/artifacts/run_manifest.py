@@ -36,8 +36,8 @@ class RunFacts:
     """What only the caller knows.
 
     `resolved_config` is the mapping that re-loads equal; `config_sources` the YAML files it came from, leaf first;
-    `seeds` every seed by name; `pipeline` the resolved objective, which `pipeline_checksum` identifies; `data` the JSONL files by role (`train`, `val`); `launch` further facts such as world
-    size or server flags.
+    `seeds` every seed by name; `pipeline` the resolved objective, which `pipeline_checksum` identifies; `data` the
+    JSONL files by role (`train`, `val`); `launch` further facts such as world size or server flags.
     """
 
     resolved_config: Mapping[str, Any]
