@@ -90,6 +90,8 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
     ("boxes weighed by stage 1's section, rollout-aligned", "aligned", {"custom.bbox_geo.ciou_weight": 0.5}),
     ("the other trainer's pipeline, of channel A", "two_channel",
      {"rollout_matching.pipeline.objective": [{"name": "token_ce", "channels": ["A"]}]}),
+    ("the other trainer's pipeline beside weights of its own", "two_channel",
+     {"rollout_matching.pipeline.objective": [{"name": "token_ce"}], "stage2_ab.bbox_ciou_weight": 1.0}),
     ("an engine beside a server", "two_channel", {"rollout_matching.vllm.colocate": {"gpu_memory_utilization": 0.3}}),
     ("servers beside an engine", "two_channel", {"rollout_matching.vllm.mode": "colocate"}),
     ("three servers, two of them one", "two_channel",

@@ -43,6 +43,14 @@ def test_the_best_pair_is_the_best_of_all_pairs(lengths, room):
 
 
 @pytest.mark.invariant("PACK-003")
+@pytest.mark.parametrize(
+    ("lengths", "pair"), [([4, 4], (4, 4)), ([4, 4, 1], (4, 4)), ([4, 1], (4, 1)), ([4, 4, 4], (4, 4)), ([4], ())]
+)
+def test_two_equal_samples_are_a_pair_and_one_alone_is_none(lengths, pair):
+    assert LengthPool(lengths).best_pair(8) == pair
+
+
+@pytest.mark.invariant("PACK-003")
 @pytest.mark.parametrize("room", [10, 11])
 def test_among_equal_pairs_the_one_nearest_to_half_is_taken(room):
     assert sorted(LengthPool([2, 4, 6, 8]).best_pair(room)) == [4, 6]
