@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coordexp.config import ConfigError, check_trainer, load_config, render_resolved, resolve_output
+from coordexp.config import ConfigError, check_trainer, load_config
+from coordexp.training.errors import TrainingError
 
 
 def log_progress() -> None:
@@ -34,24 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = check_trainer(load_config(arguments.config), "stage1")
         if arguments.dry_run:
-            from coordexp.data.run_inputs import check_record_files
-            from coordexp.losses.defaults import describe_objective, resolve_manifest
+            from coordexp.training.dry_run import dry_run
 
-            surveys = check_record_files(config)
-            console.print(", ".join(f"{role}: {survey.records} records" for role, survey in surveys.items()))
-            folder = resolve_output(config, config.training.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "resolved_config.json").write_text(render_resolved(config) + "\n", encoding="utf-8")
-            console.print(f"resolved config: {folder / 'resolved_config.json'}")
-            text = describe_objective(config, resolve_manifest(config))
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            for line in dry_run(config):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             return 0
         log_progress()
         from coordexp.training.stage1 import run_stage1
 
         run = run_stage1(config)
-    except (ConfigError, ValueError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    except (ConfigError, TrainingError, ValueError) as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     console.print(f"weights: {run.checkpoint}")
     return 0

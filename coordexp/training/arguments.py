@@ -99,5 +99,7 @@ def build_swift_arguments(config: Config, model_folder: Path) -> SftArguments:
     keywords = swift_keyword_arguments(config, model_folder, world_size())
     keywords["optimizer"] = register_optimizer(config.custom.coord_offset)
     arguments = SftArguments(**keywords)
+    # ms-swift leaves the variable alone where an earlier run of the process, or the shell, has set it.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = keywords["logging_dir"]
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     return arguments

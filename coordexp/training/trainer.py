@@ -30,13 +30,10 @@ from coordexp.forward.teacher import teacher_hidden
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveError, ObjectiveOutput
 from coordexp.training.callbacks import strip_trainer_files
+from coordexp.training.errors import TrainingError
 from coordexp.training.metrics import WindowMetrics
 from coordexp.training.packs import PackDataset, PackSampler, Shard
 from coordexp.training.step import STEP, StepCollator, StepInputs
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says at which step and on which samples."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +191,8 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
+        if "grad_norm" in logs:
+            logs["optim/grad_norm"] = float(logs["grad_norm"])
         if prefix:
             self.window.time("time/eval_s", self._evaluation_started)
         logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +157,7 @@ def test_a_step_says_what_went_through_it_and_how_long_it_took(stage1_kit: Stage
         assert 0 < line["data/samples_total"] <= manifest["data"]["train"]["records"]
         assert 0 < line["data/objects_total"] < line["data/supervised_tokens_total"] < line["data/tokens_total"]
         assert 0 < line["time/data_s"] < line["time/step_s"] < 60
+        assert line["optim/grad_norm"] == line["grad_norm"] > 0
     evaluated = next(line for line in packed.log_history if "eval_loss" in line)
     assert evaluated["eval_data/samples_total"] == 3 and evaluated["eval_time/eval_s"] > 0
     own = {key.removeprefix("eval_") for line in packed.log_history for key in line if "/" in key}
@@ -188,7 +191,7 @@ def test_validation_loss_does_not_depend_on_the_batch_size(stage1_kit: Stage1Kit
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
     import shutil
 
-    from coordexp.training.trainer import TrainingError
+    from coordexp.training.errors import TrainingError
 
     broken = tmp_path / "broken"
     shutil.copytree(stage1_kit.checkpoint, broken)
@@ -200,6 +203,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_ki
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"records\.jsonl:\d+"):
         run(stage1_kit, "broken", model={"model": str(broken)})
+    path = stage1_kit.write("broken_again", model={"model": str(broken)})
+    done = subprocess.run(
+        [sys.executable, "-m", "coordexp.entrypoints.train", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = [line for line in done.stderr.splitlines() if "error: step 0: the loss is nan" in line]
+    assert (done.returncode, len(told), "Traceback" in done.stderr) == (1, 1, False), done.stderr[-2000:]
+    assert "records.jsonl:" in told[0]
 
 
 @pytest.mark.invariant("TRAIN-003")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,18 @@ def test_swift_gets_its_placeholders_and_never_packs_or_rescales(stage1_kit: Sta
     assert arguments.norm_bbox == "none"
     assert arguments.save_only_model and not arguments.check_model
     assert arguments.training_args.logging_nan_inf_filter is False
+
+
+@pytest.mark.invariant("TRAIN-003")
+def test_events_go_to_the_runs_folder_whatever_the_shell_says(
+    stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coordexp.training.arguments import build_swift_arguments
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/elsewhere")
+    path = stage1_kit.write("events")
+    build_swift_arguments(load_config(path), stage1_kit.checkpoint)
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(path.parent / "tb")
 
 
 @pytest.mark.invariant("TRAIN-004")
