@@ -51,6 +51,25 @@ def test_a_profile_with_other_parents_is_refused_with_its_chain(leaf, extends):
 
 
 @pytest.mark.invariant("CONFIG-014")
+@pytest.mark.parametrize(
+    ("extends", "shown"),
+    [
+        (["../base.yaml", "b_only.yaml"], "the list [../base.yaml, b_only.yaml]"),
+        ("b_only.yaml", "b_only.yaml"),
+        (None, "nothing"),
+    ],
+)
+def test_a_profile_is_told_what_it_extends(leaf, extends, shown):
+    values = {key: value for key, value in yaml.safe_load(leaf.read_text()).items() if key != "extends"}
+    leaf.write_text(yaml.safe_dump({"extends": extends, **values} if extends else values, sort_keys=False))
+    told = [problem for problem in problems_of(leaf) if ": extends: " in problem]
+    assert len(told) == 1
+    assert told[0].startswith(
+        f"ab_mixed.yaml:1: extends: a profile extends exactly ../base.yaml, as text; this one extends {shown} ("
+    )
+
+
+@pytest.mark.invariant("CONFIG-014")
 def test_a_profile_two_hops_away_is_refused_with_its_chain(leaf):
     base = leaf.parents[1] / "base.yaml"
     (leaf.parents[1] / "root.yaml").write_text("debug: {enabled: false}\n")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from coordexp.config.problems import nearest_match, show
-from coordexp.config.rules import Rule
+from coordexp.config.rules import Rule, build_rule
+from coordexp.config.source import Node
 from coordexp.config.validate import find_faults
+from coordexp.config.view import UnreadableKeyError, View
 
 
 def rule(kind: type, name: str, **limits) -> Rule:
@@ -60,3 +64,17 @@ def test_a_value_is_shown_whole_up_to_sixty_characters():
     assert show("x" * 58) == f"'{'x' * 58}'"
     assert show("x" * 59) == f"'{'x' * 58}…"
     assert [show(value) for value in (None, True, False, 0, 1.5)] == ["null", "true", "false", "0", "1.5"]
+
+
+@pytest.mark.invariant("CONFIG-007")
+@pytest.mark.parametrize("key", ["model.model", "training.seed", "data.dataset", "debug.enabled"])
+def test_a_check_that_asks_for_a_faulty_key_is_told_which(key):
+    values = {"training": {"seed": "x"}, "data": {"dataset": ["a"]}, "debug": 3}
+    faulty = [("training", "seed"), ("data", "dataset", 0), ("debug",)]
+    view = View(build_rule(), values, Node({}, Path("run.yaml"), 1), faulty)
+    with pytest.raises(UnreadableKeyError) as caught:
+        view[key]
+    assert str(caught.value) == key
+    with pytest.raises(UnreadableKeyError) as caught:
+        list(view.sound_items("debug.enabled"))
+    assert str(caught.value) == "debug.enabled"
