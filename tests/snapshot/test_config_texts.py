@@ -128,6 +128,8 @@ PAIRS: list[tuple[str, str, dict[str, Any]]] = [
       "stage2_ab.channel_b.drop_invalid_struct_ce_multiplier": 1.5, "custom.coord_soft_ce_w1": {"enabled": True}}),
     ("coord weights beside the rollout-aligned pipeline", "aligned",
      {"rollout_matching.pipeline.objective": [{"name": "token_ce"}], "custom.coord_soft_ce_w1": {"enabled": True}}),
+    ("a note before rollouts where they were once", "two_channel",
+     {"custom.extra": {"note": 1, "rollout_matching": {}}}),
     ("rollouts where they were once", "two_channel",
      {"custom.extra.rollout_matching": {"decode_batch_sise": 4, "decode_batch_size": 0}}),
 ]  # fmt: skip

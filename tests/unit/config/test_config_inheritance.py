@@ -66,6 +66,26 @@ def test_null_removes_an_inherited_value_so_the_default_holds(tmp_path):
 
 
 @pytest.mark.invariant("CONFIG-002")
+@pytest.mark.parametrize(("below", "above"), [({"enabled": False}, 3), (3, {"enabled": False}), ([1], {})])
+def test_a_section_and_a_value_replace_each_other_whole(tmp_path, below, above):
+    write(tmp_path, with_values(STAGE1, {"debug": below}), "base.yaml")
+    path = write(tmp_path, {"extends": "base.yaml", "debug": above})
+    if isinstance(above, dict):
+        assert load_config(path).debug.enabled is False
+    else:
+        assert problems_of(path) == ["run.yaml:2: debug: 3 is not a mapping"]
+
+
+@pytest.mark.invariant("CONFIG-002")
+def test_a_key_that_a_merged_section_lacks_is_told_of_the_childs_line(tmp_path):
+    base = with_values(STAGE1, {})
+    del base["training"]["run_name"]
+    write(tmp_path, base, "base.yaml")
+    (problem,) = problems_of(write(tmp_path, {"extends": "base.yaml", "training": {"seed": 1}}))
+    assert problem.startswith("run.yaml:2: training.run_name: required and missing: ")
+
+
+@pytest.mark.invariant("CONFIG-002")
 def test_null_that_removes_nothing_is_an_ordinary_value(tmp_path):
     path = write(tmp_path, with_values(STAGE1, {"training.seed": None}))
     assert problems_of(path) == [
