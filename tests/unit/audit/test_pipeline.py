@@ -104,6 +104,7 @@ def test_the_page_shows_the_map_as_tables() -> None:
             "head": "",
             "verdict": "green",
             "environment": {"versions": {"torch": "2.13.0", "vllm": None}, "upstream": None},
+            "core_mutation": None,
             "pipeline": "## Map\n\n| a | b |\n| --- | --- |\n| `x` | <i>y</i><br>z |\n",
         }
     )
