@@ -100,6 +100,8 @@ def _start(workspace: Workspace, jobs: int, names: tuple[str, ...]) -> subproces
         **read_suite_command(workspace.root).environment,
         "COORDEXP_HYPOTHESIS": "mutants",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Each mutant starts a session; looking for plugins would take a good part of it.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     with (workspace.place / _LOG_FILE).open("w", encoding="utf-8") as log:
         process = subprocess.Popen(

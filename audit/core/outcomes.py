@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audit.core.session import KILLS_FILE
+from audit.core.session import read_kills
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class Change:
 
 def read_mutants(folder: Path) -> list[Mutant]:
     """Every mutant of mutmut's folder, judged or not, by file."""
-    kills = _read_kills(folder / KILLS_FILE)
+    kills = {row["mutant"]: row["test"] for row in read_kills(folder)}
     found = []
     for meta in sorted(folder.rglob("*.py.meta")):
         file = meta.relative_to(folder).as_posix().removesuffix(".meta")
@@ -99,13 +99,6 @@ def _status(name: str, code: int | None, kills: dict[str, str]) -> str:
         return KILLED if name in kills else ERROR
     assert code is not None
     return _STATUSES.get(code, ERROR)
-
-
-def _read_kills(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["mutant"]: row["test"] for row in rows}
 
 
 def _function_sources(text: str) -> dict[str, str]:

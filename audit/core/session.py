@@ -10,6 +10,7 @@ import json
 import resource
 import signal
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from mutmut.mutation.trampoline import get_mutant_under_test
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
 KILLS_FILE = "kills.jsonl"
 CPU_SETTING = "core_cpu_seconds"
@@ -34,6 +36,15 @@ def pytest_sessionstart() -> None:
     forget_cached_results()
     if mutant_name():
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the tests that killed other mutants of the same function; all of them still run on a survivor."""
+    function = mutant_name().partition("__mutmut_")[0]
+    if function:
+        kills = Counter(row["test"] for row in read_kills(config.rootpath) if row["mutant"].startswith(f"{function}__"))
+        items.sort(key=lambda item: -kills[item.nodeid])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,6 +69,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         with (item.config.rootpath / KILLS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"mutant": name, "test": item.nodeid}) + "\n")
     return report
+
+
+def read_kills(folder: Path) -> list[dict[str, str]]:
+    """The failing tests that were written down in mutmut's folder: `mutant` and `test` of each."""
+    path = folder / KILLS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def mutant_name() -> str:
