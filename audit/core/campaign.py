@@ -141,4 +141,6 @@ def _finish(process: subprocess.Popen[str], workspace: Workspace) -> None:
 
 def _tail(workspace: Workspace) -> str:
     text = (workspace.place / _LOG_FILE).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    return "\n".join([line for line in text.splitlines() if line.strip()][-_TAIL:])
+    # The spinner in front of a line turns while the line stays.
+    lines = {line[1:]: line for line in text.splitlines() if line.strip()}
+    return "\n".join([*lines.values()][-_TAIL:])

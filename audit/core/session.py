@@ -28,7 +28,7 @@ MEMORY_BYTES = 3 << 30
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the limit of a test. It is CPU time, so a busy machine changes no verdict."""
-    parser.addini(CPU_SETTING, "CPU seconds of one test of the core mutation run", default="8")
+    parser.addini(CPU_SETTING, "CPU seconds of one test of the core mutation run", default="20")
 
 
 def pytest_sessionstart() -> None:
@@ -49,10 +49,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the test's CPU clock, whose SIGPROF ends the process; while coverage is taken, nothing is cached."""
+    """Under a mutant, start the test's CPU clock, whose SIGPROF ends the process; for coverage, cache nothing."""
     if get_mutant_under_test() == "stats":
         forget_cached_results()
-    signal.setitimer(signal.ITIMER_PROF, float(item.config.getini(CPU_SETTING)))
+    if mutant_name():
+        signal.setitimer(signal.ITIMER_PROF, float(item.config.getini(CPU_SETTING)))
 
 
 def pytest_sessionfinish() -> None:
