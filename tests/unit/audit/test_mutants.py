@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import py_compile
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from audit.mutants import main
-from audit.mutation import InvalidMutantError, mutate, run_mutant, run_unmutated
+from audit.mutation import InvalidMutantError, mutate, replace_source, run_mutant, run_unmutated
 from audit.tree import read_tree_id
 from audit.warm import WarmServer, WarmServerError
 from coordexp.spec import Mutant, check, load_invariants
@@ -79,6 +82,16 @@ def test_a_child_with_an_environment_of_its_own_meets_the_mutant_in_a_copy(toy: 
     declare(toy, '{file: toy/sums.py, find: "a / 2", replace: "a / 3", why: "a third"}')
     record = run_mutant(toy, load_invariants()[0], 1, timeout=60)
     assert (record.status, record.test) == ("killed", "tests/test_child.py::test_half")
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_replaced_source_outdates_the_bytecode_written_in_the_same_second(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("value = 2\n")
+    py_compile.compile(str(path))
+    replace_source(path, "value = 3\n")
+    child = [sys.executable, "-c", "import module; print(module.value)"]
+    assert subprocess.run(child, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "3\n"
 
 
 @pytest.mark.invariant("SPEC-011")
