@@ -35,7 +35,7 @@ def check_trainer(config: Config, trainer: str) -> Config:
     variant = config.custom.trainer_variant
     if variant != trainer:
         key = "custom.trainer_variant"
-        where = config.sources.origins[key] if key in config.sources.origins else str(config.sources.path)
+        where = config.sources.where(key)
         message = f"this command trains {trainer}, and the configuration is one for {variant}; give it to that trainer"
         raise ConfigError(str(config.sources.path), [Problem(("custom", "trainer_variant"), message, where)])
     return config
@@ -57,7 +57,7 @@ def check_effective_batch(config: Config, world_size: int) -> int:
     step = training.per_device_train_batch_size * world_size
     accumulation, rest = divmod(training.effective_batch_size, step)
     key = "training.effective_batch_size"
-    where = config.sources.origins[key] if key in config.sources.origins else str(config.sources.path)
+    where = config.sources.where(key)
     product = f"per_device_train_batch_size {training.per_device_train_batch_size} x {world_size} ranks = {step}"
     message = ""
     if rest or not accumulation:

@@ -34,7 +34,7 @@ def resolve_input(config: Config, key: str, written: str) -> Path:
     for place in places:
         if place.exists():
             return place.resolve()
-    where = sources.origins[key] if key in sources.origins else str(sources.path)
+    where = sources.where(key)
     looked = " and ".join(str(place) for place in places)
     path: KeyPath = tuple(key.split("."))
     raise ConfigError(str(sources.path), [Problem(path, f"{written!r} does not exist; looked at {looked}", where)])

@@ -78,7 +78,7 @@ def nearest_match(word: str, allowed: Iterable[str]) -> str | None:
     Case, hyphens and camel case do not count: `Learning-Rate` and `learningRate` are nearest to `learning_rate`.
     """
     folded = {_fold(option): option for option in allowed}
-    close = difflib.get_close_matches(_fold(word[:_LONGEST_KEY]), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(_fold(word[:_LONGEST_KEY]), folded)
     return folded[close[0]] if close else None
 
 

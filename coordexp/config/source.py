@@ -80,7 +80,7 @@ def _syntax_problem(error: yaml.YAMLError, text: str, path: Path) -> Problem:
         reason = " ".join(part for part in (error.context, error.problem) if part)
     else:
         line = next((n for n, row in enumerate(text.splitlines(), 1) if _CONTROL.search(row)), 1)
-        reason = str(error).partition("\n")[0]
+        reason = str(error).splitlines()[0]
     row = text.splitlines()[line - 1 : line]
     if row and row[0].lstrip(" ").startswith("\t"):
         reason += "; indent with spaces, not with tabs"

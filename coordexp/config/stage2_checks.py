@@ -134,7 +134,7 @@ def _moved(rule: Rule, prefix: str) -> Iterator[tuple[str, str]]:
     for key, inner in (rule.properties or {}).items():
         if inner.moves_to is not None:
             yield f"{prefix}.{key}", inner.moves_to
-        elif inner.schema_id != "coordexp:config/pipeline":
+        else:
             yield from _moved(inner, f"{prefix}.{key}")
 
 
@@ -275,4 +275,3 @@ STAGE2_CHECKS: tuple[Check, ...] = (
     distinct_servers,
     repeat_terminate,
 )
-

@@ -71,9 +71,7 @@ def plain_values(config: Config) -> dict[str, Any]:
 
     Flat weights are left out when a pipeline is authored: nothing reads them then, and both together are refused.
     """
-    result = {
-        f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(Config) if f.name != "sources"
-    }
+    result = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(Config) if f.name != "sources"}
     two_channel = result["stage2_ab"]
     rollout = result["rollout_matching"]
     if two_channel is not None and two_channel["pipeline"] is not None:

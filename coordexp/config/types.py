@@ -37,6 +37,10 @@ class Sources:
     origins: Mapping[str, str]
     root: Path
 
+    def where(self, key: str) -> str:
+        """`file:line` of a dotted key; the file that was named where the key is a default."""
+        return self.origins.get(key, str(self.path))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:

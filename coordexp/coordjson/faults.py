@@ -90,9 +90,9 @@ def explain_container(text: str) -> CoordJSONError:
         reader.skip()
         reader.take('"objects"', 'the key "objects"', "container")
         reader.skip()
-        reader.take(":", ":", "container")
+        reader.take(":", fault="container")
         reader.skip()
-        reader.take("[", "[", "container")
+        reader.take("[", fault="container")
 
     return _caught(walk, text)
 

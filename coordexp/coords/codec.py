@@ -5,6 +5,7 @@ Bin k stands for the value k/999, so 0 is 0.0 and 999 is 1.0. Nothing here, or a
 
 from __future__ import annotations
 
+import math
 import re
 
 N_BINS = 1000
@@ -20,7 +21,7 @@ def check_bin(value: float) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a bin is a number in 0..{MAX_BIN}, got {value!r}")
-    nearest = round(value) if value == value and abs(value) != float("inf") else None
+    nearest = round(value) if value == value and abs(value) != math.inf else None
     if nearest is None:
         raise ValueError(f"a bin must be finite, got {value!r}")
     if nearest < 0:

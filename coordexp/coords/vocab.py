@@ -94,7 +94,7 @@ def _token_id(tokenizer: CoordTokenizer, token: str, unknown: int | None) -> int
 
 def check_real_range(vocab: CoordVocab) -> CoordVocab:
     """Return `vocab` if its ids are 151670..152669, as in the real Qwen vocabulary; else raise `CoordVocabError`."""
-    if vocab.ids[0] != REAL_FIRST_ID or vocab.ids[-1] != REAL_LAST_ID:
+    if vocab.first != REAL_FIRST_ID:
         raise CoordVocabError(
             f"coord ids are {vocab.ids[0]}..{vocab.ids[-1]}; with the real Qwen vocabulary they are {REAL_FIRST_ID}.."
             f"{REAL_LAST_ID}, after <|coord_*|> = {REAL_FIRST_ID - 1}. Its added tokens drifted: rebuild it."

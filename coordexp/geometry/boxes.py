@@ -28,7 +28,7 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
 
 def clamp_boxes(boxes: ArrayLike, width: float, height: float) -> Boxes:
     """Boxes clipped to [0, width] × [0, height]; corner order is kept."""
-    return np.clip(as_boxes(boxes), 0.0, np.array([width, height, width, height], dtype=np.float64))
+    return np.clip(as_boxes(boxes), 0.0, [width, height, width, height])
 
 
 def box_areas(boxes: ArrayLike) -> NDArray[np.float64]:
@@ -46,7 +46,7 @@ def pairwise_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     sides = np.maximum(high - low, 0.0)
     overlap = sides[..., 0] * sides[..., 1]
     union = box_areas(a)[:, None] + box_areas(b)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return np.asarray(overlap / np.where(union > 0, union, 1.0))
 
 
 def box_centers(boxes: ArrayLike) -> NDArray[np.float64]:

@@ -44,4 +44,4 @@ def _alternating(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _extents(array: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    return np.tile(np.array([max(1, width - 1), max(1, height - 1)], dtype=np.float64), array.shape[-1] // 2)
+    return np.tile([max(1.0, width - 1), max(1.0, height - 1)], array.shape[-1] // 2)

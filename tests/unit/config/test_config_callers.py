@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_a_batch_that_does_not_divide_is_told_where_it_is_written(tmp_path):
         f"{path}: 1 problem\n  {path}:12: training.effective_batch_size: 64 over per_device_train_batch_size 2 x 8 "
         "ranks = 16 gives 4 accumulation steps, but gradient_accumulation_steps says 8; drop that key"
     )
+
+
+@pytest.mark.invariant("CONFIG-010")
+def test_a_batch_that_is_written_nowhere_is_told_at_the_file(tmp_path):
+    path = write(tmp_path, with_values(STAGE1, {"training.effective_batch_size": 64}))
+    config = load_config(path)
+    config = replace(config, sources=replace(config.sources, origins={}))
+    assert f"\n  {path}: training.effective_batch_size: 64 is no multiple" in refusal(check_effective_batch, config, 3)
 
 
 @pytest.mark.invariant("CONFIG-010")

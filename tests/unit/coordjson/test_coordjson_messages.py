@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from coordexp.coordjson import CoordJSONError, parse_answer, render_object, scan_answer
+from coordexp.coordjson.faults import explain_container, explain_object, explain_tail
 from coordexp.coords.types import CoordObject
 
 BOX = '"bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]'
@@ -101,3 +104,18 @@ def test_swapped_corners_are_told_the_order() -> None:
 def test_an_object_is_written_desc_first_unless_told_otherwise() -> None:
     item = CoordObject("cat", "bbox_2d", (1, 2, 3, 4))
     assert render_object(item) == f'{{"desc": "cat", {BOX}}}'
+
+
+@pytest.mark.invariant("TEXT-005")
+@pytest.mark.parametrize("after", [", ", "]"])
+def test_where_nothing_is_wrong_no_fault_is_made_up(after):
+    item = f'{{"desc": "a", {BOX}}}{after}'
+    for explain, text in (
+        (lambda: explain_container('{"objects": ['), '{"objects": ['),
+        (lambda: explain_object(item, 0), item),
+        (lambda: explain_tail("] } ", 2), "] } "),
+    ):
+        with pytest.raises(
+            AssertionError, match="the patterns refuse what the descent accepts: " + re.escape(repr(text))
+        ):
+            explain()
