@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.policy.boundaries import flags
-from audit.policy.mentions import wrong_examples, wrong_ids, wrong_keys, wrong_metrics
+from audit.policy.mentions import MIGRATION, wrong_examples, wrong_ids, wrong_keys, wrong_metrics
 from audit.policy.rules import declared_flags, documented_variables
 from audit.policy.source import Violation, parse_source
+from audit.policy.words import Vocabulary, read_vocabulary, unknown_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,7 @@ class Checkout:
     environments: frozenset[str]
     markers: frozenset[str]
     flags: dict[str, frozenset[str]]
+    vocabulary: Vocabulary
 
 
 def read_checkout(root: Path) -> Checkout:
@@ -72,6 +74,7 @@ def read_checkout(root: Path) -> Checkout:
         environments=frozenset(name.removeprefix("testenv:") for name in parser.sections()),
         markers=frozenset(re.split(r"[(:]", marker)[0] for marker in markers),
         flags=declared_flags(),
+        vocabulary=read_vocabulary(root),
     )
 
 
@@ -220,6 +223,9 @@ def drift(checkout: Checkout, path: Path, text: str) -> list[Violation]:
     found = [*broken_links(path, text), *wrong_examples(text), *wrong_ids(text)]
     for line, code in code_pieces(text):
         complaints = [*broken_names(checkout, code), *wrong_keys(code, shown), *wrong_metrics(code)]
+        # A word is complained about where nothing more exact was.
+        if not complaints and line not in {known for known, _ in found}:
+            complaints += unknown_words(checkout.vocabulary, code, migration=shown == MIGRATION)
         found += [(line, message) for message in complaints]
     return sorted({Violation(shown, line, message) for line, message in found})
 

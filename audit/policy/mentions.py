@@ -98,7 +98,9 @@ def wrong_examples(text: str) -> Iterator[tuple[int, str]]:
             values = {key: value for key, value in content.items() if key != "extends"}
             for fault in find_faults(build_rule(), values):
                 if not fault.missing:
-                    yield line, f"{'.'.join(map(str, fault.path))}: {fault.message}"
+                    rows = match.group(1).splitlines()
+                    offset = next((n for n, row in enumerate(rows) if str(fault.path[-1]) in row), 0)
+                    yield line + offset, f"{'.'.join(map(str, fault.path))}: {fault.message}"
 
 
 def wrong_metrics(code: str) -> Iterator[str]:
