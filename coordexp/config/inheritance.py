@@ -6,6 +6,7 @@ In: a path; out: the merged tree, every value still knowing its file and line, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem
@@ -67,23 +68,18 @@ class _Walk:
         names = self._names(path, extends)
         self.parents[path] = names
         self.places[path] = extends.where if extends else f"{path}:1"
-        merged = Node({}, path, 1)
-        for name in names:
-            assert extends is not None
-            parent = self._parent((path.parent / name).resolve(), (*below, path), extends)
-            if parent is not None:
-                merged = merge(merged, parent)
+        parents = [self._parent((path.parent / name).resolve(), (*below, path), self.places[path]) for name in names]
         self.files.append(path)
-        self._merged[path] = merge(merged, node)
+        self._merged[path] = reduce(merge, [*filter(None, parents), node])
         return self._merged[path]
 
-    def _parent(self, parent: Path, chain: tuple[Path, ...], extends: Node) -> Node | None:
+    def _parent(self, parent: Path, chain: tuple[Path, ...], where: str) -> Node | None:
         """Merged tree of a parent, read once however often it is extended; None for one that can't be used."""
         if parent in self._merged:
             return self._merged[parent]
         problem = _parent_problem(parent, chain)
         if problem:
-            self._problems.append(Problem((EXTENDS,), problem, extends.where))
+            self._problems.append(Problem((EXTENDS,), problem, where))
         else:
             try:
                 return self.merge_from(parent, chain)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config.checks import GENERAL_CHECKS, Check
 from coordexp.config.hierarchy import moved_path, profile_problems
@@ -36,7 +36,7 @@ def load_config(path: str | Path) -> Config:
     if problems and not path.is_file():
         raise ConfigError(str(path), problems)
     chain = read_chain(path, problems)
-    values = cast("dict[str, Any]", plain(chain.root))
+    values: dict[str, Any] = plain(chain.root)
     problems.extend(_all_problems(chain, values))
     if problems:
         raise ConfigError(str(path), sorted(dict.fromkeys(problems), key=_reading_order(chain)))

@@ -36,9 +36,9 @@ def bare(value: object) -> str:
 
 
 def render_path(path: KeyPath) -> str:
-    """Dotted text of a path, with list indices in brackets; the whole configuration is `(the whole config)`."""
+    """Dotted text of a path, with list indices in brackets; empty for the whole configuration."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path)
-    return text.removeprefix(".") or "(the whole config)"
+    return text.removeprefix(".")
 
 
 def _key(part: str) -> str:

@@ -135,8 +135,7 @@ def _names(schema: Mapping[str, Any], where: str) -> tuple[str, ...]:
 def _default(schema: Mapping[str, Any]) -> Any:
     if "default" in schema:
         return schema["default"]
-    required = schema.get("required", ())
-    return {} if schema.get("type") == "object" and not required else REQUIRED
+    return {} if schema.get("type") == "object" and not schema.get("required") else REQUIRED
 
 
 def _referred(schema: Mapping[str, Any], where: str) -> Rule:

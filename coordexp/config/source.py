@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -75,13 +75,12 @@ def read_source(path: Path, problems: list[Problem]) -> Node:
 def _syntax_problem(error: yaml.YAMLError, text: str, path: Path) -> Problem:
     """What the YAML library has to say, in one line, with the line it means."""
     if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
+        line = _line(error.problem_mark or error.context_mark)
         reason = " ".join(part for part in (error.context, error.problem) if part)
     else:
-        line = next((n for n, row in enumerate(text.splitlines(), 1) if _CONTROL.search(row)), 1)
+        line = _CONTROL.split(text, maxsplit=1)[0].count("\n") + 1
         reason = str(error).splitlines()[0]
-    row = text.splitlines()[line - 1 : line]
+    row = text.split("\n")[line - 1 : line]
     if row and row[0].lstrip(" ").startswith("\t"):
         reason += "; indent with spaces, not with tabs"
     return Problem((), f"no valid YAML: {reason}", f"{path}:{line}")
@@ -93,8 +92,13 @@ def _check_depth(text: str, path: Path) -> None:
     for event in yaml.parse(text, Loader=Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            where = f"{path}:{event.start_mark.line + 1}" if event.start_mark else str(path)
-            raise ConfigError(str(path), [Problem((), f"is nested deeper than {_DEEPEST} levels; flatten it", where)])
+            text = f"is nested deeper than {_DEEPEST} levels; flatten it"
+            raise ConfigError(str(path), [Problem((), text, f"{path}:{_line(event.start_mark)}")])
+
+
+def _line(mark: Any) -> int:
+    """Line, from 1, of a mark of the YAML library (its C and its Python part have a class each); 1 without one."""
+    return mark.line + 1 if mark else 1
 
 
 class _Reader:
@@ -205,7 +209,7 @@ _CONVERTERS: dict[str, Callable[[str], Scalar]] = {
 }
 
 
-def plain(node: Node) -> object:
+def plain(node: Node) -> Any:
     """The node's value without places: dicts, lists and scalars."""
     value = node.value
     if isinstance(value, dict):

@@ -5,7 +5,7 @@ In: a view of the merged configuration; out: problems.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config.checks import Check, image_token_bound
 from coordexp.config.rules import Rule, build_rule
@@ -82,15 +82,18 @@ def rollout_modules(view: View) -> Iterator[Problem]:
     for part in ("objective", "diagnostics"):
         key = f"rollout_matching.pipeline.{part}"
         for index, entry in view.sound_items(key):
-            if "B" not in entry.get("channels", "B"):
+            if "B" not in entry.get("channels", ("B",)):
                 text = f"custom.trainer_variant {_ALIGNED} is channel B, so this module never runs"
                 yield view.problem(key, f"{text}; add B, or write enabled: false", index, "channels")
-            rules = (build_rule(f"coordexp:losses/{entry['name']}").properties or {}) if part == "objective" else {}
             for name, value in entry.get("config", {}).items():
                 advice = _OTHER_CONTEXTS.get((entry["name"], name))
-                if advice is not None and value != rules[name].default:
+                if advice is not None and value != _module_default(entry["name"], name):
                     text = f"custom.trainer_variant {_ALIGNED} does not read it; {advice}"
                     yield view.problem(key, text, index, "config", name)
+
+
+def _module_default(module: str, key: str) -> Any:
+    return (build_rule(f"coordexp:losses/{module}").properties or {})[key].default
 
 
 def _variant_advice(key: str, variant: str) -> str:

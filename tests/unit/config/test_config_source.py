@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from coordexp.config import load_config
+from coordexp.config import ConfigError, load_config
+from coordexp.config.problems import render_path
 from tests.unit.config.minimal import STAGE1, problems_of, write
 
 BODY = yaml.safe_dump(STAGE1)
+CONTROL = "control characters are not allowed" if hasattr(yaml, "CSafeLoader") else "special characters are not allowed"
 
 
 @pytest.mark.invariant("CONFIG-001")
@@ -76,6 +78,39 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 def test_a_missing_file_is_one_problem(tmp_path):
     assert problems_of(tmp_path / "nowhere.yaml") == ["nowhere.yaml: cannot be read: No such file or directory"]
+
+
+@pytest.mark.invariant("CONFIG-001")
+@pytest.mark.parametrize("begin", ["", "\ufeff"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("character", ["\0", "\a", "\f", "\x1c", "\x7f", "\x84", "\ufffe"], ids=ascii)
+def test_a_control_character_is_told_at_its_line(tmp_path, character, begin):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{begin}debug:\n  enabled: false\n  output_dir: a{character}b\n", encoding="utf-8")
+    code = f"#x{ord(character):04x}"
+    assert problems_of(path) == [f"run.yaml:3: no valid YAML: unacceptable character {code}: {CONTROL}"]
+
+
+@pytest.mark.invariant("CONFIG-003")
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ((), ""),
+        (("data", "dataset", 0), "data.dataset[0]"),
+        (("a.b", 3, "c"), '"a.b"[3].c'),
+        (("c", ""), 'c.""'),
+        (("a\nb",), '"a\\nb"'),
+    ],
+)
+def test_a_path_shows_where_its_keys_end(path, text):
+    assert render_path(path) == text
+
+
+@pytest.mark.invariant("CONFIG-015")
+def test_a_profile_at_its_former_place_is_refused_by_name(tmp_path):
+    path = tmp_path / "configs" / "stage2_ab" / "smoke" / "run.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert (caught.value.source, len(caught.value.problems)) == (str(path), 1)
 
 
 def test_underscores_in_numbers_are_read(tmp_path):
