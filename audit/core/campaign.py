@@ -26,6 +26,7 @@ _LOG_FILE = "mutmut.log"
 _STEP = 1.0
 _PATIENCE = 20.0
 _TAIL = 12
+_WIDTH = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +144,6 @@ def _tail(workspace: Workspace) -> str:
     text = (workspace.place / _LOG_FILE).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     # The spinner in front of a line turns while the line stays.
     lines = {line[1:]: line for line in text.splitlines() if line.strip()}
-    return "\n".join([*lines.values()][-_TAIL:])
+    # Some name every test.
+    shown = [line if len(line) < _WIDTH else f"{line[:_WIDTH]} ..." for line in lines.values()]
+    return "\n".join(shown[-_TAIL:])

@@ -82,7 +82,7 @@ def test_a_missing_file_is_one_problem(tmp_path):
 
 @pytest.mark.invariant("CONFIG-001")
 @pytest.mark.parametrize("begin", ["", "\ufeff"], ids=["plain", "byte order mark"])
-@pytest.mark.parametrize("character", ["\0", "\a", "\f", "\x1c", "\x7f", "\x84", "\ufffe"], ids=ascii)
+@pytest.mark.parametrize("character", ["\0", "\a", "\f", "\x1c", "\x7f", "\x84", "\ufffe"], ids=lambda c: f"{ord(c):x}")
 def test_a_control_character_is_told_at_its_line(tmp_path, character, begin):
     path = tmp_path / "run.yaml"
     path.write_text(f"{begin}debug:\n  enabled: false\n  output_dir: a{character}b\n", encoding="utf-8")

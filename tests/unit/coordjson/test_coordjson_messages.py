@@ -107,7 +107,7 @@ def test_an_object_is_written_desc_first_unless_told_otherwise() -> None:
 
 
 @pytest.mark.invariant("TEXT-005")
-@pytest.mark.parametrize("after", [", ", "]"])
+@pytest.mark.parametrize("after", [", ", "]"], ids=["another object", "the end"])
 def test_where_nothing_is_wrong_no_fault_is_made_up(after):
     item = f'{{"desc": "a", {BOX}}}{after}'
     for explain, text in (
