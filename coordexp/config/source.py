@@ -78,7 +78,7 @@ def _syntax_problem(error: yaml.YAMLError, text: str, path: Path) -> Problem:
         line = _line(error.problem_mark or error.context_mark)
         reason = " ".join(part for part in (error.context, error.problem) if part)
     else:
-        line = _CONTROL.split(text, maxsplit=1)[0].count("\n") + 1
+        line = _CONTROL.split(text)[0].count("\n") + 1
         reason = str(error).splitlines()[0]
     row = text.split("\n")[line - 1 : line]
     if row and row[0].lstrip(" ").startswith("\t"):
