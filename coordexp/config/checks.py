@@ -6,10 +6,12 @@ In: a view of the merged configuration; out: problems. Each check reads what it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from coordexp.config.problems import ConfigError, Problem, show
+from coordexp.config.problems import ConfigError, Problem, nearest_match, show
 from coordexp.config.view import View
+from coordexp.spec import contract_path, read_yaml
 
 if TYPE_CHECKING:
     from coordexp.config.types import Config
@@ -119,6 +121,8 @@ def evaluation(view: View) -> Iterator[Problem]:
 def best_checkpoint(view: View) -> Iterator[Problem]:
     """Ranking checkpoints needs a metric, its direction, and evaluations."""
     metric = view["training.metric_for_best_model"]
+    if metric is not None and view["custom.trainer_variant"] == "stage1":
+        yield from _measured(view, metric)
     if metric is not None and view["training.greater_is_better"] is None:
         yield view.problem("training.greater_is_better", f"needed, because checkpoints are ranked by {metric}")
     if view["training.save_strategy"] != "best":
@@ -127,6 +131,24 @@ def best_checkpoint(view: View) -> Iterator[Problem]:
         yield view.problem("training.metric_for_best_model", "needed, because training.save_strategy is best")
     if view["training.eval_strategy"] == "no":
         yield view.problem("training.save_strategy", "best needs evaluations; set training.eval_strategy")
+
+
+def _measured(view: View, metric: str) -> Iterator[Problem]:
+    name = metric.removeprefix("eval_")
+    known = _ranking_metrics()
+    if name not in known:
+        near = nearest_match(name, known)
+        hint = f"did you mean {near}? " if near else ""
+        text = f"no evaluation of stage 1 measures {show(metric)}; {hint}allowed: {', '.join(known)}"
+        yield view.problem("training.metric_for_best_model", text)
+
+
+@lru_cache(maxsize=1)
+def _ranking_metrics() -> tuple[str, ...]:
+    """The loss and the metrics of stage 1 that the contract gives to evaluations; generated answers come later."""
+    rows = read_yaml(contract_path("metrics/metrics.yaml"))["metrics"]
+    foreign = {"eval", "A1", "A2", "B"}
+    return ("loss", *(row["key"] for row in rows if "eval" in row["modes"] and not foreign & {*row["key"].split("/")}))
 
 
 def precision(view: View) -> Iterator[Problem]:

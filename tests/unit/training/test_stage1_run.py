@@ -178,9 +178,10 @@ def test_validation_loss_is_reported_with_its_components(packed: Any) -> None:
 
 @pytest.mark.invariant("TRAIN-009")
 def test_validation_loss_does_not_depend_on_the_batch_size(stage1_kit: Stage1Kit, packed: Any) -> None:
-    wide = run(
-        stage1_kit, "wide_eval", training={"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
-    )
+    ranked = {"save_strategy": "best", "metric_for_best_model": "loss/struct_ce", "greater_is_better": False}
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
+    wide = run(stage1_kit, "wide_eval", training={**evaluated, **ranked})
+    assert (wide.checkpoint.parent / "checkpoint-2").is_dir(), "a checkpoint is ranked by a term of the loss"
     found = [
         next(line["eval_loss"] for line in outcome.log_history if "eval_loss" in line) for outcome in (packed, wide)
     ]
