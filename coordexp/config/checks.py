@@ -157,6 +157,14 @@ def precision(view: View) -> Iterator[Problem]:
         yield view.problem("training.fp16", "bf16 is on already; keep one of them")
 
 
+def duration(view: View) -> Iterator[Problem]:
+    """A number of steps is one that upstream obeys: it takes 0 for no number, and trains all epochs."""
+    if view["training.max_steps"] == 0:
+        yield view.problem(
+            "training.max_steps", "0 would train all of num_train_epochs; write -1 for that, or 1 or more"
+        )
+
+
 def dataloader(view: View) -> Iterator[Problem]:
     """Settings of workers need workers."""
     if view["data.dataloader_num_workers"] > 0:
@@ -231,6 +239,7 @@ GENERAL_CHECKS: tuple[Check, ...] = (
     evaluation,
     best_checkpoint,
     precision,
+    duration,
     dataloader,
     schedule,
     image_sizes,

@@ -6,14 +6,16 @@ In: a merged chain of files; out: problems. `discover_profiles` lists the profil
 from __future__ import annotations
 
 import itertools
+import os.path
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordexp.config.paths import real_path
 from coordexp.config.problems import Problem, render_path
 from coordexp.config.source import node_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from coordexp.config.inheritance import Chain
 
@@ -30,6 +32,7 @@ PINNED = tuple(
     )
 )  # fmt: skip
 _MOVED = ("configs", "stage2_ab")
+_MOVE_TEXT = "configs/stage2_ab/ is gone: two-channel profiles are configs/stage2_two_channel/{prod,smoke}/*.yaml"
 
 
 def discover_profiles(configs: Path) -> tuple[Path, ...]:
@@ -45,10 +48,30 @@ def is_profile(path: Path) -> bool:
 
 def moved_path(path: Path) -> Iterator[Problem]:
     """A path below configs/stage2_ab/ is refused, whether the file is still there or not."""
-    parts = path.parts
-    if _MOVED in itertools.pairwise(parts):
-        text = "configs/stage2_ab/ is gone: two-channel profiles are configs/stage2_two_channel/{prod,smoke}/*.yaml"
-        yield Problem((), text, str(path))
+    if _is_moved(path):
+        yield Problem((), _MOVE_TEXT, str(path))
+
+
+def moved_parents(chain: Chain) -> Iterator[Problem]:
+    """So is one that a file of the chain extends."""
+    for file, names in chain.parents.items():
+        if not _is_moved(file) and any(_is_moved(file.parent / name) for name in names):
+            yield Problem(("extends",), _MOVE_TEXT, chain.places[file])
+
+
+def _is_moved(path: Path) -> bool:
+    return any(_MOVED in itertools.pairwise(parts) for parts in (_plain_path(path).parts, real_path(path).parts))
+
+
+def _plain_path(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def linked_profile(path: Path) -> Iterator[Problem]:
+    """A profile is a file: a link would lead to one that the rules of profiles do not reach."""
+    place = _plain_path(path)
+    if is_profile(place) and os.path.islink(place):
+        yield Problem((), "a profile is a file of its own, not a link; copy what it leads to", str(path))
 
 
 def profile_problems(chain: Chain) -> Iterator[Problem]:

@@ -5,10 +5,12 @@ In: a path; out: the merged tree, every value still knowing its file and line, a
 
 from __future__ import annotations
 
+import os.path
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from coordexp.config.paths import real_path
 from coordexp.config.problems import ConfigError, Problem
 from coordexp.config.source import Node, read_source
 
@@ -44,7 +46,7 @@ def read_chain(path: Path, problems: list[Problem]) -> Chain:
     `ConfigError` when the file itself can't be read.
     """
     walk = _Walk(problems)
-    root = walk.merge_from(path.resolve(), ())
+    root = walk.merge_from(real_path(path), ())
     return Chain(root, tuple(walk.files), walk.parents, walk.places, frozenset(walk.listed), walk.complete)
 
 
@@ -68,7 +70,7 @@ class _Walk:
         names = self._names(path, extends)
         self.parents[path] = names
         self.places[path] = extends.where if extends else f"{path}:1"
-        parents = [self._parent((path.parent / name).resolve(), (*below, path), self.places[path]) for name in names]
+        parents = [self._parent(real_path(path.parent / name), (*below, path), self.places[path]) for name in names]
         self.files.append(path)
         self._merged[path] = reduce(merge, [*filter(None, parents), node])
         return self._merged[path]
@@ -115,7 +117,7 @@ def _parent_problem(parent: Path, chain: tuple[Path, ...]) -> str:
         return f"extends itself: {shown}"
     if len(chain) > _LONGEST:
         return f"is {len(chain)} files away from {chain[0]}; keep a chain within {_LONGEST}"
-    if not parent.is_file():
+    if not os.path.isfile(parent):
         return f"no such file: {parent}"
     return ""
 

@@ -6,11 +6,12 @@ In: the path of a file; out: a `Config`, or one `ConfigError` with every problem
 from __future__ import annotations
 
 import dataclasses
+import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordexp.config.checks import GENERAL_CHECKS, Check
-from coordexp.config.hierarchy import moved_path, profile_problems
+from coordexp.config.hierarchy import linked_profile, moved_parents, moved_path, profile_problems
 from coordexp.config.inheritance import Chain, read_chain
 from coordexp.config.paths import project_root
 from coordexp.config.problems import ConfigError, KeyPath, Problem, render_path
@@ -32,8 +33,8 @@ def load_config(path: str | Path) -> Config:
     Raises `ConfigError` with all problems of the file and of those it extends, each with its dotted key and file:line.
     """
     path = Path(path).absolute()
-    problems = list(moved_path(path))
-    if problems and not path.is_file():
+    problems = [*moved_path(path), *linked_profile(path)]
+    if problems and not os.path.isfile(path):
         raise ConfigError(str(path), problems)
     chain = read_chain(path, problems)
     values: dict[str, Any] = plain(chain.root)
@@ -50,6 +51,7 @@ def _all_problems(chain: Chain, values: dict[str, Any]) -> Iterator[Problem]:
     for fault in faults:
         if not _is_told(chain, fault):
             yield Problem(fault.path, fault.message, _where(chain.root, fault))
+    yield from moved_parents(chain)
     yield from profile_problems(chain)
     if not chain.complete:
         # Keys can't be compared without those of the parent that is not there.

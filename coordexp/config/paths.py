@@ -5,6 +5,7 @@ In: a configuration and a path as written; out: an absolute path.
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
 _MARKER = "pyproject.toml"
 
 
+def real_path(path: Path) -> Path:
+    """The path without links; one that leads nowhere, or round in a loop, as far as it goes."""
+    return Path(os.path.realpath(path))
+
+
 def project_root(path: Path) -> Path:
     """The nearest folder above `path` that holds pyproject.toml; this checkout when there is none."""
     for folder in path.parents:
-        if (folder / _MARKER).is_file():
+        if os.path.isfile(folder / _MARKER):
             return folder
     return Path(__file__).resolve().parents[2]
 
@@ -32,7 +38,8 @@ def resolve_input(config: Config, key: str, written: str) -> Path:
     sources = config.sources
     places = [Path(written)] if Path(written).is_absolute() else [sources.path.parent / written, sources.root / written]
     for place in places:
-        if place.exists():
+        # A name that is too long for the file system is one of nothing.
+        if os.path.exists(place):
             return place.resolve()
     where = sources.where(key)
     looked = " and ".join(str(place) for place in places)

@@ -6,6 +6,7 @@ In: a view of the merged configuration; out: problems.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from coordexp.config.checks import Check, image_token_bound
 from coordexp.config.rules import Rule, build_rule
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from coordexp.config.problems import Problem
     from coordexp.config.view import View
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
 _TWO_CHANNEL, _ALIGNED = "stage2_two_channel", "stage2_rollout_aligned"
 _SOFT_KNOB = (
     "custom.coord_soft_ce_w1",
@@ -159,13 +162,22 @@ def some_objective(view: View) -> Iterator[Problem]:
         enabled = [entry for entry in view[key] if entry.get("enabled", True)]
         if not enabled:
             yield view.problem(key, "no module is enabled, so nothing is learnt")
-        elif not any(entry.get("weight", 1.0) for entry in enabled):
+            continue
+        weighed = [entry for entry in enabled if entry.get("weight", 1.0)]
+        if not weighed:
             yield view.problem(key, "every module has weight 0, so nothing is learnt")
-        elif section == "stage2_ab" and view["stage2_ab.schedule.b_ratio"] in (0, 1):
-            channel = "AB"[int(view["stage2_ab.schedule.b_ratio"])]
-            if not any(channel in entry.get("channels", channel) for entry in enabled):
-                text = f"stage2_ab.schedule.b_ratio makes every step one of channel {channel}"
-                yield view.problem(key, f"{text}, in which no module runs; add {channel} to channels")
+        elif section == "stage2_ab":
+            yield from _idle_channels(view, weighed)
+
+
+def _idle_channels(view: View, weighed: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Each channel that has steps has a module that weighs something in them."""
+    ratio = view["stage2_ab.schedule.b_ratio"]
+    for channel, share in (("A", 1 - ratio), ("B", ratio)):
+        if share and not any(channel in entry.get("channels", channel) for entry in weighed):
+            text = f"stage2_ab.schedule.b_ratio {ratio} makes steps of channel {channel}"
+            advice = f"in which no module weighs anything; add {channel} to channels"
+            yield view.problem("stage2_ab.pipeline.objective", f"{text}, {advice}")
 
 
 def _module_problems(view: View, key: str) -> Iterator[Problem]:
@@ -219,7 +231,7 @@ def _model_length(view: View) -> int | None:
 
 
 def backend(view: View) -> Iterator[Problem]:
-    """The chosen backend is described, and nothing is set that it would not read."""
+    """A vllm backend is described by the one section of its mode. Beside hf the section may stay, for switching."""
     if view["rollout_matching"] is None:
         return
     chosen, vllm = view["rollout_matching.rollout_backend"], view["rollout_matching.vllm"]
@@ -238,15 +250,27 @@ def backend(view: View) -> Iterator[Problem]:
 
 
 def distinct_servers(view: View) -> Iterator[Problem]:
-    """Two entries never name the same server."""
+    """Two entries never name the same server, and no two ports of one host are the same."""
     key = "rollout_matching.vllm.server.servers"
-    seen: dict[str, int] = {}
+    urls: dict[str, int] = {}
+    ports: dict[tuple[str | None, int], str] = {}
     for index, entry in view.sound_items(key):
-        url = entry["base_url"]
-        if url in seen:
-            text = f"{url} is servers[{seen[url]}] already; each server is listed once"
+        url, group = urlsplit(entry["base_url"]), entry["group_port"]
+        if url.geturl() in urls:
+            text = f"{url.geturl()} is servers[{urls[url.geturl()]}] already; each server is listed once"
             yield view.problem(key, text, index, "base_url")
-        seen.setdefault(url, index)
+            continue
+        urls[url.geturl()] = index
+        written = url.netloc.partition(":")[2]
+        own = int(written) if written else _DEFAULT_PORTS[url.scheme]
+        if not 0 < own <= _LAST_PORT:
+            yield view.problem(key, f"{own} is no port; ports are 1..{_LAST_PORT}", index, "base_url")
+        for name, port in (("base_url", own), ("group_port", group)):
+            place = (url.hostname, port)
+            if place in ports:
+                text = f"port {port} of {url.hostname} is that of {ports[place]} already; each needs one of its own"
+                yield view.problem(key, text, index, name)
+            ports.setdefault(place, f"servers[{index}].{name}")
 
 
 def repeat_terminate(view: View) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--world-size is at least 1")
     from coordexp.config import ConfigError, check_effective_batch, load_config, render_identity, render_resolved
 
+    # What a file says is shown as far as the terminal's encoding can.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     failed = False
     for file in args.files:
         try:

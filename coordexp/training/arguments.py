@@ -52,6 +52,9 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
     training["lr_scheduler_kwargs"] = {
         key: value for key, value in training["lr_scheduler_kwargs"].items() if value is not None
     }
+    if config.training.warmup_steps:
+        # ms-swift refuses both, and a child's steps are meant to take the place of an inherited ratio.
+        del training["warmup_ratio"]
     training |= {key: str(resolve_output(config, training[key])) for key in ("output_dir", "logging_dir")}
     tuner = {key: value for key, value in dataclasses.asdict(config.tuner).items() if value is not None}
     data = {key: value for key, value in dataclasses.asdict(config.data).items() if value is not None}

@@ -119,7 +119,7 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
         custom["extra"] = {key: value for key, value in custom["extra"].items() if key not in ("rollout_matching",)}
     for key in (
         "effective_batch_size", "gradient_accumulation_steps", "eval_strategy", "save_strategy",
-        "metric_for_best_model",
+        "metric_for_best_model", "max_steps",
         "fp16", "lr_scheduler_type", "lr_scheduler_kwargs", "packing_buffer", "packing_min_fill_ratio",
     ):  # fmt: skip
         training.pop(key, None)

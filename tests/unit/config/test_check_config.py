@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,17 @@ def test_a_good_file_is_one_line_with_its_identity(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == f"{path}: OK run_name=run output_dir=out logging_dir=tb trainer_variant=stage1\n"
     assert err == ""
+
+
+@pytest.mark.invariant("CONFIG-021")
+def test_a_terminal_without_the_letters_of_a_name_is_no_obstacle(tmp_path):
+    good = write(tmp_path, with_values(STAGE1, {"training.run_name": "läuf"}), "good.yaml")
+    bad = write(tmp_path, with_values(STAGE1, {"training.läuf": 1}), "bad.yaml")
+    command = [sys.executable, "-m", "coordexp.entrypoints.check_config", str(good), str(bad)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert "run_name=l\\xe4uf " in done.stdout and "training.l\\xe4uf: unknown key" in done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == 1
 
 
 @pytest.mark.invariant("CONFIG-021")

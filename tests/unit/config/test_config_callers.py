@@ -80,6 +80,9 @@ def test_an_input_that_is_nowhere_is_told_with_its_key_and_the_places(tmp_path):
     assert refusal(resolve_input, config, "custom.val_jsonl", "/no/where") == (
         f"{path}: 1 problem\n  {path}: custom.val_jsonl: '/no/where' does not exist; looked at /no/where"
     )
+    endless = "a" * 300
+    told = f"{path}:13: custom.train_jsonl: '{endless}' does not exist; looked at "
+    assert told in refusal(resolve_input, config, "custom.train_jsonl", endless)
 
 
 @pytest.mark.invariant("CONFIG-016")

@@ -136,3 +136,37 @@ def test_a_file_still_in_the_old_folder_is_refused_too(tmp_path):
     found = problems_of(tmp_path / "configs" / "stage2_ab" / "smoke" / "ab_mixed.yaml")
     assert len(found) == 1
     assert "configs/stage2_ab/ is gone" in found[0]
+
+
+@pytest.mark.invariant("CONFIG-015")
+@pytest.mark.parametrize("there", [True, False], ids=["still there", "gone"])
+def test_the_old_folder_is_not_reached_by_extends_nor_by_a_link(tmp_path, there):
+    old = tmp_path / "configs" / "stage2_ab"
+    if there:
+        old.mkdir(parents=True)
+        shutil.copyfile(FAMILY / "base.yaml", old / "base.yaml")
+    child = tmp_path / "run.yaml"
+    child.write_text("extends: configs/stage2_ab/base.yaml\n")
+    moved = "configs/stage2_ab/ is gone: two-channel profiles are configs/stage2_two_channel/{prod,smoke}/*.yaml"
+    assert f"run.yaml:1: extends: {moved}" in problems_of(child)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(old / "base.yaml")
+    assert f"link.yaml: {moved}" in problems_of(link)
+
+
+@pytest.mark.invariant("CONFIG-015")
+def test_a_path_that_only_passes_by_the_old_folder_is_none_of_it(tmp_path):
+    shutil.copytree(FAMILY, tmp_path / "configs" / FAMILY.name)
+    (tmp_path / "configs" / "stage2_ab").mkdir()
+    place = tmp_path / "configs" / "stage2_ab" / ".." / FAMILY.name / "smoke" / "ab_mixed.yaml"
+    assert load_config(place).training.run_name
+
+
+@pytest.mark.invariant("CONFIG-014")
+def test_a_profile_that_is_a_link_is_refused(tmp_path):
+    shutil.copytree(FAMILY, tmp_path / FAMILY.name)
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(f"extends: {FAMILY.name}/smoke/ab_mixed.yaml\n")
+    profile = tmp_path / FAMILY.name / "smoke" / "linked.yaml"
+    profile.symlink_to(elsewhere)
+    assert problems_of(profile) == ["linked.yaml: a profile is a file of its own, not a link; copy what it leads to"]

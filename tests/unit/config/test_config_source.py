@@ -113,6 +113,19 @@ def test_a_profile_at_its_former_place_is_refused_by_name(tmp_path):
     assert (caught.value.source, len(caught.value.problems)) == (str(path), 1)
 
 
+@pytest.mark.invariant("CONFIG-002")
+def test_links_that_go_round_and_names_without_end_are_one_problem(tmp_path):
+    (tmp_path / "one.yaml").symlink_to("two.yaml")
+    (tmp_path / "two.yaml").symlink_to("one.yaml")
+    assert problems_of(tmp_path / "one.yaml") == ["one.yaml: cannot be read: Too many levels of symbolic links"]
+    child = write(tmp_path, {**STAGE1, "extends": "one.yaml"}, "run.yaml")
+    assert [line.split(": ", 2)[1:] for line in problems_of(child)] == [["extends", "no such file: one.yaml"]]
+    long = "a" * 5000
+    child = write(tmp_path, {**STAGE1, "extends": long}, "run.yaml")
+    assert [line.split(": ", 2)[1:] for line in problems_of(child)] == [["extends", f"no such file: {long}"]]
+    assert problems_of(tmp_path / long)[0].endswith(": cannot be read: File name too long")
+
+
 def test_underscores_in_numbers_are_read(tmp_path):
     path = write(tmp_path, STAGE1)
     path.write_text(path.read_text().replace("global_max_length: 4000", "global_max_length: 4__000"))

@@ -49,3 +49,16 @@ def test_accumulation_follows_from_the_effective_batch_and_the_ranks(stage1_kit:
         for ranks in (1, 2, 4)
     ]
     assert found == [4, 2, 1]
+
+
+@pytest.mark.invariant("TRAIN-003")
+def test_steps_of_warm_up_take_the_place_of_an_inherited_ratio(stage1_kit: Stage1Kit) -> None:
+    from coordexp.training.arguments import build_swift_arguments
+
+    warm = {"warmup_ratio": 0.1, "warmup_steps": 5}
+    arguments = build_swift_arguments(load_config(stage1_kit.write("warm", training=warm)), stage1_kit.checkpoint)
+    assert arguments.training_args.warmup_steps == 5
+    ratio = build_swift_arguments(
+        load_config(stage1_kit.write("ratio", training={"warmup_ratio": 0.1, "warmup_steps": 0})), stage1_kit.checkpoint
+    )
+    assert ratio.training_args.warmup_steps == 0.1
