@@ -1,4 +1,4 @@
-"""What may happen in one place only: output, config lookups, the environment, flags. POLICY-009, 010, 013, 014."""
+"""What may happen in one place only: output, config lookups, flags. POLICY-009, POLICY-010, POLICY-014."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from audit.policy.source import (
-    Violation,
-    bindings,
-    dotted_name,
-    known_names,
-    resolved_name,
-    string_constants,
-    text_of,
-)  # fmt: skip
+from audit.policy.source import Violation, bindings, dotted_name, known_names, resolved_name, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,23 +24,14 @@ COMMANDS = ("coordexp/entrypoints/", "audit/")
 CONFIG_PART = re.compile(r"_?(config|cfg|conf|(resolved|raw|run|train|training)_config|\w+_cfg)")
 LOOKUPS = {"get", "setdefault", "pop"}
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
-ENVIRONMENTS = {"os.environ", "os.environb"}
-ENVIRONMENT_LOOKUPS = {"get", "pop", "setdefault", "__getitem__", "__contains__", "__setitem__"}
-ENVIRONMENT_FUNCTIONS = {"os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
-EXPANDERS = {"os.path.expandvars", "string.Template", "os.path.expanduser", "pathlib.Path.expanduser"}
-# path -> why it hands the whole environment on. What is read from it there is listed by its own name.
-ENVIRONMENT_HANDED_ON: dict[str, str] = {
-    "coordexp/bridges/__init__.py": "to child processes, with the start-up hook added",
-    "coordexp/data/run_inputs.py": "to image_root, which reads ROOT_IMAGE_DIR",
-    "coordexp/evaluation/job.py": "to image_root, which reads ROOT_IMAGE_DIR",
-    "coordexp/entrypoints/check_data.py": "to image_root, which reads ROOT_IMAGE_DIR",
-    "coordexp/entrypoints/launch.py": "to build_launch, which reads config and gpus, and to the training processes",
-    "audit/execution.py": "to child processes",
-    "audit/suite.py": "to child processes",
-    "audit/tree.py": "to child processes",
-    "audit/warm.py": "to child processes, and to itself from its parent",
-    "audit/core/campaign.py": "to child processes",
+# (path, spelling) -> whose `extra` it is, where it is not the open section of the configuration.
+OTHER_EXTRAS: dict[tuple[str, str], str] = {
+    ("coordexp/losses/manifest.py", "manifest.extra"): "a pipeline manifest's, written into its document",
+    ("coordexp/losses/objective.py", "manifest.extra"): "a pipeline manifest's, which says how boxes are decoded",
 }
+PARSER_METHODS = {"add_argument", "add_option", "parse_known_args"}
+COMMAND_LINE = {"sys.argv", "sys.orig_argv"}
+COMMAND_LINE_FILE = re.compile(r"/proc/(self|thread-self|\d+)/cmdline")
 FLAG_PACKAGES = {
     "click", "typer", "fire", "getopt", "optparse", "docopt", "absl", "simple_parsing", "jsonargparse", "tyro", "hydra",
     "configargparse", "HfArgumentParser",
@@ -112,58 +95,26 @@ def is_config(chain: str) -> bool:
     return any(CONFIG_PART.fullmatch(part) for part in chain.split("."))
 
 
-def environment_names(source: SourceFile) -> Iterator[tuple[int, str]]:
-    """Line and name of every environment variable that a module reads or sets; "" for a name that cannot be told."""
-    origins, constants = known_names(source), string_constants(source.tree)
+def bucket_reads(source: SourceFile) -> Iterator[Violation]:
+    """Any `extra` that is read: `custom.extra` is kept and written out as part of the whole, and means nothing."""
     for node in ast.walk(source.tree):
-        key = environment_key(node, origins)
-        if isinstance(key, ast.Constant):
-            text = key.value.decode() if isinstance(key.value, bytes) else key.value
-            yield key.lineno, str(text)
-        elif key is not None:
-            yield getattr(key, "lineno", 1), constants.get(dotted_name(key), "")
+        if (shown := extra_read(node)) and (source.path, shown) not in OTHER_EXTRAS:
+            message = f"{shown}: no code reads custom.extra; make the key a field of the configuration"
+            yield Violation(source.path, getattr(node, "lineno", 1), message)
 
 
-def environment_key(node: ast.AST, origins: dict[str, str]) -> ast.expr | None:
-    """The expression that names a variable, where a node reads or sets one."""
-    if isinstance(node, ast.Subscript) and resolved_name(node.value, origins) in ENVIRONMENTS:
-        return node.slice
-    if isinstance(node, ast.Compare) and any(resolved_name(c, origins) in ENVIRONMENTS for c in node.comparators):
-        return node.left
-    if isinstance(node, ast.Call):
-        owner, _, last = resolved_name(node.func, origins).rpartition(".")
-        if f"{owner}.{last}" in ENVIRONMENT_FUNCTIONS or (owner in ENVIRONMENTS and last in ENVIRONMENT_LOOKUPS):
-            named = [keyword.value for keyword in node.keywords if keyword.arg == "key"]
-            return node.args[0] if node.args else named[0] if named else None
-    return None
-
-
-def whole_environments(source: SourceFile) -> Iterator[tuple[int, str]]:
-    """Line and spelling of every use of the environment that names no variable: copies, loops, updates, expansion."""
-    origins = known_names(source)
-    told: set[int] = set()
-    for node in ast.walk(source.tree):
-        if environment_key(node, origins) is not None:
-            told |= {id(part) for part in ast.walk(node)}
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name | ast.Attribute | ast.Call) and id(node) not in told:
-            name = resolved_name(node, origins)
-            if name in ENVIRONMENTS | EXPANDERS or (isinstance(node, ast.Attribute) and node.attr == "expanduser"):
-                yield node.lineno, name or "expanduser"
-
-
-def undocumented_environment(source: SourceFile, documented: frozenset[str] = frozenset()) -> Iterator[Violation]:
-    """Environment variables that contracts/cli/environment.yaml does not list, and the environment as a whole."""
-    for line, name in environment_names(source):
-        if name not in documented:
-            shown = name or "a variable whose name is computed"
-            yield Violation(
-                source.path, line, f"{shown}: behaviour is set in YAML; list it in contracts/cli/environment.yaml"
-            )
-    if source.path not in ENVIRONMENT_HANDED_ON:
-        for line, name in dict(whole_environments(source)).items():
-            message = f"{name} as a whole: read one listed variable, or list the module in ENVIRONMENT_HANDED_ON"
-            yield Violation(source.path, line, message)
+def extra_read(node: ast.AST) -> str:
+    """How a node spells a read of `extra`, as an attribute or a key or by name; "" for any other node."""
+    reads = False
+    if isinstance(node, ast.Attribute):
+        reads = node.attr == "extra" and not is_target(node)
+    elif isinstance(node, ast.Subscript):
+        reads = text_of(node.slice) == "extra" and not is_target(node)
+    elif isinstance(node, ast.Call):
+        last = dotted_name(node.func).rpartition(".")[2] or getattr(node.func, "attr", "")
+        asks = last in LOOKUPS | {"getattr", "attrgetter", "itemgetter", "getitem", "__getitem__", "__getattribute__"}
+        reads = asks and any(text_of(part).rpartition(".")[2] == "extra" for part in node.args)
+    return ast.unparse(node) if reads else ""
 
 
 def flags(source: SourceFile) -> Iterator[tuple[int, str]]:
@@ -177,15 +128,29 @@ def flags(source: SourceFile) -> Iterator[tuple[int, str]]:
                 text = text_of(argument)
                 if not text or text.startswith("-"):
                     yield node.lineno, text
-        elif isinstance(node, ast.Attribute) and is_other_way(node, source, direct, origins):
+        elif isinstance(node, ast.Attribute) and node.attr in PARSER_METHODS and id(node) not in direct:
             yield node.lineno, ""
+    yield from ((line, "") for line in sorted(set(command_line_reads(source, origins))))
 
 
-def is_other_way(node: ast.Attribute, source: SourceFile, direct: set[int], origins: dict[str, str]) -> bool:
-    """Whether options come in by another way than a call of add_argument with their spelling."""
-    if node.attr in ("add_argument", "add_option", "parse_known_args"):
-        return id(node) not in direct
-    return resolved_name(node, origins) == "sys.argv" and source.path not in COMMAND_LINES
+def command_line_reads(source: SourceFile, origins: dict[str, str]) -> Iterator[int]:
+    """Lines that look at the command line itself; where COMMAND_LINES lists the module, that look for a word in it."""
+    handed_on = source.path in COMMAND_LINES
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Compare) and handed_on:
+            parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+            if any(is_command_line(part, origins) for part in parts):
+                yield node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys" and node.names[0].name == "*":
+            yield node.lineno
+        elif COMMAND_LINE_FILE.search(text_of(node)) or (not handed_on and is_command_line(node, origins)):
+            yield getattr(node, "lineno", 1)
+
+
+def is_command_line(node: ast.AST, origins: dict[str, str]) -> bool:
+    """Whether an expression is the list of a process's arguments."""
+    named = isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript) and not is_target(node)
+    return named and resolved_name(node, origins) in COMMAND_LINE
 
 
 def undeclared_flags(source: SourceFile, declared: frozenset[str] = frozenset()) -> Iterator[Violation]:

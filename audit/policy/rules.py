@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from audit.policy import boundaries, failures, limits, loss_home, names, parsers, startup, thousand
+from audit.policy import boundaries, environment, failures, limits, loss_home, names, parsers, startup, thousand
 from audit.policy.source import read_sources
 from coordexp.spec import check, contract_path, read_yaml
 
@@ -49,8 +49,9 @@ RULES: dict[str, Rule] = {
     "divisions_by_thousand": Rule(thousand.divisions_by_thousand, LIBRARY),
     "loss_arithmetic": Rule(loss_home.loss_arithmetic, RUNTIME),
     "config_lookups": Rule(boundaries.config_lookups, LIBRARY),
+    "open_bucket_reads": Rule(boundaries.bucket_reads, RUNTIME),
     "unsafe_loaders": Rule(parsers.unsafe_loaders, ("coordexp", "audit", "benchmarks", "scripts")),
-    "undocumented_environment": Rule(boundaries.undocumented_environment, LIBRARY),
+    "undocumented_environment": Rule(environment.undocumented_environment, LIBRARY),
     "undeclared_flags": Rule(boundaries.undeclared_flags, RUNTIME),
 }
 
@@ -75,7 +76,7 @@ def with_context(name: str, sources: list[SourceFile]) -> Find:
         own = [source for source in sources if not source.is_test]
         return partial(names.private_names, others=frozenset().union(*map(names.private_definitions, own)))
     if name == "undocumented_environment":
-        return partial(boundaries.undocumented_environment, documented=documented_variables())
+        return partial(environment.undocumented_environment, documented=documented_variables())
     if name == "undeclared_flags":
         declared = declared_flags()
         return lambda source: boundaries.undeclared_flags(source, declared.get(source.path, frozenset()))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from audit.policy import RULES, parse_source, violations_of
-from audit.policy.boundaries import COMMAND_LINES, ENVIRONMENT_HANDED_ON, undeclared_flags, undocumented_environment
+from audit.policy.boundaries import COMMAND_LINES, OTHER_EXTRAS, bucket_reads, undeclared_flags
+from audit.policy.environment import ENVIRONMENT_HANDED_ON, undocumented_environment
 from audit.policy.failures import BEST_EFFORT, swallowed_errors
 from audit.policy.loss_home import HOME, loss_arithmetic
 from audit.policy.parsers import JSON_READERS, json_outside_boundary
@@ -33,6 +34,7 @@ INVARIANT_OF_RULE = {
     "json_outside_boundary": "POLICY-007",
     "divisions_by_thousand": "POLICY-008",
     "config_lookups": "POLICY-009",
+    "open_bucket_reads": "POLICY-009",
     "prints": "POLICY-010",
     "unfinished_marks": "POLICY-010",
     "unsafe_loaders": "POLICY-011",
@@ -144,6 +146,15 @@ def test_every_module_that_hands_the_environment_on_does():
         elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
         found = list(undocumented_environment(elsewhere, documented_variables()))
         assert found, f"{path} hands nothing on: take it off the list"
+
+
+@pytest.mark.invariant("POLICY-009")
+def test_every_other_extra_on_the_list_is_read():
+    sources = {source.path: source for source in read_sources(ROOT, ("coordexp",))}
+    for path, spelling in OTHER_EXTRAS:
+        elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
+        messages = [violation.message for violation in bucket_reads(elsewhere)]
+        assert any(message.startswith(f"{spelling}:") for message in messages), f"{path}: take it off the list"
 
 
 @pytest.mark.invariant("POLICY-014")
