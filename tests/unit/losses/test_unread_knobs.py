@@ -87,7 +87,12 @@ def test_rollout_aligned_says_what_to_write_for_another_context(tmp_path: Path) 
 @pytest.mark.invariant("LOSS-028")
 @pytest.mark.parametrize(
     ("b_ratio", "channel", "says"),
-    [(0, "B", "every step one of channel A, in which no module runs"), (1.0, "A", "every step one of channel B")],
+    [
+        (0, "B", "b_ratio 0 makes steps of channel A, in which no module weighs anything; add A to channels"),
+        (1.0, "A", "makes steps of channel B"),
+        (0.5, "A", "makes steps of channel B"),
+        (0.5, "B", "makes steps of channel A"),
+    ],
 )
 def test_a_pipeline_runs_in_a_scheduled_channel(tmp_path: Path, b_ratio: float, channel: str, says: str) -> None:
     modules = [{"name": "token_ce", "channels": [channel]}, {"name": "bbox_geo", "enabled": False}]
