@@ -8,11 +8,11 @@ from __future__ import annotations
 import fnmatch
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from coordexp.config.problems import nearest_match
+from coordexp.config.problems import nearest_match, render_path
 from coordexp.config.rules import Rule, build_rule
 from coordexp.config.validate import find_faults
 from coordexp.metrics.table import read_metric_table
@@ -21,12 +21,16 @@ from coordexp.spec import load_invariants, load_requirements
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECTIONS = tuple(name for name, rule in (build_rule().properties or {}).items() if "object" in rule.names)
-KEY = re.compile(
-    rf"(?<![\w./<-])(?:config\.)?((?:{'|'.join(SECTIONS)})(?:\.[a-z]\w*(?:\[\d*\])?)+)(?:\.\*)?"
-    r"(?![\w(./-])(?:: ?([\w.+-]+)$)?"
-)
+MODULES = {
+    name: build_rule(f"coordexp:losses/{name}")
+    for kind in ("objective", "diagnostic")
+    for name in (build_rule(f"coordexp:config/pipeline.{kind}").properties or {})["name"].enum or ()
+}
+"""The rule of each loss module's own keys."""
+SECTIONS = {name: rule for name, rule in (build_rule().properties or {}).items() if "object" in rule.names}
 FILES = re.compile(r"\.(jsonl?|ya?ml|safetensors|md|py|txt|log|png|html|sh|pt|bin)$")
+LONE = re.compile(r"\A([a-z]\w*): ?([\w.+-]+)\Z")
+"""A key and its value, and nothing else."""
 METRIC = re.compile(r"(?<![\w./<-])([a-z]\w*(?:/[\w<>*]+)+)(?![\w./-])")
 INVARIANT = re.compile(r"(?<![\w-])([A-Z]+-\d{3})(?![\w-])")
 REQUIREMENT = re.compile(r"(?<![\w-])((?:AUDIT|REG|CFG|REP)-\d+[A-Z]?\.\d+[A-Z]?)(?![\w-])")
@@ -34,28 +38,92 @@ KEPT = {"rollout", "stage2_ab", "acc"}
 """First parts that only metrics have, whether there is one yet or not."""
 FOLDERS = ("data", "packing", "eval", "progress")
 """First parts of metric names that folders have too: such a name is one when nothing stands beside it."""
-FENCE = re.compile(r"^```ya?ml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MIGRATION = "docs/configuration.md"
 """Where removed keys are listed with what to write instead."""
 
 
+def _places(rule: Rule) -> Iterator[tuple[str, Rule]]:
+    """Name and rule of every key of a configuration, those in the items of lists included."""
+    inner = rule.items if rule.properties is None and rule.items is not None else rule
+    for name, child in (inner.properties or {}).items():
+        yield name, child
+        yield from _places(child)
+
+
+def homes_of(name: str) -> list[Rule]:
+    """The rules of all keys of this name, wherever they are."""
+    return _homes().get(name, [])
+
+
+@lru_cache(maxsize=1)
+def _homes() -> dict[str, list[Rule]]:
+    homes: dict[str, list[Rule]] = {}
+    for name, rule in _places(build_rule()):
+        homes.setdefault(name, []).append(rule)
+    return homes
+
+
+def _holds_keys(rule: Rule) -> bool:
+    return bool(rule.properties or (rule.items is not None and rule.items.properties))
+
+
+@lru_cache(maxsize=1)
+def short_sections() -> dict[str, tuple[Rule, ...]]:
+    """Sections below the top ones, and loss modules, which documents name without what stands before them."""
+    short = {name: tuple(rule for rule in rules if _holds_keys(rule)) for name, rules in _homes().items()}
+    for name, rule in MODULES.items():
+        short[name] = (*short.get(name, ()), rule)
+    return {name: rules for name, rules in short.items() if rules and name not in SECTIONS}
+
+
+@lru_cache(maxsize=1)
+def key_pattern() -> re.Pattern[str]:
+    """A dotted key that starts at a section, a section below it or a loss module, and a value after a colon."""
+    first = "|".join(sorted({*SECTIONS, *short_sections()}, key=len, reverse=True))
+    return re.compile(
+        rf"(?<![\w./<-])(?:config\.)?((?:{first})(?:\[\d*\])?(?:\.[a-z]\w*(?:\[\d*\])?)+)(?:\.\*)?"
+        r"(?![\w(./-])(?:: ?([\w.+-]+)$)?"
+    )
+
+
 def wrong_keys(code: str, path: str) -> Iterator[str]:
     """Config keys that no schema has, and values that a key does not take."""
-    for written, value in KEY.findall(code):
+    for written, value in key_pattern().findall(code):
         if FILES.search(written):
             continue
-        rule, missing = rule_of(written)
+        rule, missing = _best(written)
         removed = missing in (rule.removed if rule else {})
         if missing and not (removed and path == MIGRATION):
             near = nearest_match(missing, (rule.properties or {}) if rule else {})
             yield f"{written} is no config key{f'; is {near} meant?' if near else ''}"
         elif value and rule and not missing and (value not in rule.removed_values or path != MIGRATION):
             yield from (f"{written}: {fault.message}" for fault in find_faults(rule, yaml.safe_load(value)))
+    for written, value in LONE.findall(code):
+        if path != MIGRATION:
+            yield from complaints_about_value(written, yaml.safe_load(value))
 
 
-def rule_of(written: str) -> tuple[Rule | None, str]:
-    """The rule that a dotted key leads to and "", or the last rule on the way and the part that it lacks."""
-    rule: Rule | None = build_rule()
+def complaints_about_value(name: str, value: object) -> Iterator[str]:
+    """What is wrong with the value of a key written without its section; nothing for a name of several keys or none."""
+    homes = homes_of(name)
+    if len(homes) == 1:
+        faults = [fault for fault in find_faults(homes[0], value) if not fault.missing]
+        yield from (f"{render_path((name, *fault.path))}: {fault.message}" for fault in faults)
+
+
+def _best(written: str) -> tuple[Rule | None, str]:
+    """The rule that a dotted key leads to from the top, or from any section of the name that it starts with."""
+    first, _, rest = written.partition(".")
+    name = first.partition("[")[0]
+    if name in SECTIONS:
+        return rule_of(written, build_rule())
+    found = [rule_of(rest, rule) for rule in short_sections()[name]]
+    return next((pair for pair in found if not pair[1]), found[0])
+
+
+def rule_of(written: str, start: Rule) -> tuple[Rule | None, str]:
+    """The rule that a dotted key leads to from `start` and "", or the last rule on the way and the part it lacks."""
+    rule: Rule | None = start
     for part in written.split("."):
         name = part.partition("[")[0]
         if rule is None:
@@ -78,29 +146,9 @@ def module_keys(rule: Rule) -> Rule | None:
     if rule.description != "The module's own keys.":
         return None
     keys: dict[str, Rule] = {}
-    for kind in ("objective", "diagnostic"):
-        names = (build_rule(f"coordexp:config/pipeline.{kind}").properties or {})["name"].enum or ()
-        for name in names:
-            keys |= build_rule(f"coordexp:losses/{name}").properties or {}
+    for module in MODULES.values():
+        keys |= module.properties or {}
     return Rule(("object",), frozenset({dict}), "", {}, None, properties=keys)
-
-
-def wrong_examples(text: str) -> Iterator[tuple[int, str]]:
-    """Line and complaint for each key of a YAML example that no configuration takes."""
-    for match in FENCE.finditer(text):
-        line = text[: match.start()].count("\n") + 2
-        try:
-            content: Any = yaml.safe_load(match.group(1))
-        except yaml.YAMLError as error:
-            yield line, f"the example is no YAML: {str(error).partition(chr(10))[0]}"
-            continue
-        if isinstance(content, dict) and set(content) & set(build_rule().properties or {}):
-            values = {key: value for key, value in content.items() if key != "extends"}
-            for fault in find_faults(build_rule(), values):
-                if not fault.missing:
-                    rows = match.group(1).splitlines()
-                    offset = next((n for n, row in enumerate(rows) if str(fault.path[-1]) in row), 0)
-                    yield line + offset, f"{'.'.join(map(str, fault.path))}: {fault.message}"
 
 
 def wrong_metrics(code: str) -> Iterator[str]:

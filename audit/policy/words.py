@@ -1,4 +1,4 @@
-"""Words that documents set as code and that nothing in a checkout uses. POLICY-015.
+"""Words that documents set as code and that nothing in a checkout uses, and its file names. POLICY-015.
 
 A checkout in, its words out; then a piece of code in, complaints out. Documents and tests lend no words: a word that
 only they have is what a change has left behind.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from audit.policy.places import DATA, SOURCES, WRITTEN
 from audit.tree import listed_files
 from coordexp.config.problems import nearest_match
 
@@ -25,19 +26,20 @@ WORD = re.compile(r"[A-Za-z_]\w{2,}")
 NAME = re.compile(r"[a-z]\w*(?:/\w+)+")
 CHECKED = re.compile(r"<\|coord_\d+\|>|(?:::\w+)+")
 """Coord tokens, and the names of tests, which are looked up in their files."""
-WRITTEN = ("output", "tb")
-"""Folders that runs write; what stands in them is nobody's contract."""
+FILE = re.compile(rf"(?<![\w./-])[\w.-]*\w\.(?:{'|'.join((*SOURCES, *DATA))})(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The words of a checkout, those of its paths included, and its names with slashes (metrics, routes, paths).
 
-    `removed` are the words that a schema has only to refuse them.
+    `files` are the names of its files and of those that its code writes or reads; `removed` are the words that a schema
+    has only to refuse them.
     """
 
     words: frozenset[str]
     names: frozenset[str]
+    files: frozenset[str]
     removed: frozenset[str]
 
 
@@ -45,9 +47,12 @@ def read_vocabulary(root: Path) -> Vocabulary:
     """Every word of the files that do something: code, contracts, configurations, pins."""
     words: set[str] = set()
     names: set[str] = set()
+    files: set[str] = set()
     removed: set[str] = set()
     for path in listed_files(root):
         words.update(WORD.findall(path))
+        # A template is written as what it renders.
+        files.update((PurePosixPath(path).name, PurePosixPath(path).name.removesuffix(".j2")))
         names.update(str(parent) for parent in (PurePosixPath(path), *PurePosixPath(path).parents))
         if path.endswith(SUFFIXES) and not path.startswith(WORDLESS):
             text = (root / path).read_text(encoding="utf-8")
@@ -56,7 +61,8 @@ def read_vocabulary(root: Path) -> Vocabulary:
                 text = json.dumps(_without_removed(json.loads(text)), ensure_ascii=False)
             words.update(WORD.findall(text))
             names.update(NAME.findall(text))
-    return Vocabulary(frozenset(words), frozenset(names), frozenset(removed - words))
+            files.update(FILE.findall(text))
+    return Vocabulary(frozenset(words), frozenset(names), frozenset(files), frozenset(removed - words))
 
 
 def _without_removed(content: Any) -> Any:
