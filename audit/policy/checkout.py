@@ -21,7 +21,7 @@ from coordexp.spec import check, contract_path, read_yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-PYTEST_OPTION = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
+OPTION = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,13 @@ def read_checkout(root: Path) -> Checkout:
     )
 
 
+HELP = {"pytest": ("--help", "-p", "no:cacheprovider"), "tox": ("run", "--help")}
+"""How a tool is asked for its options; pytest tells those of its plugins and of tests/conftest.py too."""
+
+
 @lru_cache(maxsize=4)
-def pytest_options(root: Path) -> frozenset[str]:
-    """Every option that pytest takes in a checkout, those of its plugins and of tests/conftest.py included."""
-    command = [sys.executable, "-m", "pytest", "--help", "-p", "no:cacheprovider"]
+def options_of(tool: str, root: Path) -> frozenset[str]:
+    """Every option that a tool takes in a checkout, as its own help lists them."""
+    command = [sys.executable, "-m", tool, *HELP[tool]]
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return frozenset(PYTEST_OPTION.findall(answer.stdout))
+    return frozenset(OPTION.findall(answer.stdout))

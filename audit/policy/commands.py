@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from audit.policy.boundaries import flags
-from audit.policy.checkout import pytest_options
+from audit.policy.checkout import options_of
 from audit.policy.places import has_symbol, module_path
 from audit.policy.source import parse_source
 
@@ -29,7 +29,7 @@ TOX_COMMANDS = (
 )  # fmt: skip
 NODE = re.compile(r"(?<![\w./-])(tests/[\w./-]+\.py)((?:::\w+)+)")
 SCRIPT = re.compile(r"(?<![\w./-])(?:bash |sh |\./|python3? )(scripts/[\w.-]+)" + REST)
-GIVEN = re.compile(r"((?:(?<!\S)[A-Za-z_]\w*=\S* +)+)(?:bash |sh |\./)(scripts/[\w.-]+)")
+GIVEN = re.compile(r"((?:(?<!\S)[A-Za-z_]\w*=\S* +)+)(?:(?:bash |sh |\./)(?=scripts/)|\S*python3? -m )([\w./-]+)")
 PYTEST = re.compile(r"(?:^|(?<=[ /]))pytest(?= )" + REST)
 MARK = re.compile(r"pytest [^\n]*?-m [\"']?(?:not )?(\w+)")
 OPTION = re.compile(r"(?<!\S)(--?[a-zA-Z][\w-]*)")
@@ -49,6 +49,10 @@ def broken_commands(checkout: Checkout, code: str) -> Iterator[str]:
         yield from broken_script(checkout, file, rest)
     for given, file in GIVEN.findall(code):
         yield from unread_variables(checkout, given, file)
+    for rest in PYTEST.findall(code):
+        yield from broken_options(checkout, "pytest", rest)
+    for arguments in TOX.findall(code):
+        yield from broken_tox(checkout, arguments.partition(" -- ")[0])
     for file, symbols in NODE.findall(code):
         last = symbols.rpartition("::")[2]
         if (checkout.root / file).is_file() and not has_symbol(checkout.root / file, last):
@@ -56,11 +60,10 @@ def broken_commands(checkout: Checkout, code: str) -> Iterator[str]:
 
 
 def broken_tools(checkout: Checkout, code: str) -> Iterator[str]:
-    """What is wrong with tox, pytest and foreign tools in one piece of code; their names are words in prose."""
-    for arguments in TOX.findall(code):
-        yield from broken_tox(checkout, arguments.partition(" -- ")[0])
-    for rest in PYTEST.findall(code):
-        yield from broken_pytest(checkout, rest)
+    """What is wrong with a piece of code whose words may mean something else in prose: `make`, `tox policy`."""
+    for first in re.findall(r"(?<![\w./-])tox (\w[\w-]*)", code):
+        if first not in TOX_COMMANDS:
+            yield f"tox has no command {first}; an environment follows -e"
     yield from (f"pytest has no marker {name}" for name in MARK.findall(code) if name not in checkout.markers)
     for tool in TOOL.findall(code):
         if not (checkout.root / TOOLS[tool]).exists():
@@ -68,21 +71,19 @@ def broken_tools(checkout: Checkout, code: str) -> Iterator[str]:
 
 
 def broken_tox(checkout: Checkout, arguments: str) -> Iterator[str]:
-    """A first word that is no command of tox, and environments that tox.ini lacks."""
-    first = arguments.split()[0]
-    if not first.startswith("-") and first not in TOX_COMMANDS:
-        yield f"tox has no command {first}; an environment follows -e"
+    """Environments that tox.ini lacks, and options that tox does not take."""
     names = [name for listed in ENVIRONMENTS.findall(arguments) for name in listed.split(",")]
     yield from (f"tox has no environment {name}" for name in names if name not in checkout.environments)
+    yield from broken_options(checkout, "tox", arguments)
 
 
-def broken_pytest(checkout: Checkout, rest: str) -> Iterator[str]:
-    """Options that neither pytest nor a plugin of the checkout takes."""
+def broken_options(checkout: Checkout, tool: str, rest: str) -> Iterator[str]:
+    """Options that neither a tool nor a plugin of it takes."""
     for option in OPTION.findall(rest):
         # A short option may bring its value or other short ones along.
         name = option if option.startswith("--") else option[:2]
-        if name not in pytest_options(checkout.root):
-            yield f"pytest takes no {option}"
+        if name not in options_of(tool, checkout.root):
+            yield f"{tool} takes no {option}"
 
 
 def broken_module_run(checkout: Checkout, dotted: str, rest: str) -> Iterator[str]:
@@ -108,18 +109,23 @@ def broken_module_run(checkout: Checkout, dotted: str, rest: str) -> Iterator[st
 
 
 def broken_script(checkout: Checkout, file: str, rest: str) -> Iterator[str]:
-    """Options for a script that hands none on and names none."""
+    """Options that neither a script nor the module it hands them to takes, and variables that stand behind it."""
     path = checkout.root / file
     text = path.read_text(encoding="utf-8") if path.is_file() else "$@"
     yield from (f"{file} takes no {o}" for o in OPTION.findall(rest) if "$@" not in text and o not in text)
+    for dotted in re.findall(r"-m (\S+) \"\$@\"", text):
+        yield from broken_module_run(checkout, dotted, rest)
+    yield from (f"{file} takes no {name}= after it" for name in re.findall(r"(?<!\S)([A-Za-z_]\w*)=", rest))
 
 
-def unread_variables(checkout: Checkout, given: str, file: str) -> Iterator[str]:
-    """Variables before a script that it does not read: lower-case ones belong to the script their contract names."""
-    path = checkout.root / file
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+def unread_variables(checkout: Checkout, given: str, started: str) -> Iterator[str]:
+    """Variables before a script or module that it does not read.
+
+    Lower-case ones belong to the script that their contract names, and to the module which that script starts.
+    """
     for name in re.findall(r"(?<!\S)(\w+)=", given):
         meaning = checkout.variables.get(name, "")
-        known = name in checkout.vocabulary.words if name.isupper() else file in meaning
-        if not known and f"${name}" not in text and f"${{{name}" not in text:
-            yield f"{file} reads no variable {name}"
+        owners = [checkout.root / file for file in re.findall(r"scripts/[\w.-]+\w", meaning)]
+        known = started in meaning or any(f"-m {started}" in owner.read_text(encoding="utf-8") for owner in owners)
+        if not (name in checkout.vocabulary.words if name.isupper() else known):
+            yield f"{started} reads no variable {name}"

@@ -29,7 +29,7 @@ MODULES = {
 """The rule of each loss module's own keys."""
 SECTIONS = {name: rule for name, rule in (build_rule().properties or {}).items() if "object" in rule.names}
 FILES = re.compile(r"\.(jsonl?|ya?ml|safetensors|md|py|txt|log|png|html|sh|pt|bin)$")
-LONE = re.compile(r"\A([a-z]\w*): ?([\w.+-]+)\Z")
+LONE = re.compile(r"\A([a-z]\w*)(?:: ?|=)([\w.+-]+)\Z")
 """A key and its value, and nothing else."""
 METRIC = re.compile(r"(?<![\w./<-])([a-z]\w*(?:/[\w<>*]+)+)(?![\w./-])")
 INVARIANT = re.compile(r"(?<![\w-])([A-Z]+-\d{3})(?![\w-])")
@@ -82,7 +82,7 @@ def key_pattern() -> re.Pattern[str]:
     first = "|".join(sorted({*SECTIONS, *short_sections()}, key=len, reverse=True))
     return re.compile(
         rf"(?<![\w./<-])(?:config\.)?((?:{first})(?:\[\d*\])?(?:\.[a-z]\w*(?:\[\d*\])?)+)(?:\.\*)?"
-        r"(?![\w(./-])(?:: ?([\w.+-]+)$)?"
+        r"(?![\w(./-])(?:(?:: ?|=)([\w.+-]+)$)?"
     )
 
 

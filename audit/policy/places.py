@@ -28,6 +28,7 @@ DATA = ("jsonl", "json", "png", "jpg", "html", "txt", "safetensors")
 FILE = re.compile(
     rf"(?<![\w./<>*{{}}~$-])((?:[\w.<>*-]+/)*[\w.<>*-]*[\w>*]\.({'|'.join((*SOURCES, *DATA))}))(?![\w(/]|[.-]\w)"
 )
+SYMBOL = re.compile(r"(?<![\w./-])([\w./-]+\.py):([A-Za-z_]\w*)")
 WRITTEN = ("output", "tb", ".audit", ".venv")
 """Folders that runs, the audit and set-up write; what stands in them is nobody's contract."""
 GIVEN = ("data", "images")
@@ -42,6 +43,9 @@ def broken_places(root: Path, vocabulary: Vocabulary, code: str, folder: Path) -
     for written, suffix in FILE.findall(code):
         if written.removeprefix("./").split("/")[0] not in FOLDERS:
             yield from _broken_file(root, vocabulary, written, suffix, folder)
+    for file, symbol in SYMBOL.findall(code):
+        if (root / file).is_file() and not has_symbol(root / file, symbol):
+            yield f"{file} has no {symbol}"
     for dotted, symbol in MODULE.findall(code):
         if not names_something(root, dotted, symbol):
             yield f"{dotted}{':' + symbol if symbol else ''} does not exist"
