@@ -6,7 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from audit.policy.limits import Function, functions
-from audit.policy.source import Violation, bindings, dotted_name, known_names, resolved_name
+from audit.policy.source import Violation, bindings, dotted_name, enclosing_functions, known_names, resolved_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,15 +69,6 @@ def leaves(statement: ast.AST, loops: bool = False) -> bool:
 def is_suppression(node: ast.AST, origins: dict[str, str]) -> bool:
     """Whether a node is a call of contextlib.suppress."""
     return isinstance(node, ast.Call) and resolved_name(node.func, origins) in ("suppress", "contextlib.suppress")
-
-
-def enclosing_functions(tree: ast.Module) -> dict[ast.AST, str]:
-    """Each node -> the name of the innermost function around it."""
-    owners: dict[ast.AST, str] = {}
-    for function in functions(tree):
-        for node in ast.walk(function):
-            owners[node] = function.name
-    return owners
 
 
 def swallowed_errors(source: SourceFile) -> Iterator[Violation]:

@@ -46,7 +46,7 @@ RULES: dict[str, Rule] = {
     "prints": Rule(boundaries.prints, LIBRARY),
     "unfinished_marks": Rule(boundaries.unfinished_marks, EVERYTHING),
     "json_outside_boundary": Rule(parsers.json_outside_boundary, RUNTIME),
-    "divisions_by_thousand": Rule(thousand.divisions_by_thousand, LIBRARY),
+    "divisions_by_thousand": Rule(thousand.divisions_by_thousand, EVERYTHING),
     "loss_arithmetic": Rule(loss_home.loss_arithmetic, RUNTIME),
     "config_lookups": Rule(boundaries.config_lookups, LIBRARY),
     "open_bucket_reads": Rule(boundaries.bucket_reads, RUNTIME),

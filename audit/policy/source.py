@@ -87,6 +87,15 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
             yield node, dotted_name(node.func)
 
 
+def enclosing_functions(tree: ast.Module) -> dict[ast.AST, str]:
+    """Each node -> the name of the innermost function around it; none for what no function holds."""
+    owners: dict[ast.AST, str] = {}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            owners.update(dict.fromkeys(ast.walk(function), function.name))
+    return owners
+
+
 def imported_names(tree: ast.Module, path: str = "") -> dict[str, str]:
     """Local name -> dotted origin, for every import statement at any depth; relative ones are resolved with `path`."""
     origins: dict[str, str] = {}

@@ -14,7 +14,7 @@ from audit.policy.loss_home import HOME, loss_arithmetic
 from audit.policy.parsers import JSON_READERS, json_outside_boundary
 from audit.policy.rules import declared_flags, documented_variables, with_context
 from audit.policy.source import read_sources
-from audit.policy.thousand import names_of_thousand
+from audit.policy.thousand import OTHER_THOUSANDS, divisions_by_thousand, names_of_thousand
 from coordexp.spec import load_cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,11 +188,29 @@ def test_every_best_effort_handler_on_the_list_exists():
 
 @pytest.mark.invariant("POLICY-008")
 def test_a_division_by_another_modules_constant_is_found():
-    codec = parse_source("coordexp/coords/probe.py", "COUNT = 1000\nOTHER = 999\n")
-    user = parse_source("coordexp/losses/probe.py", "from coordexp.coords.probe import COUNT\nvalue = k / COUNT\n")
-    assert names_of_thousand([codec]) == {"COUNT": 1000}
-    find = with_context("divisions_by_thousand", [codec, user])
-    assert [violation.line for violation in find(user)] == [2]
+    codec = parse_source("coordexp/coords/probe.py", "COUNT = 1000\nLAST = COUNT - 1\nother = 999\n")
+    user = parse_source(
+        "tests/unit/losses/test_probe.py",
+        "from coordexp.coords.probe import COUNT, LAST\nvalue = k / COUNT\nothers = k / (LAST + 1) - k / LAST\n",
+    )
+    namesake = parse_source("tests/unit/losses/test_other.py", "COUNT = 10\nvalue = k / COUNT\n")
+    assert names_of_thousand([codec]) == {"COUNT": 1000, "LAST": 999}
+    find = with_context("divisions_by_thousand", [codec, user, namesake])
+    assert [violation.line for violation in find(user)] == [2, 3]
+    assert list(find(namesake)) == []
+
+
+@pytest.mark.invariant("POLICY-008")
+def test_tests_benchmarks_and_scripts_are_read_for_divisions():
+    assert set(RULES["divisions_by_thousand"].folders) == {"coordexp", "audit", "benchmarks", "scripts", "tests"}
+
+
+@pytest.mark.invariant("POLICY-008")
+def test_every_other_thousand_on_the_list_exists():
+    sources = {source.path: source for source in read_sources(ROOT, RULES["divisions_by_thousand"].folders)}
+    for path, function in OTHER_THOUSANDS:
+        moved = parse_source("coordexp/elsewhere.py", sources[path].text)
+        assert list(divisions_by_thousand(moved)), f"{path}: {function} divides by no 1000: take it off the list"
 
 
 @pytest.mark.invariant("LOSS-031")
