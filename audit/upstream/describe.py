@@ -23,6 +23,7 @@ _VERBS = frozenset({"get", "post", "put", "patch", "delete"})
 _LONG = 400
 _CLASS_LEVEL = {"module-attribute", "class-attribute"}
 _ROOTS = ("BaseModel", "Struct")
+_ENUMS = "enum."
 
 
 class Record(TypedDict, total=False):
@@ -30,8 +31,11 @@ class Record(TypedDict, total=False):
 
     kind: str
     lives: str
+    coroutine: bool
     signature: str | list[str]
     bases: list[str]
+    abstract: list[str]
+    members: dict[str, str]
     value: str
     fields: dict[str, str]
     routes: dict[str, str]
@@ -47,6 +51,8 @@ def describe(lookup: Lookup, symbol: str, found: Found, extras: Collection[str] 
     if isinstance(node, griffe.Class):
         _describe_class(lookup, found, record, extras)
     elif isinstance(node, griffe.Function):
+        if "async" in node.labels:
+            record["coroutine"] = True
         record["signature"] = _signatures(found)
     elif isinstance(node, griffe.Attribute) and (record["kind"] == "field" or _at_class_level(node)):
         value = _value(node)
@@ -93,8 +99,38 @@ def _describe_class(lookup: Lookup, found: Found, record: Record, extras: Collec
     constructor = _constructor(lookup, found)
     if constructor is not None and not ("fields" in extras and _has_fields(lookup, found)):
         record["signature"] = _signatures(constructor)
+    abstract = _abstract(lookup, found)
+    if abstract:
+        record["abstract"] = abstract
+    members = _members(lookup, found)
+    if members:
+        record["members"] = members
     if "fields" in extras:
         record["fields"] = _fields(lookup, found)
+
+
+def _abstract(lookup: Lookup, found: Found) -> list[str]:
+    """Names that a deriving class has to define, or it cannot be made: abstract where they are defined last."""
+    decided: dict[str, bool] = {}
+    for owner in lookup.line_of(found):
+        for name, member in owner.node.members.items():
+            decided.setdefault(name, not member.is_alias and "abstractmethod" in member.labels)
+    return sorted(name for name, abstract in decided.items() if abstract)
+
+
+def _members(lookup: Lookup, found: Found) -> dict[str, str]:
+    """Members of an enum with their values, as written."""
+    lines = lookup.line_of(found)
+    places = [_base_place(lookup, owner, text) for owner in lines for text in base_texts(owner)]
+    if not any(place.startswith(_ENUMS) for place in places):
+        return {}
+    return {
+        node.name: str(node.value)
+        for owner in reversed(lines)
+        if isinstance(owner.node, griffe.Class)
+        for node in _declared(owner.node)
+        if node.annotation is None and node.value is not None and not node.name.startswith("_")
+    }
 
 
 def _at_class_level(node: griffe.Attribute) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from audit.upstream.describe import Record
 
 _REQUIRED = "required"
+_PLAIN, _ASYNC = "a plain function", "a coroutine (async def)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,15 @@ def changes(old: Record, new: Record) -> list[str]:
     if old.get("lives") != new.get("lives"):
         before, after = (record.get("lives", "where its name says") for record in (old, new))
         found.append(f"moved from {before} to {after}; the name that the project uses still leads there")
+    if old.get("coroutine") != new.get("coroutine"):
+        was, now = (_ASYNC if record.get("coroutine") else _PLAIN for record in (old, new))
+        found.append(f"was {was}, is {now}")
     found += _signature_changes(_forms(old), _forms(new))
-    if old.get("bases", []) != new.get("bases", []):
-        found.append(f"bases were {_listed(old.get('bases', []))}, are {_listed(new.get('bases', []))}")
+    found += _list_changes("bases", old.get("bases", []), new.get("bases", []))
+    found += _list_changes("abstract methods", old.get("abstract", []), new.get("abstract", []))
     if old.get("value") != new.get("value"):
         found.append(f"was {old.get('value', 'without a value')}, is {new.get('value', 'without a value')}")
+    found += _mapping_changes("member", old.get("members", {}), new.get("members", {}))
     found += _mapping_changes("field", old.get("fields", {}), new.get("fields", {}))
     found += _mapping_changes("route", old.get("routes", {}), new.get("routes", {}))
     if old.get("body") != new.get("body"):
@@ -98,6 +103,11 @@ def _parameter_changes(old: list[Parameter], new: list[Parameter]) -> Iterator[s
     kept_old, kept_new = ([name for name in side if name in before and name in after] for side in (before, after))
     if any(one != other for one, other in zip_longest(kept_old, kept_new)):
         yield f"parameters were in the order {_listed(kept_old)}, are in the order {_listed(kept_new)}"
+
+
+def _list_changes(word: str, old: list[str], new: list[str]) -> Iterator[str]:
+    if old != new:
+        yield f"{word} were {_listed(old)}, are {_listed(new)}"
 
 
 def _mapping_changes(word: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

@@ -91,6 +91,8 @@ class Lookup:
     def _inside(self, found: Found, name: str) -> Found | None:
         if isinstance(found.node, griffe.Module):
             return self._in_module(found.place, name)
+        if isinstance(found.node, griffe.Alias):
+            return Found(f"{found.place}.{name}", found.node)
         for owner in self.line_of(found):
             assert isinstance(owner.node, griffe.Class)
             here = self._own(owner.node, owner.place, name)
