@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import ast
+import builtins
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audit.policy.limits import Function, functions
-from audit.policy.source import Violation, bindings, dotted_name, enclosing_functions, known_names, resolved_name
+from audit.policy.source import (
+    Violation,
+    bindings,
+    dotted_name,
+    enclosing_functions,
+    imported_names,
+    known_names,
+    module_name,
+    resolved_name,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from audit.policy.source import SourceFile
 
@@ -19,39 +30,112 @@ BEST_EFFORT: dict[tuple[str, str], str] = {
     ("coordexp/losses/objective.py", "_measure"): "a diagnostics module is logged with its traceback and switched off",
 }
 EXITS = {"__exit__", "__aexit__"}
+PUSHES = {"push", "push_async_exit"}
+QUIET = {"StopIteration", "StopAsyncIteration", "GeneratorExit"}
+HOPS = 4
 ASSERTING_WORDS = ("assert", "raises", "warns", "fail", "check_", "expect_")
 
 
-def is_broad(kind: ast.expr | None, origins: dict[str, str], bound: dict[str, ast.expr]) -> bool:
-    """Whether an `except` clause catches everything: itself, in a tuple, by another name; what is computed counts."""
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What the names of a module may stand for in an `except` clause."""
+
+    origins: dict[str, str]
+    bound: dict[str, list[ast.expr]]
+    """Each name with every expression that it is bound to."""
+    classes: frozenset[str]
+    given: frozenset[str]
+    """Parameters: whoever calls says what they are."""
+    imported: frozenset[str]
+    elsewhere: frozenset[str] = frozenset()
+    """Dotted names of other modules that catch everything."""
+
+
+def kinds_of(source: SourceFile, elsewhere: frozenset[str] = frozenset()) -> Kinds:
+    """The names of a module; `elsewhere` are the names by which other modules catch everything."""
+    bound: dict[str, list[ast.expr]] = {}
+    for name, value in bindings(source.tree):
+        bound.setdefault(name, []).append(value)
+    nodes = list(ast.walk(source.tree))
+    return Kinds(
+        origins=known_names(source),
+        bound=bound,
+        classes=frozenset(node.name for node in nodes if isinstance(node, ast.ClassDef)),
+        given=frozenset(node.arg for node in nodes if isinstance(node, ast.arg)),
+        imported=frozenset(imported_names(source.tree, source.path)),
+        elsewhere=elsewhere,
+    )
+
+
+def broad_names(sources: Iterable[SourceFile]) -> frozenset[str]:
+    """Dotted names that, imported from one of the modules, would catch everything, re-exported ones too."""
+    found: set[str] = set()
+    sources = list(sources)
+    for _ in range(HOPS):
+        for source in sources:
+            kinds, module = kinds_of(source, frozenset(found)), module_name(source.path)
+            found |= {f"{module}.{n}" for n, values in kinds.bound.items() if any(is_broad(v, kinds) for v in values)}
+            exported = imported_names(source.tree, source.path).items()
+            found |= {f"{module}.{name}" for name, origin in exported if origin in found | BROAD}
+    return frozenset(found)
+
+
+def is_broad(kind: ast.expr | None, kinds: Kinds, hops: int = HOPS) -> bool:
+    """Whether an `except` clause may catch everything. What is no class that can be told, and no tuple of such, may."""
     if kind is None:
         return True
     if isinstance(kind, ast.Tuple | ast.List | ast.Set):
-        return any(is_broad(part, origins, bound) for part in kind.elts)
+        return any(is_broad(part, kinds, hops) for part in kind.elts)
     if isinstance(kind, ast.Starred):
-        return is_broad(kind.value, origins, bound)
-    name = resolved_name(kind, origins)
-    if not name:
+        return is_broad(kind.value, kinds, hops)
+    if isinstance(kind, ast.BinOp) and isinstance(kind.op, ast.Add):
+        return is_broad(kind.left, kinds, hops) or is_broad(kind.right, kinds, hops)
+    name = resolved_name(kind, kinds.origins)
+    if not name or not hops:
         return True
-    if isinstance(kind, ast.Name) and isinstance(bound.get(kind.id), ast.Tuple | ast.List | ast.Set):
-        return is_broad(bound[kind.id], origins, {})
-    return name in BROAD
+    if isinstance(kind, ast.Name) and kind.id in kinds.bound:
+        return kind.id in kinds.given or any(is_broad(value, kinds, hops - 1) for value in kinds.bound[kind.id])
+    return name in BROAD | kinds.elsewhere or not is_told(kind, kinds)
 
 
-def always_raises(body: Sequence[ast.stmt], origins: dict[str, str]) -> bool:
-    """Whether every path through these statements ends in `raise`."""
+def is_told(kind: ast.expr, kinds: Kinds) -> bool:
+    """Whether a name is that of a class: of this module, imported, of an imported module, or builtin."""
+    first, _, last = dotted_name(kind).partition(".")
+    if first in kinds.given:
+        return False
+    if last.rpartition(".")[2] in kinds.bound and first not in kinds.imported:
+        return False
+    if first in kinds.classes | kinds.imported:
+        return True
+    return not last and isinstance(getattr(builtins, first, None), type)
+
+
+def always_raises(body: Sequence[ast.stmt], kinds: Kinds) -> bool:
+    """Whether every path through these statements ends in a `raise` that says something went wrong."""
     for statement in body:
         if isinstance(statement, ast.Raise):
-            return True
+            return not is_quiet(statement.exc, kinds)
         if leaves(statement):
             return False
-        if isinstance(statement, ast.If) and all(always_raises(b, origins) for b in (statement.body, statement.orelse)):
+        if isinstance(statement, ast.If) and all(always_raises(b, kinds) for b in (statement.body, statement.orelse)):
             return True
-        if isinstance(statement, ast.With) and always_raises(statement.body, origins):
-            return not any(is_suppression(item.context_expr, origins) for item in statement.items)
-        if isinstance(statement, ast.Try) and always_raises(statement.finalbody, origins):
+        if isinstance(statement, ast.With) and always_raises(statement.body, kinds):
+            return not any(is_suppression(item.context_expr, kinds.origins) for item in statement.items)
+        if isinstance(statement, ast.Try) and always_raises(statement.finalbody, kinds):
             return True
     return False
+
+
+def is_quiet(raised: ast.expr | None, kinds: Kinds) -> bool:
+    """Whether what is raised may end a process or a loop as if all were well."""
+    if isinstance(raised, ast.Name) and raised.id in kinds.bound:
+        return any(is_quiet(value, kinds) for value in kinds.bound[raised.id] if not isinstance(value, ast.Name))
+    called = raised.func if isinstance(raised, ast.Call) else raised
+    name = resolved_name(called, kinds.origins).removeprefix("builtins.") if called is not None else ""
+    if name != "SystemExit":
+        return name in QUIET
+    told = raised.args[0] if isinstance(raised, ast.Call) and raised.args else None
+    return not (isinstance(told, ast.JoinedStr) or (isinstance(told, ast.Constant) and bool(told.value)))
 
 
 def leaves(statement: ast.AST, loops: bool = False) -> bool:
@@ -71,22 +155,46 @@ def is_suppression(node: ast.AST, origins: dict[str, str]) -> bool:
     return isinstance(node, ast.Call) and resolved_name(node.func, origins) in ("suppress", "contextlib.suppress")
 
 
-def swallowed_errors(source: SourceFile) -> Iterator[Violation]:
-    """Where any error may disappear: broad handlers and suppressions, jumps out of `finally`, exits that say True."""
-    owners, origins = enclosing_functions(source.tree), known_names(source)
-    bound = dict(bindings(source.tree))
+def swallowed_errors(source: SourceFile, elsewhere: frozenset[str] = frozenset()) -> Iterator[Violation]:
+    """Where any error may disappear: broad handlers and suppressions, jumps out of `finally`, exits that say True.
+
+    `elsewhere` are the names by which other modules catch everything.
+    """
+    owners, kinds = enclosing_functions(source.tree), kinds_of(source, elsewhere)
+    quiet = {function.name for function in functions(source.tree) if says_handled(function)}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler):
-            swallows = is_broad(node.type, origins, bound) and not always_raises(node.body, origins)
-        elif isinstance(node, ast.Call) and is_suppression(node, origins):
-            swallows = any(is_broad(argument, origins, bound) for argument in node.args)
+            swallows = is_broad(node.type, kinds) and not always_raises(node.body, kinds)
+        elif isinstance(node, ast.Call):
+            swallows = call_swallows(node, kinds, quiet)
         elif isinstance(node, ast.Try | ast.TryStar):
             swallows = any(leaves(statement) for statement in node.finalbody)
+        elif isinstance(node, ast.Assign):
+            names = {getattr(target, "id", getattr(target, "attr", "")) for target in node.targets}
+            swallows = bool(names & EXITS) and exits_quietly(node.value, quiet)
         else:
             swallows = isinstance(node, Function) and node.name in EXITS and says_handled(node)
         if swallows and (source.path, owners.get(node, "")) not in BEST_EFFORT:
             line = node.finalbody[0].lineno if isinstance(node, ast.Try | ast.TryStar) else getattr(node, "lineno", 1)
             yield Violation(source.path, line, "any error may disappear here: name the error, or raise")
+
+
+def call_swallows(node: ast.Call, kinds: Kinds, quiet: set[str]) -> bool:
+    """Whether a call lets any error disappear: suppress, gather with its errors as results, an exit that is pushed."""
+    if is_suppression(node, kinds.origins):
+        return any(is_broad(argument, kinds) for argument in node.args)
+    for keyword in node.keywords:
+        if keyword.arg == "return_exceptions":
+            return not isinstance(keyword.value, ast.Constant) or bool(keyword.value.value)
+    pushes = isinstance(node.func, ast.Attribute) and node.func.attr in PUSHES
+    return pushes and any(exits_quietly(argument, quiet) for argument in node.args)
+
+
+def exits_quietly(value: ast.expr, quiet: set[str]) -> bool:
+    """Whether a function that is used as an exit may return something true."""
+    if isinstance(value, ast.Lambda):
+        return not isinstance(value.body, ast.Constant) or bool(value.body.value)
+    return dotted_name(value).rpartition(".")[2] in quiet
 
 
 def says_handled(function: Function) -> bool:

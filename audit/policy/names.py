@@ -5,7 +5,16 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from audit.policy.source import IMPORTERS, Violation, imported_module, known_names, resolved_name, text_of
+from audit.policy.source import (
+    IMPORTERS,
+    Violation,
+    dotted_name,
+    imported_module,
+    known_names,
+    resolved_name,
+    string_constants,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +29,8 @@ READING_ORDER = (
 FIRST_PARTY = ("coordexp", "audit", "benchmarks", "tests", "scripts")
 GRAB_BAGS = {"utils", "util", "common", "commons", "helpers", "helper", "misc"}
 REACHERS = {"getattr", "setattr", "hasattr", "delattr", "object.__getattribute__", "object.__setattr__"}
+# Methods of monkeypatch and mock that set or delete an attribute of their first argument, or one at a dotted path.
+PATCHERS = {"setattr", "delattr", "object", "patch"}
 # Underscored names that their owners document: named tuples, and the one place where transformers keeps its choice.
 DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_make", "_attn_implementation"}
 
@@ -86,31 +97,47 @@ def private_names(source: SourceFile, others: frozenset[str] = frozenset()) -> I
         if name.split(".")[0] in FIRST_PARTY and any(is_private(part) for part in name.split(".")):
             yield Violation(source.path, line, f"{name} is private to its module: use, or make, a public name")
     origins, own = known_names(source), private_definitions(source)
-    foreign = others - own
+    foreign, constants = others - own, string_constants(source.tree)
     for node in ast.walk(source.tree):
-        attribute, owner = reached(node, origins)
-        if not is_private(attribute) or owner in ("self", "cls"):
-            continue
-        first_party = owner.split(".")[0] in FIRST_PARTY
-        if first_party or attribute in foreign or (source.is_test and isinstance(node, ast.Attribute)):
-            line = getattr(node, "lineno", 1)
-            yield Violation(source.path, line, f"{attribute} is private to its owner: use, or make, a public name")
+        line = getattr(node, "lineno", 1)
+        for attribute, owner in reached(node, origins, constants):
+            if source.is_test and attribute == "__new__" and owner != "super":
+                yield Violation(source.path, line, "__new__ makes what no constructor makes: build the object")
+            if not is_private(attribute) or owner in ("self", "cls"):
+                continue
+            if source.is_test or owner.split(".")[0] in FIRST_PARTY or attribute in foreign:
+                yield Violation(source.path, line, f"{attribute} is private to its owner: use, or make, a public name")
 
 
-def reached(node: ast.AST, origins: dict[str, str]) -> tuple[str, str]:
-    """The attribute that a node reaches for, in whatever way, and the resolved name of its owner."""
+def reached(node: ast.AST, origins: dict[str, str], constants: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The attributes that a node reaches for, in whatever way, each with the resolved name of its owner."""
     if isinstance(node, ast.Attribute):
-        return node.attr, resolved_name(node.value, origins)
-    if isinstance(node, ast.Subscript):
+        made_by = node.value.func if isinstance(node.value, ast.Call) else node.value
+        yield node.attr, resolved_name(node.value, origins) or resolved_name(made_by, origins)
+    elif isinstance(node, ast.Subscript):
         owner = resolved_name(node.value, origins)
-        return (text_of(node.slice), owner.removesuffix(".__dict__")) if owner.endswith(".__dict__") else ("", "")
-    if isinstance(node, ast.Call) and node.args:
-        function = resolved_name(node.func, origins)
-        if function in REACHERS and len(node.args) > 1:
-            return text_of(node.args[1]), resolved_name(node.args[0], origins)
-        if function in ("operator.attrgetter", "operator.methodcaller"):
-            return text_of(node.args[0]).rpartition(".")[2], ""
-    return "", ""
+        if owner.endswith(".__dict__"):
+            yield text_of(node.slice), owner.removesuffix(".__dict__")
+    elif isinstance(node, ast.Call):
+        yield from reached_by_call(node, origins, constants)
+
+
+def reached_by_call(node: ast.Call, origins: dict[str, str], constants: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The attributes that a call names: of `getattr`, of attrgetter, of monkeypatch's and mock's methods."""
+    function = resolved_name(node.func, origins)
+    last = node.func.attr if isinstance(node.func, ast.Attribute) else function.rpartition(".")[2]
+    given = [
+        *node.args,
+        *(keyword.value for keyword in node.keywords if keyword.arg in ("target", "name", "attribute")),
+    ]
+    texts = [text_of(part) or constants.get(dotted_name(part), "") for part in given]
+    if (function in REACHERS or last in PATCHERS) and len(given) > 1 and not texts[0]:
+        yield texts[1], resolved_name(given[0], origins)
+    elif (last in PATCHERS and texts) or function in ("operator.attrgetter", "operator.methodcaller"):
+        parts = texts[0].split(".") if texts else []
+        yield from ((part, ".".join(parts[:at])) for at, part in enumerate(parts))
+    elif last == "multiple":
+        yield from ((keyword.arg or "", "") for keyword in node.keywords)
 
 
 def grab_bags(source: SourceFile) -> Iterator[Violation]:

@@ -75,6 +75,8 @@ def with_context(name: str, sources: list[SourceFile]) -> Find:
     if name == "private_names":
         own = [source for source in sources if not source.is_test]
         return partial(names.private_names, others=frozenset().union(*map(names.private_definitions, own)))
+    if name == "swallowed_errors":
+        return partial(failures.swallowed_errors, elsewhere=failures.broad_names(sources))
     if name == "undocumented_environment":
         return partial(environment.undocumented_environment, documented=documented_variables())
     if name == "undeclared_flags":

@@ -111,6 +111,11 @@ def imported_names(tree: ast.Module, path: str = "") -> dict[str, str]:
     return origins
 
 
+def module_name(path: str) -> str:
+    """`a.b` for a/b.py and for a/b/__init__.py."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def imported_module(node: ast.ImportFrom, path: str) -> str:
     """The absolute name of what `from … import` reads; "" for a relative import in a file that has no package."""
     if not node.level:

@@ -186,6 +186,21 @@ def test_every_best_effort_handler_on_the_list_exists():
         assert list(swallowed_errors(moved)), f"{path}: {function} swallows nothing: take it off the list"
 
 
+@pytest.mark.invariant("POLICY-003")
+def test_what_another_module_catches_everything_by_is_found():
+    owner = parse_source(
+        "coordexp/spec/probe.py", "CAUGHT = (ValueError,) + (Exception,)\nNAMED = (OSError, KeyError)\n"
+    )
+    package = parse_source("coordexp/spec/__init__.py", "from coordexp.spec.probe import CAUGHT, NAMED\n")
+    user = parse_source(
+        "coordexp/losses/probe.py",
+        "from coordexp.spec import CAUGHT, NAMED\nfrom coordexp.spec import probe\n"
+        + "".join(f"try:\n    work()\nexcept {kind}:\n    x = 1\n" for kind in ("CAUGHT", "NAMED", "probe.CAUGHT")),
+    )
+    find = with_context("swallowed_errors", [owner, package, user])
+    assert [violation.line for violation in find(user)] == [5, 13]
+
+
 @pytest.mark.invariant("POLICY-008")
 def test_a_division_by_another_modules_constant_is_found():
     codec = parse_source("coordexp/coords/probe.py", "COUNT = 1000\nLAST = COUNT - 1\nother = 999\n")
