@@ -55,8 +55,13 @@ def changes(old: Record, new: Record) -> list[str]:
 
 def touched_parameters(old: Record, new: Record) -> set[str]:
     """Names of parameters that are gone or are passed in another way."""
-    before, after = ({p.name: p for form in _forms(record) for p in read_parameters(form)} for record in (old, new))
+    before, after = ({p.name: p for form in read_forms(record) for p in form} for record in (old, new))
     return {name for name, parameter in before.items() if name not in after or after[name].kind != parameter.kind}
+
+
+def read_forms(record: Record) -> list[list[Parameter]]:
+    """The parameters of each form of the recorded signature; none where it has no signature."""
+    return [read_parameters(form) for form in _forms(record)]
 
 
 def read_parameters(signature: str) -> list[Parameter]:

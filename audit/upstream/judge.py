@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from audit.upstream.calls import lost_keywords, refused_keywords
 from audit.upstream.contract import Recorded
 from audit.upstream.drift import changes, touched_parameters
 from audit.upstream.moved import find_moved
@@ -84,8 +85,12 @@ def _package_drifts(survey: Survey, package: str, recorded: Recorded) -> Iterato
         elif new is None:
             refused = any(use.sure for use in users)
             yield Drift(package, symbol, (_removed(survey, symbol, old),), _places(users), refused)
-        elif found := changes(old, new):
-            yield Drift(package, symbol, tuple(found), _places(users, touched_parameters(old, new)))
+        else:
+            touched, lost = touched_parameters(old, new), lost_keywords(old, new)
+            wrong = _misfits(symbol, new, users, touched)
+            refused = bool(wrong) or any(lost & set(use.keywords) for use in users)
+            if found := [*changes(old, new), *wrong]:
+                yield Drift(package, symbol, tuple(found), _places(users, touched), refused)
 
 
 def _removed(survey: Survey, symbol: str, old: Record) -> str:
@@ -102,10 +107,23 @@ def _unrecorded(survey: Survey) -> Iterator[Drift]:
         if symbol in known or package in survey.missing_packages:
             continue
         there = symbol in survey.current
+        users = survey.users(symbol)
+        wrong = _misfits(symbol, survey.current[symbol], users) if there else []
         words = "is used, but not recorded; accept it" if there else f"is used, but {package} has no such name"
         if package in survey.skipped:
             words = f"is used, but not recorded; accept it where {package} is installed"
-        yield Drift(package, symbol, (words,), _places(survey.users(symbol)), not there)
+        yield Drift(package, symbol, (words, *wrong), _places(users), bool(wrong) or not there)
+
+
+def _misfits(symbol: str, record: Record, users: list[Use], told: Collection[str] = ()) -> list[str]:
+    """Calls of the symbol itself that pass what it does not take, except names that another sentence tells."""
+    texts = []
+    for use in users:
+        wrong = refused_keywords(record, use.keywords) if use.symbol == symbol else []
+        names = [name for name in wrong if name not in told]
+        if names:
+            texts.append(f"passes {', '.join(names)}, which it does not take: {use.file}:{use.line}")
+    return list(dict.fromkeys(texts))
 
 
 def _places(users: list[Use], touched: Collection[str] = ()) -> tuple[str, ...]:

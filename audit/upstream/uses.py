@@ -43,14 +43,16 @@ def read_project(root: Path, folders: Collection[str] = FOLDERS) -> list[SourceF
 
 
 def find_uses(sources: Collection[SourceFile], packages: Collection[str]) -> list[Use]:
-    """Every place that imports or names something of the packages, first places first; one for each line."""
-    found: dict[tuple[str, str, int], Use] = {}
+    """Every place that imports or names something of the packages, first places first.
+
+    One for each line, or one for each call there that passes keywords.
+    """
+    found: dict[tuple[str, str, int], list[Use]] = {}
     for source in sources:
         for use in _uses_in(source, set(packages)):
-            key = (use.symbol, use.file, use.line)
-            if key not in found or use.keywords:
-                found[key] = use
-    return sorted(found.values())
+            found.setdefault((use.symbol, use.file, use.line), []).append(use)
+    kept = ({use for use in uses if use.keywords} or uses[:1] for uses in found.values())
+    return sorted(use for uses in kept for use in uses)
 
 
 def _uses_in(source: SourceFile, packages: set[str]) -> Iterator[Use]:

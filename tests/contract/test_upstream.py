@@ -186,7 +186,8 @@ def test_both_logits_processor_interfaces_are_recorded():
     assert symbols[f"{second}.LogitsProcessor.add_request"]["signature"] == "(self, req_idx, sampling_params)"
     assert symbols[f"{second}.LogitsProcessor.apply"]["signature"] == "(self, logits, ctx)"
     assert symbols["vllm.config.VllmConfig.use_v2_model_runner"]["body"]
-    assert symbols[f"{first}.LogitsProcessor"]["abstract"] == ["__init__", "apply", "is_argmax_invariant", "update_state"]
+    abstract = ["__init__", "apply", "is_argmax_invariant", "update_state"]
+    assert symbols[f"{first}.LogitsProcessor"]["abstract"] == abstract
     assert symbols[f"{second}.LogitsProcessor"]["abstract"] == ["apply"]
     assert list(symbols[f"{first}.MoveDirectionality"]["members"]) == ["UNIDIRECTIONAL", "SWAP"]
     assert symbols[f"{first}.interface.MovedRequest"]["value"] == "tuple[int, int, MoveDirectionality]"

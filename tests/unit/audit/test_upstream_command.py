@@ -30,13 +30,13 @@ def test_an_upgrade_is_shown_accepted_and_then_as_recorded(fake, capsys):
     assert main(["--accept"]) == 0
     assert main([]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "10 symbols of 1 packages: as recorded"
-    fake.edit("site/upstream/core.py", ", *, strict=False", "")
+    fake.edit("site/upstream/core.py", "strict=False", "strict=True")
     assert main([]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "up-stream 1.0",
         "  upstream.core.cut",
-        "    parameter strict removed",
-        "    <- coordexp/shorten.py:16 calls it and passes strict",
+        "    parameter strict: default False became default True",
+        "    <- coordexp/shorten.py:16 calls it",
         "engine is not installed, so nothing of it was compared: only servers have an engine",
         "10 symbols of 1 packages: 1 drifts",
     ]
