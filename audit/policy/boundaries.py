@@ -6,7 +6,15 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from audit.policy.source import Violation, bindings, dotted_name, known_names, resolved_name, text_of
+from audit.policy.source import (
+    Violation,
+    bindings,
+    dotted_name,
+    enclosing_functions,
+    known_names,
+    resolved_name,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +26,21 @@ PRINTERS = {
     "rich.inspect", "traceback.print_exc", "traceback.print_exception", "traceback.print_stack", "os.write", "input",
     "builtins.input", "breakpoint", "builtins.breakpoint", "warnings.showwarning", "logging.basicConfig",
 }  # fmt: skip
+# What packages of a terminal write with, whichever of their modules it is taken from.
+ECHOES = {
+    ("tqdm", "write"),
+    ("click", "echo"),
+    ("click", "secho"),
+    ("typer", "echo"),
+    ("typer", "secho"),
+    ("rich", "get_console"),
+}
+# (path, function) -> what a library's own console is for; any other is handed one by the command.
+CONSOLES: dict[tuple[str, str], str] = {
+    ("coordexp/data/reports.py", "progress"): "a bar on stderr, silent where that is no terminal",
+    ("coordexp/data/reports.py", "render_table"): "writes into a string",
+    ("coordexp/evaluation/summary.py", "show_progress"): "a bar on stderr, silent where that is no terminal",
+}
 STREAMS = {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "sys.stdin"}
 COMMANDS = ("coordexp/entrypoints/", "audit/")
 """Where a command speaks to whoever typed it, on the standard streams."""
@@ -45,15 +68,25 @@ COMMAND_LINES: dict[str, str] = {
 
 def prints(source: SourceFile) -> Iterator[Violation]:
     """Output that library code makes: `print` under any name, and the standard streams outside commands."""
-    origins = known_names(source)
+    origins, owners = known_names(source), enclosing_functions(source.tree)
     found: dict[int, str] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Name | ast.Attribute | ast.Call) and not is_target(node):
             name = resolved_name(node, origins)
-            if name in PRINTERS or (name in STREAMS and not source.path.startswith(COMMANDS)):
+            echoes = name in PRINTERS or (name.split(".")[0], name.rpartition(".")[2]) in ECHOES
+            if echoes or (name in STREAMS and not source.path.startswith(COMMANDS)):
                 found.setdefault(node.lineno, name)
+            elif makes_console(node, origins) and not source.path.startswith(COMMANDS):
+                if (source.path, owners.get(node, "")) not in CONSOLES:
+                    found.setdefault(node.lineno, "a console")
     for line, name in found.items():
         yield Violation(source.path, line, f"{name}: entry points use rich's console, libraries log")
+
+
+def makes_console(node: ast.AST, origins: dict[str, str]) -> bool:
+    """Whether a node is a call of rich's Console."""
+    name = resolved_name(node.func, origins) if isinstance(node, ast.Call) else ""
+    return name.startswith("rich.") and name.endswith(".Console")
 
 
 def is_target(node: ast.AST) -> bool:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from audit.policy.source import Violation, imported_module, known_names, resolved_name
+from audit.policy.source import (
+    Violation,
+    calls,
+    enclosing_functions,
+    imported_module,
+    known_names,
+    resolved_name,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,16 +32,23 @@ PARSER_PACKAGES = {
     "simdjson", "pysimdjson", "jsonlines", "ruamel", "toml", "tomli", "partial_json_parser", "dirtyjson", "pyjson5",
 }  # fmt: skip
 PARSER_METHODS = {"json", "validate_json", "model_validate_json", "parse_raw", "raw_decode", "read_json"}
-# path -> what it reads. Assistant text is parsed by coordexp.coordjson alone, after it is transpiled to strict JSON.
-JSON_READERS: dict[str, str] = {
-    "coordexp/spec/documents.py": "contract files and fixtures",
-    "coordexp/config/source.py": "configuration files, as YAML",
-    "coordexp/data/rules.py": "lines of a record file",
-    "coordexp/data/wire.py": "lines of a record file, fast",
-    "coordexp/data/coco.py": "annotations in COCO's form",
-    "coordexp/coordjson/scan.py": "the string literal of a desc that holds an escape, once its grammar is checked",
-    "coordexp/forward/coord_offset_files.py": "the description beside an adapter's weights",
-    "coordexp/training/manifest.py": "the resolved configuration, on its way into the run manifest",
+# Attributes that are parsers whatever they are of: the module may have come in by any way.
+PARSER_ATTRIBUTES = {"loads", "scanstring", "raw_decode", "literal_eval", "safe_load", "JSONDecoder"}
+PARSER_MODULES = {"json", "yaml", "tomllib", "msgspec"}
+# What is in a module of that name besides parsers.
+WRITERS = {"dump", "dumps", "encode", "Encoder", "JSONEncoder", "JSONDecodeError"}
+# (path, function) -> what it reads; "" is the module. coordexp.coordjson alone parses assistant text, once transpiled.
+JSON_READERS: dict[tuple[str, str], str] = {
+    ("coordexp/spec/documents.py", "read_yaml"): "contract files",
+    ("coordexp/spec/documents.py", "read_json"): "contract files and fixtures",
+    ("coordexp/config/source.py", "read_source"): "configuration files, as YAML",
+    ("coordexp/config/source.py", "_check_depth"): "configuration files, as YAML, before they are read",
+    ("coordexp/data/rules.py", "find_problems"): "lines of a record file",
+    ("coordexp/data/wire.py", ""): "lines of a record file, fast",
+    ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
+    ("coordexp/coordjson/scan.py", "read_object"): "the string literal of a desc with an escape, its grammar checked",
+    ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
+    ("coordexp/training/manifest.py", "write_stage1_manifest"): "the resolved configuration, for the run manifest",
 }
 UNSAFE_CALLS = {
     "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all", "pickle.load", "pickle.loads",
@@ -54,22 +69,25 @@ UNSAFE_OPTIONS = ("allow_pickle", "shell", "trust_remote_code")
 
 def json_outside_boundary(source: SourceFile) -> Iterator[Violation]:
     """Text parsed as JSON, YAML, TOML or a Python literal outside JSON_READERS, however the parser is reached."""
-    if source.path in JSON_READERS:
-        return
-    origins = known_names(source)
+    origins, owners = known_names(source), enclosing_functions(source.tree)
+    owned = {id(node.value) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)}
+    owned |= {id(node.args[0]) for node, name in calls(source.tree) if name == "getattr" and text_of(node.args[1])}
     found: dict[int, str] = {}
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript) and (
-            name := parser_name(node, origins)
-        ):
-            found.setdefault(node.lineno, name)
+        if (source.path, owners.get(node, "")) in JSON_READERS:
+            continue
+        if isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript):
+            if name := parser_name(node, origins) or ("" if id(node) in owned else parser_module(node, origins)):
+                found.setdefault(node.lineno, name)
         elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             module = imported_module(node, source.path)
             if any(parser.startswith(f"{module}.") for parser in PARSERS):
                 found.setdefault(node.lineno, f"{module}.*")
     for line, name in found.items():
         yield Violation(
-            source.path, line, f"{name}: text is parsed only in the modules of JSON_READERS in audit/policy/parsers.py"
+            source.path,
+            line,
+            f"{name}: text is parsed only in the functions of JSON_READERS in audit/policy/parsers.py",
         )
 
 
@@ -78,8 +96,24 @@ def parser_name(node: ast.Name | ast.Attribute | ast.Call | ast.Subscript, origi
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in PARSER_METHODS:
         owner = resolved_name(node.func.value, origins)
         return f".{node.func.attr}()" if owner.split(".")[0] not in ("json", "msgspec") else ""
+    if isinstance(node, ast.Attribute) and node.attr in PARSER_ATTRIBUTES:
+        return f".{node.attr}"
     name = resolved_name(node, origins)
-    return name if name in PARSERS or name.split(".")[0] in PARSER_PACKAGES else ""
+    parts = name.split(".")
+    if parts[0] in PARSER_PACKAGES or any(name.endswith(f".{parser}") for parser in PARSERS):
+        return name
+    if parts[0] == "json" and len(parts) > 1 and not set(parts[1:]) & WRITERS:
+        return name
+    return name if name in PARSERS else ""
+
+
+def parser_module(node: ast.Name | ast.Attribute | ast.Call | ast.Subscript, origins: dict[str, str]) -> str:
+    """The name of a module of parsers that an expression hands on whole, "" for anything else."""
+    if isinstance(node, ast.Name) and (node.id not in origins or isinstance(node.ctx, ast.Store)):
+        return ""
+    name = resolved_name(node, origins)
+    known = name.split(".")[0] in {origin.split(".")[0] for origin in origins.values()}
+    return f"{name} as a whole" if known and name.rpartition(".")[2] in PARSER_MODULES else ""
 
 
 def unsafe_loaders(source: SourceFile) -> Iterator[Violation]:

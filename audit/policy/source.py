@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 IMPORTERS = {"importlib.import_module", "__import__", "builtins.__import__"}
 # Builtins that a rule watches under whatever name they are bound to.
 WATCHED_BUILTINS = {"print", "input", "breakpoint", "eval", "exec", "Exception", "BaseException", "builtins"}
+# What looks a module or an attribute up by its name: a name that can be told there is put in as a literal.
+NAMED_BY_TEXT = {
+    "import_module",
+    "__import__",
+    "getattr",
+    "setattr",
+    "hasattr",
+    "delattr",
+    "attrgetter",
+    "methodcaller",
+}
 ALIAS_HOPS = 2
 SKIPPED_PARTS = {"__pycache__", ".venv", "output", "mutants"}
 
@@ -46,7 +58,9 @@ class Violation:
 
 def parse_source(path: str, text: str) -> SourceFile:
     """A module from its text; raises SyntaxError."""
-    return SourceFile(path=path, text=text, tree=ast.parse(text, filename=path))
+    tree = ast.parse(text, filename=path)
+    told_names(tree)
+    return SourceFile(path=path, text=text, tree=tree)
 
 
 @lru_cache(maxsize=4096)
@@ -196,6 +210,32 @@ def joined(owner: str, name: str) -> str:
 def text_of(node: ast.AST) -> str:
     """The text of a string literal, "" for anything else."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def told_names(tree: ast.Module) -> None:
+    """Puts the text in place of constants and sums of literals where a module or an attribute is looked up by name."""
+    times = Counter(name for name, _ in bindings(tree))
+    times.update(node.arg for node in ast.walk(tree) if isinstance(node, ast.arg))
+    constants = {name: text for name, text in string_constants(tree).items() if times[name] == 1}
+    for node, name in calls(tree):
+        if name.rpartition(".")[2] in NAMED_BY_TEXT:
+            for at, part in enumerate(node.args):
+                if text := told_text(part, constants):
+                    node.args[at] = ast.copy_location(ast.Constant(text), part)
+
+
+def told_text(node: ast.AST, constants: dict[str, str]) -> str:
+    """The text that a literal, a constant, or a sum or f-string of them stands for; "" for what varies."""
+    if isinstance(node, ast.Name):
+        return constants.get(node.id, "")
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [told_text(node.left, constants), told_text(node.right, constants)]
+    elif isinstance(node, ast.JoinedStr):
+        values = [part.value if isinstance(part, ast.FormattedValue) else part for part in node.values]
+        parts = [told_text(value, constants) for value in values]
+    else:
+        return text_of(node)
+    return "".join(parts) if all(parts) else ""
 
 
 def string_constants(tree: ast.Module) -> dict[str, str]:

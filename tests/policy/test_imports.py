@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from audit.policy.names import READING_ORDER
+from audit.policy.startup import HEAVY, LIGHT
 
 ROOT = Path(__file__).resolve().parents[2]
-LIGHT = ("spec", "config", "geometry", "coords", "data", "coordjson")
-HEAVY = ("torch", "torchvision", "transformers", "swift", "vllm", "accelerate", "peft")
 
 
 def lint_imports(root):
@@ -70,6 +69,15 @@ def test_the_linter_the_rule_and_the_document_have_one_order():
     assert tuple(name for name in table if name in READING_ORDER) == READING_ORDER
     packages = {path.parent.name for path in (ROOT / "coordexp").glob("*/__init__.py")}
     assert packages <= set(READING_ORDER)
+
+
+@pytest.mark.invariant("POLICY-021")
+def test_the_linter_and_the_rule_have_one_list_of_light_and_of_heavy_packages():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract["id"] == "light-packages")
+    assert sorted(contract["forbidden_modules"]) == sorted(HEAVY)
+    assert sorted(contract["source_modules"]) == sorted(f"coordexp.{package}" for package in LIGHT)
+    assert {"torch", "transformers", "swift", "vllm", "deepspeed", "accelerate", "peft", "safetensors"} <= set(HEAVY)
 
 
 def modules_of(package):

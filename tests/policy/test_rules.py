@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from audit.policy import RULES, parse_source, violations_of
-from audit.policy.boundaries import COMMAND_LINES, OTHER_EXTRAS, bucket_reads, undeclared_flags
+from audit.policy.boundaries import COMMAND_LINES, CONSOLES, OTHER_EXTRAS, bucket_reads, prints, undeclared_flags
 from audit.policy.environment import ENVIRONMENT_HANDED_ON, undocumented_environment
 from audit.policy.failures import BEST_EFFORT, swallowed_errors
 from audit.policy.loss_home import HOME, loss_arithmetic
 from audit.policy.parsers import JSON_READERS, json_outside_boundary
 from audit.policy.rules import declared_flags, documented_variables, with_context
-from audit.policy.source import read_sources
+from audit.policy.source import enclosing_functions, read_sources
 from audit.policy.thousand import OTHER_THOUSANDS, divisions_by_thousand, names_of_thousand
 from coordexp.spec import load_cases
 
@@ -133,10 +133,12 @@ def test_a_seventh_parameter_is_refused_outside_tests(path, signature, expected)
 @pytest.mark.invariant("POLICY-007")
 def test_every_json_reader_on_the_list_reads_json():
     sources = {source.path: source for source in read_sources(ROOT, ("coordexp",))}
-    assert set(JSON_READERS) <= set(sources)
-    for path in JSON_READERS:
+    for path, function in JSON_READERS:
         elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
-        assert list(json_outside_boundary(elsewhere)), f"{path} parses no JSON: take it off the list"
+        owners = enclosing_functions(elsewhere.tree)
+        spans = {getattr(node, "lineno", 0): name for node, name in owners.items()}
+        found = {spans.get(violation.line, "") for violation in json_outside_boundary(elsewhere)}
+        assert function in found, f"{path}: {function} parses no JSON: take it off the list"
 
 
 @pytest.mark.invariant("POLICY-013")
@@ -155,6 +157,17 @@ def test_every_other_extra_on_the_list_is_read():
         elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
         messages = [violation.message for violation in bucket_reads(elsewhere)]
         assert any(message.startswith(f"{spelling}:") for message in messages), f"{path}: take it off the list"
+
+
+@pytest.mark.invariant("POLICY-010")
+def test_every_console_on_the_list_exists():
+    sources = {source.path: source for source in read_sources(ROOT, ("coordexp",))}
+    for path, function in CONSOLES:
+        elsewhere = parse_source("coordexp/elsewhere.py", sources[path].text)
+        owners = enclosing_functions(elsewhere.tree)
+        spans = {getattr(node, "lineno", 0): name for node, name in owners.items()}
+        found = {spans.get(violation.line, "") for violation in prints(elsewhere)}
+        assert function in found, f"{path}: {function} makes no console: take it off the list"
 
 
 @pytest.mark.invariant("POLICY-014")
