@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, TypedDict
 
 import griffe
 
+from audit.policy.source import bindings
 from audit.upstream.installed import read_body
 from audit.upstream.lookup import Found, Lookup, base_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 _VERBS = frozenset({"get", "post", "put", "patch", "delete"})
@@ -244,9 +245,18 @@ def _signature(function: griffe.Function) -> str:
 
 
 def _routes(node: griffe.Function) -> Iterator[tuple[str, str]]:
-    """Routes that a function registers as `app.post(path, ...)(endpoint)`."""
-    for call in ast.walk(read_body(node)):
+    """Routes that a function registers as `app.post(path, ...)(endpoint)`, with their options; a local name in an
+    option stands for what it was given."""
+    body = read_body(node)
+    local = dict(bindings(body))
+    for call in ast.walk(body):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Call) and isinstance(call.func.func, ast.Attribute):
             verb, path = call.func.func.attr, call.func.args[0] if call.func.args else None
             if verb in _VERBS and isinstance(path, ast.Constant) and isinstance(path.value, str) and call.args:
-                yield f"{verb.upper()} {path.value}", ast.unparse(call.args[0]).removeprefix("self.")
+                endpoint = ast.unparse(call.args[0]).removeprefix("self.")
+                options = [f"{option.arg or '**'}={_unnamed(option.value, local)}" for option in call.func.keywords]
+                yield f"{verb.upper()} {path.value}", f"{endpoint} ({', '.join(options)})" if options else endpoint
+
+
+def _unnamed(value: ast.expr, local: Mapping[str, ast.expr]) -> str:
+    return ast.unparse(local.get(value.id, value) if isinstance(value, ast.Name) else value)

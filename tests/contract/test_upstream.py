@@ -166,14 +166,15 @@ def test_the_routes_of_the_rollout_server_are_recorded():
     routes = RECORDED["swift"].symbols["swift.pipelines.infer.rollout.SwiftRolloutDeploy._register_rl_rollout_app"][
         "routes"
     ]
+    guard = "dependencies=[Depends(self._require_api_key())]"
     assert {
         "GET /health/": "health",
-        "GET /get_world_size/": "get_world_size",
-        "POST /infer/": "infer",
-        "POST /init_communicator/": "init_communicator",
-        "POST /update_named_param/": "update_named_param",
-        "POST /reset_encoder_cache/": "reset_encoder_cache",
-        "POST /process_weights_after_loading/": "process_weights_after_loading",
+        "GET /get_world_size/": f"get_world_size ({guard})",
+        "POST /infer/": f"infer (response_model=None, {guard})",
+        "POST /init_communicator/": f"init_communicator ({guard})",
+        "POST /update_named_param/": f"update_named_param ({guard})",
+        "POST /reset_encoder_cache/": f"reset_encoder_cache ({guard})",
+        "POST /process_weights_after_loading/": f"process_weights_after_loading ({guard})",
     }.items() <= routes.items()
 
 
@@ -201,6 +202,9 @@ def test_the_fields_of_a_rollout_request_are_recorded_with_their_defaults():
     request = RECORDED["swift"].symbols["swift.infer_engine.protocol.RolloutInferRequest"]["fields"]
     assert request["images"] == "List[str] = list()"
     assert next(iter(request)) == "messages"
+    for name in ("RequestConfig.__post_init__", "RolloutInferRequest.__post_init__", "RolloutOutput.model_post_init"):
+        assert RECORDED["swift"].symbols[f"swift.infer_engine.protocol.{name}"]["body"]
+    assert RECORDED["swift"].symbols["swift.pipelines.infer.rollout.SwiftRolloutDeploy.infer"]["body"]
 
 
 @pytest.mark.invariant("UP-007")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tests.unit.audit.upstream_fake import Fake, build_fake
 
+INFER = "route POST /infer/ was infer (response_model=None, dependencies=[self.key]), is infer"
 CALLS = "  <- coordexp/shorten.py:16 calls it"
 
 
@@ -119,6 +120,8 @@ def test_a_definition_that_moved_behind_its_name_is_a_drift(fake):
         ("requests", "=list,", "=tuple,", "requests.Request", "field images was list = list(), is list = tuple()"),
         ("server", "post('/infer/'", "put('/infer/'", "server.Server.register", "route POST /infer/ removed"),
         ("server", "(self.health)", "(self.x)", "server.Server.register", "route GET /health/ was health, is x"),
+        ("server", "response_model=None, ", "", "server.Server.register", f"{INFER} (dependencies=[self.key])"),
+        ("server", "[self.key]", "[]", "server.Server.register", f"{INFER} (response_model=None, dependencies=[])"),
     ],
 )  # fmt: skip
 def test_fields_routes_values_and_kinds_are_compared(fake, file, old, new, symbol, change):
@@ -137,7 +140,7 @@ def test_a_new_route_is_a_drift(fake):
 
 @pytest.mark.invariant("UP-006")
 def test_a_body_that_changed_behind_the_same_signature_is_a_drift(fake):
-    fake.edit("site/upstream/server.py", "response_model=None", "response_model=int")
+    fake.edit("site/upstream/server.py", "= [self.key]", "= [self.key]\n        print('a')")
     (drift,) = fake.drifts()
     assert drift.changes == ("its content changed; read it again and see whether what relies on it still holds",)
 
@@ -146,8 +149,8 @@ def test_a_body_that_changed_behind_the_same_signature_is_a_drift(fake):
 def test_a_docstring_or_a_comment_is_no_drift(fake):
     fake.edit(
         "site/upstream/server.py",
-        "(self):\n        self.app.get",
-        "(self):\n        '''Adds.'''\n        # a\n        self.app.get",
+        "(self):\n        guard",
+        "(self):\n        '''Adds.'''\n        # a\n        guard",
     )
     fake.edit("site/upstream/trainer.py", "Says what happened.", "Says it.")
     assert fake.texts() == []

@@ -49,8 +49,9 @@ class Request:
     "server.py": """
 class Server:
     def register(self):
+        guard = [self.key]
         self.app.get('/health/')(self.health)
-        self.app.post('/infer/', response_model=None)(self.infer)
+        self.app.post('/infer/', response_model=None, dependencies=guard)(self.infer)
 
     def health(self):
         return 'ok'
