@@ -76,11 +76,15 @@ def prints(source: SourceFile) -> Iterator[Violation]:
             echoes = name in PRINTERS or (name.split(".")[0], name.rpartition(".")[2]) in ECHOES
             if echoes or (name in STREAMS and not source.path.startswith(COMMANDS)):
                 found.setdefault(node.lineno, name)
-            elif makes_console(node, origins) and not source.path.startswith(COMMANDS):
-                if (source.path, owners.get(node, "")) not in CONSOLES:
-                    found.setdefault(node.lineno, "a console")
+            elif makes_console(node, origins) and not may_make_console(source.path, owners.get(node, "")):
+                found.setdefault(node.lineno, "a console")
     for line, name in found.items():
         yield Violation(source.path, line, f"{name}: entry points use rich's console, libraries log")
+
+
+def may_make_console(path: str, function: str) -> bool:
+    """Whether a function may make a console of its own: a command's, or one of CONSOLES."""
+    return path.startswith(COMMANDS) or (path, function) in CONSOLES
 
 
 def makes_console(node: ast.AST, origins: dict[str, str]) -> bool:

@@ -87,7 +87,7 @@ def json_outside_boundary(source: SourceFile) -> Iterator[Violation]:
         yield Violation(
             source.path,
             line,
-            f"{name}: text is parsed only in the functions of JSON_READERS in audit/policy/parsers.py",
+            f"{name}: text is parsed only by JSON_READERS in audit/policy/parsers.py",
         )
 
 
