@@ -6,14 +6,16 @@ Larger plans use warm processes; whatever is not killed in one is run again in a
 from __future__ import annotations
 
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
-from audit.execution import copy_checkout
+from audit.execution import copy_checkout, end_running
 from audit.mutation import hooked, run_mutant, run_unmutated
 from audit.mutation_records import MutationRecord
 from audit.suite import read_suite_command
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from coordexp.spec import Invariant
 
 WORTH_WARMING = 4
+_STEP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,11 @@ class Plan:
 
 
 def run_plan(plan: Plan, jobs: int, done: Callable[[MutationRecord], None]) -> list[MutationRecord]:
-    """Run the plan on `jobs` processes at a time; `done` is called with each record."""
+    """Run the plan on `jobs` processes at a time; `done` is called with each record.
+
+    An interruption, or an error of `done`, ends the tests that run and begins nothing new.
+    """
+    stop, errors = Event(), list[Exception]()
     servers: SimpleQueue[WarmServer | None] = SimpleQueue()
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=jobs) as pool:
         for _ in range(jobs):
@@ -55,15 +62,40 @@ def run_plan(plan: Plan, jobs: int, done: Callable[[MutationRecord], None]) -> l
         def run_one(invariant: Invariant, numbers: tuple[int, ...]) -> list[MutationRecord]:
             server = servers.get()
             try:
-                return _run_invariant(plan, invariant, numbers, server, done)
+                return _run_invariant(plan, invariant, numbers, server, report)
             except WarmServerError:
+                if stop.is_set():
+                    raise
                 server = None
-                return _run_invariant(plan, invariant, numbers, None, done)
+                return _run_invariant(plan, invariant, numbers, None, report)
             finally:
                 servers.put(server)
 
+        def report(record: MutationRecord) -> None:
+            if stop.is_set():
+                raise CancelledError
+            try:
+                done(record)
+            except Exception as error:
+                stop.set()
+                errors.append(error)
+                raise
+
         batches = [pool.submit(run_one, invariant, numbers) for invariant, numbers in plan.work]
-        return [record for batch in batches for record in batch.result()]
+        try:
+            return [record for batch in batches for record in batch.result()]
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            stack.close()
+            while not all(batch.done() for batch in batches):
+                # A thread may begin another process before it comes to report.
+                end_running()
+                time.sleep(_STEP)
+            if errors:
+                # What ended the run, not what that ended.
+                raise errors[0] from None
+            raise
 
 
 def _run_invariant(

@@ -21,6 +21,8 @@ from audit.suite import read_suite_command
 from audit.tree import listed_files
 from audit.warm import Job, WarmServer
 
+_running: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
@@ -87,12 +89,23 @@ def _run_fresh(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        _running.append(process)
         try:
             return process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
         finally:
             _end_group(process)
+            _running.remove(process)
+
+
+def end_running() -> None:
+    """End the tests that run in fresh processes now, in whatever thread."""
+    for process in list(_running):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

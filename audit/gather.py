@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from audit.assess import Facts, FunctionSummary, Problem, Verdict, judge, merge_runs
 from audit.core.score import RECORD_FILE, summarise
 from audit.findings import Finding, load_findings
-from audit.inventory import read_marked_tests
+from audit.inventory import read_marked_tests, read_tier_tests
 from audit.mutation_records import KILLED, read_records
 from audit.pipeline import load_pipeline, pipeline_problems, render_pipeline, resolve_entrypoints
 from audit.requirements import Evidence, Row, build_matrix, load_remarks, unknown_requirements
@@ -77,7 +77,7 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         "runs": described,
         "invariants": shown,
         "requirements": [_requirement(row, shown) for row in rows],
-        "not_run": _not_run(facts, runs, verdicts),
+        "not_run": _not_run(facts, runs, verdicts, core is not None),
         "findings": [_as_lists(asdict(finding)) for finding in findings],
         "pipeline": page,
         "core_mutation": core,
@@ -194,13 +194,24 @@ def _requirement(row: Row, invariants: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _not_run(facts: Facts, runs: list[RunResults], verdicts: tuple[Verdict, ...]) -> list[dict[str, str]]:
+def _not_run(
+    facts: Facts, runs: list[RunResults], verdicts: tuple[Verdict, ...], core_ran: bool
+) -> list[dict[str, str]]:
     found = {result.node: result.reason for result in facts.results.values() if result.outcome == "skipped"}
     found |= {item.node: item.reason for run in runs for item in run.not_collected if item.outcome == "skipped"}
     for verdict in verdicts:
         for test in verdict.tests:
             if test.outcome == "not run":
                 found[test.node] = f"no result in this tree ({verdict.invariant.tier} tier)"
+    nodes = {result.function for result in facts.results.values()}
+    for other in read_tier_tests(facts.root):
+        if other.node not in nodes:
+            found[other.node] = f"{other.tier} tier, `tox -e {other.tier}`: {other.reason}"
+    declared = sum(len(verdict.invariant.mutants) for verdict in verdicts)
+    if missing := declared - sum(len(verdict.mutants) for verdict in verdicts):
+        found["python -m audit.mutants"] = f"{missing} of {declared} declared mutants have no result in this tree"
+    if not core_ran:
+        found["python -m audit.core"] = "no whole run in this tree"
     return [{"node": node, "reason": reason} for node, reason in sorted(found.items())]
 
 

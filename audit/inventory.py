@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audit.symbols import parse_source
+from audit.tier import TIERS, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,37 @@ def read_marked_tests(root: Path) -> tuple[MarkedTest, ...]:
             marks = _pytestmark(tree.body).plus(_loose_marks(tree.body))
             found.extend(_tests_in(tree.body, path.relative_to(root).as_posix(), "", marks))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class TierTest:
+    """A test function of a tier that needs more than a CPU, and what its skip markers say it needs."""
+
+    node: str
+    tier: str
+    reason: str
+
+
+def read_tier_tests(root: Path) -> tuple[TierTest, ...]:
+    """Every test function of tests/<tier>/, with or without an invariant."""
+    found = []
+    for tier in TIERS:
+        for path in files_of(root, tier):
+            body = parse_source(path)[1].body
+            shared = [node for node in body if _sets_pytestmark(node)]
+            for node in body:
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+                    reasons = dict.fromkeys(text for part in (*shared, *node.decorator_list) for text in _reasons(part))
+                    where = f"{path.relative_to(root).as_posix()}::{node.name}"
+                    found.append(TierTest(where, tier, "; ".join(reasons) or "not part of the contracts tier"))
+    return tuple(found)
+
+
+def _reasons(part: ast.AST) -> Iterator[str]:
+    """What the `reason` of each skip marker says, as it is written."""
+    for node in ast.walk(part):
+        if isinstance(node, ast.keyword) and node.arg == "reason":
+            yield str(node.value.value) if isinstance(node.value, ast.Constant) else ast.unparse(node.value)
 
 
 def files_for(root: Path, invariant_id: str) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ class SelectionError(Exception):
     """The command line selects nothing that exists."""
 
 
+class TreeChangedError(Exception):
+    """Files changed while mutants ran, so the last results are of no tree."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the selected mutants; return the exit status."""
     options = _parser().parse_args(arguments)
@@ -49,7 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SelectionError, ContractFileError, ContractViolation, NotACheckoutError) as error:
         sys.stderr.write(f"audit.mutants: {error}\n")
         return 2
-    fresh = _run_with_progress(plan, options.jobs, console, tree)
+    try:
+        fresh = _run_with_progress(plan, options.jobs, console, tree)
+    except TreeChangedError as error:
+        sys.stderr.write(f"audit.mutants: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("audit.mutants: interrupted; the same command goes on from here\n")
+        return 2
     if options.json:
         write_records(options.json, tree, fresh)
     return _show(fresh, len(known), console)
@@ -66,6 +77,10 @@ def build_plan(
     areas = sorted({invariant.area for invariant in invariants})
     if options.area and options.area not in areas:
         raise SelectionError(f"no area {options.area!r}; allowed: {', '.join(areas)}")
+    if options.area and any(
+        invariant.area != options.area for invariant in invariants if invariant.id in options.invariant
+    ):
+        raise SelectionError(f"--invariant names one outside --area {options.area}; give one of the two")
     changed = changed_files(root) if options.changed else None
     work = []
     for invariant in invariants:
@@ -113,6 +128,9 @@ def _run_with_progress(plan: Plan, jobs: int, console: Console, tree: str) -> li
 
         def done(record: MutationRecord) -> None:
             with lock:
+                if read_tree_id(plan.root) != tree:
+                    text = f"the files changed while {record.invariant} #{record.number} ran; its result is dropped"
+                    raise TreeChangedError(f"{text}, start again")
                 records = {**read_records(kept, tree), record.key: record}
                 write_records(kept, tree, list(records.values()))
             progress.update(task, advance=1, description=f"mutants ({record.invariant} #{record.number})")
@@ -140,6 +158,13 @@ def _show(records: list[MutationRecord], known: int, console: Console) -> int:
     return 1 if weak else 0
 
 
+def positive_int(text: str) -> int:
+    """A number of at least 1 on a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m audit.mutants", description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("--invariant", action="append", default=[], metavar="ID", help="only this one (repeatable)")
@@ -147,9 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--changed", action="store_true", help="only where file, tests or declaration differ from HEAD")
     parser.add_argument("--again", action="store_true", help="also those already killed in this tree")
     parser.add_argument("--json", type=Path, metavar="F", help="write the records of this run to F")
-    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="mutants at a time (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=positive_int, default=min(4, os.cpu_count() or 1), help="mutants at a time (%(default)s)"
+    )
     parser.add_argument("--cold", action="store_true", help="start every run in a fresh process (slower)")
-    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds per mutant (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=positive_int, default=300, metavar="S", help="seconds per mutant (%(default)s)"
+    )
     return parser
 
 

@@ -1,4 +1,5 @@
-"""`python -m audit.report`: what holds in this exact tree, by executed tests. Exit 0 only when nothing is missing.
+"""`python -m audit.report`: what holds in this exact tree, by executed tests. Exit 0 when no test, evidence or mutant
+that ran here speaks against it; what did not run (other tiers, mutants, the core run) is listed.
 
 Reads the results of this tree in `.audit/`, or runs the contracts tier first; writes report.{md,json,html} there.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from audit.render import print_summary, render_html, render_markdown
 from audit.results import UnusableResultsError, read_results
 from audit.suite import read_suite_command, run_suite
 from audit.tree import NotACheckoutError, read_tree_id
+from coordexp.artifacts.provenance import read_versions
 from coordexp.spec import ContractFileError, ContractViolation
 
 if TYPE_CHECKING:
@@ -76,8 +79,9 @@ def write_report(report: dict[str, Any], folder: Path) -> dict[str, Path]:
 
 def _complaint(root: Path, tree: str) -> str:
     """Why the contracts tier's results cannot be used; empty when they are complete and of this tree."""
+    suite = read_suite_command(root)
     try:
-        run = read_results(read_suite_command(root).log)
+        run = read_results(suite.log)
     except UnusableResultsError as error:
         return str(error)
     if not run.of_tree(tree):
@@ -87,6 +91,14 @@ def _complaint(root: Path, tree: str) -> str:
             if changed
             else "the results belong to another tree; run the suite again"
         )
+    if run.left_out or run.arguments != suite.options:
+        given = shlex.join(run.arguments)
+        return (
+            f"the results are of a part of the suite ({run.left_out} tests left out by: {given}); run the suite again"
+        )
+    if run.versions != read_versions():
+        moved = sorted(name for name, version in read_versions().items() if run.versions.get(name) != version)
+        return f"the results were made with other versions of {', '.join(moved)}; run the suite again"
     return ""
 
 

@@ -1,6 +1,6 @@
 """Reads report logs of pytest runs: in, `.audit/<tier>.jsonl` and its tree sidecar; out, outcomes that can be trusted.
 
-A log that is cut short, empty, interrupted, or lists a test twice raises `UnusableResultsError`. SPEC-009.
+A log that is cut short, empty, interrupted, incomplete, or lists a test twice raises `UnusableResultsError`. SPEC-009.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -38,7 +39,7 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """All results of one complete run."""
+    """All results of one complete run, the arguments that pytest got, and how many tests those left out."""
 
     log: str
     before: str
@@ -46,6 +47,9 @@ class RunResults:
     exit_status: int
     tests: tuple[CaseResult, ...]
     not_collected: tuple[CaseResult, ...] = field(default_factory=tuple)
+    arguments: tuple[str, ...] = ()
+    left_out: int = 0
+    versions: Mapping[str, str | None] = field(default_factory=dict)
 
     def of_tree(self, tree: str) -> bool:
         """Whether the run began and ended with exactly this tree."""
@@ -54,6 +58,14 @@ class RunResults:
 
 def read_results(log: Path) -> RunResults:
     """Results of a report log. Raises `UnusableResultsError` for a short, empty, interrupted or ambiguous one."""
+    try:
+        return _read_run(log)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        text = f"{log}: no log of this audit ({type(error).__name__}: {error}); run the suite again"
+        raise UnusableResultsError(text) from error
+
+
+def _read_run(log: Path) -> RunResults:
     entries = _read_entries(log)
     finish = entries[-1] if entries and entries[-1].get("$report_type") == "SessionFinish" else None
     if finish is None:
@@ -74,9 +86,22 @@ def read_results(log: Path) -> RunResults:
             not_collected.append(CaseResult(entry["nodeid"], entry["outcome"], 0.0, (), _reason(entry)))
     if not phases:
         raise UnusableResultsError(f"{log}: holds no tests; run the suite again")
-    before, after = _read_sidecar(log)
+    sidecar = _read_beside(log, "tree", "so the results belong to no known tree")
+    collected = _read_beside(log, "tests", "so nobody knows which tests there were")
+    if lost := sorted(set(collected["nodes"]) - set(phases)):
+        raise UnusableResultsError(f"{log}: {len(lost)} tests have no result, {lost[0]} for one; run the suite again")
     tests = tuple(_combine(log, node, phase) for node, phase in phases.items())
-    return RunResults(log.name, before, after, finish["exitstatus"], tests, tuple(not_collected))
+    return RunResults(
+        log=log.name,
+        before=str(sidecar["before"]),
+        after=str(sidecar["after"]),
+        exit_status=finish["exitstatus"],
+        tests=tests,
+        not_collected=tuple(not_collected),
+        arguments=tuple(map(str, sidecar["arguments"])),
+        left_out=int(collected["left_out"]),
+        versions=dict(sidecar["versions"]),
+    )
 
 
 def _read_entries(log: Path) -> list[dict[str, Any]]:
@@ -89,12 +114,11 @@ def _read_entries(log: Path) -> list[dict[str, Any]]:
         raise UnusableResultsError(f"{log}: cut short (a broken line); run the suite again") from error
 
 
-def _read_sidecar(log: Path) -> tuple[str, str]:
-    sidecar = log.with_name(log.name + ".tree.json")
-    if not sidecar.is_file():
-        raise UnusableResultsError(f"{sidecar}: missing, so the results belong to no known tree; run the suite again")
-    content = json.loads(sidecar.read_text())
-    return str(content["before"]), str(content["after"])
+def _read_beside(log: Path, kind: str, consequence: str) -> dict[str, Any]:
+    path = log.with_name(f"{log.name}.{kind}.json")
+    if not path.is_file():
+        raise UnusableResultsError(f"{path}: missing, {consequence}; run the suite again")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> CaseResult:

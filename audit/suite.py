@@ -37,6 +37,11 @@ class SuiteCommand:
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What pytest itself is given."""
+        return self.arguments[self.arguments.index("pytest") + 1 :]
+
 
 def read_suite_command(root: Path) -> SuiteCommand:
     """The contracts tier's pytest call of `root/tox.ini`, or the plain one where there is no tox.ini."""

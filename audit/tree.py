@@ -32,8 +32,18 @@ def read_tree_id(root: Path) -> str:
             "GIT_OBJECT_DIRECTORY": str(objects),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(common / "objects"),
         }
+        _look_at_all(root, environment)
         _git(root, "add", "--all", environment=environment)
         return _git(root, "write-tree", environment=environment).strip()
+
+
+def _look_at_all(root: Path, environment: dict[str, str]) -> None:
+    """Clear the flags by which an index passes over files: they would hide changes from the id."""
+    listed = _git(root, "ls-files", "-v", "-z", environment=environment).split("\0")
+    flagged = [entry[2:] for entry in listed if entry and (entry[0].islower() or entry[0] == "S")]
+    if flagged:
+        for flag in ("--no-assume-unchanged", "--no-skip-worktree"):
+            _git(root, "update-index", flag, "--", *flagged, environment=environment)
 
 
 def read_head(root: Path) -> str:

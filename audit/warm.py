@@ -27,6 +27,7 @@ PRELOADED = (
     "swift.template",
 )  # fmt: skip
 _STEP = 0.02
+_PATIENCE = 5.0
 
 
 class WarmServerError(Exception):
@@ -55,6 +56,8 @@ class WarmServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            # Ctrl-C is for the client, which ends the server and what it runs.
+            start_new_session=True,
         )
 
     def __enter__(self) -> WarmServer:
@@ -63,7 +66,11 @@ class WarmServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
         self._process.communicate()
 
     def run(self, job: Job) -> int | None:
@@ -114,7 +121,10 @@ def _forget_own_modules() -> None:
 def _run_in_fork(job: Job) -> int | None:
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _run_and_exit(job)
+    # Asked to end, the server takes the tests that run with it.
+    signal.signal(signal.SIGTERM, lambda *_: _end_with(child))
     deadline = time.monotonic() + job.timeout
     status: int | None = None
     while time.monotonic() < deadline:
@@ -130,6 +140,15 @@ def _run_in_fork(job: Job) -> int | None:
     if status is None:
         os.waitpid(child, 0)
     return status
+
+
+def _end_with(child: int) -> None:
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        # It has not begun a group of its own yet, or has ended.
+        os.kill(child, signal.SIGKILL)
+    os._exit(1)
 
 
 def _run_and_exit(job: Job) -> None:

@@ -20,6 +20,7 @@ from audit.core.outcomes import CAUGHT, Change, Mutant, read_changes
 from audit.core.score import BAR, RECORD_FILE, Score, Survival, list_survivals, score_modules, write_record
 from audit.core.survivors import LIST_FILE, load_survivors, reasons, stale, unlisted
 from audit.core.workspace import CoreMutationError, Workspace, open_workspace
+from audit.mutants import positive_int
 from audit.tree import NotACheckoutError, read_tree_id
 from coordexp.spec import ContractFileError, ContractViolation
 
@@ -111,9 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--module", action="append", default=[], metavar="NAME", help="only this package or module (repeatable)"
     )
-    parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn by --seed")
+    parser.add_argument("--sample", type=positive_int, metavar="N", help="only N mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0, help="which sample (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=positive_int, default=os.cpu_count() or 1, help="mutants at a time (%(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="judge again what was judged in this tree")
     parser.add_argument(
         "--keep-kills", action="store_true", help="after a change, judge only what was not killed (not recorded)"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from audit.suite import read_suite_command
 from coordexp.spec import contracts_root
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -116,7 +116,7 @@ def write_toy_tree(root: Path) -> Path:
 
 def run_pytest(root: Path, *options: str) -> int:
     """Run the toy suite into `.audit/results.jsonl`; return pytest's exit status."""
-    command = [sys.executable, "-m", "pytest", "-q", "--report-log=.audit/results.jsonl", *options]
+    command = [*read_suite_command(root).arguments, *options]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ).returncode
 
 

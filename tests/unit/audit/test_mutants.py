@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import py_compile
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit.mutants import main
 from audit.mutation import InvalidMutantError, mutate, replace_source, run_mutant, run_unmutated
+from audit.mutation_records import MutationRecord
 from audit.tree import read_tree_id
 from audit.warm import WarmServer, WarmServerError
 from coordexp.spec import Mutant, check, load_invariants
@@ -172,3 +176,53 @@ def test_only_what_changed_is_run_when_asked(toy: Path, capsys: pytest.CaptureFi
     (toy / "toy" / "data.txt").write_text("one two three \n")
     assert main(["--changed", "--jobs", "1"]) == 0
     assert "1 of 1 mutants" in capsys.readouterr().out
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_a_result_that_came_while_files_changed_is_dropped(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import audit.campaign
+
+    def changed_meanwhile(root: Path, *arguments: Any) -> MutationRecord:
+        (root / "toy" / "sums.py").write_text("raise SystemExit\n")
+        return run_mutant(root, *arguments)
+
+    monkeypatch.setattr(audit.campaign, "run_mutant", changed_meanwhile)
+    assert main(["--jobs", "1"]) == 2
+    assert "the files changed while TOY-001 #1 ran; its result is dropped" in capsys.readouterr().err
+    assert not (toy / ".audit" / "mutants.json").exists()
+
+
+@pytest.mark.invariant("SPEC-011")
+def test_ctrl_c_ends_the_run_and_keeps_what_is_known(toy: Path) -> None:
+    declare(toy, '{file: toy/sums.py, find: "return a + b", replace: "while True: pass", why: "never ends"}')
+    command = [sys.executable, "-m", "audit.mutants", "--jobs", "1"]
+    process = subprocess.Popen(command, cwd=toy, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(3)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and time.monotonic() - started < 30
+    assert errors == "audit.mutants: interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.invariant("SPEC-011")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--jobs", "0"], "'0' is no whole number of at least 1"),
+        (["--timeout", "-1"], "'-1' is no whole number of at least 1"),
+        (["--area", "toy", "--invariant", "TOY-009"], "no invariant TOY-009"),
+        (["--area", "moon"], "no area 'moon'"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(
+    toy: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    try:
+        status = main(options)
+    except SystemExit as end:
+        status = int(str(end.code))
+    assert status == 2
+    assert says in capsys.readouterr().err

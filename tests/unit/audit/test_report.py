@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ import pytest
 
 from audit.report import main
 from coordexp.spec import check, load_requirements
+from tests.unit.audit.conftest import run_pytest
 
 SUMS, TESTS, DECLARED = "toy/sums.py", "tests/test_sums.py", "contracts/invariants/toy.yaml"
 
@@ -31,7 +33,7 @@ def retie(root: Path) -> None:
 
     sidecar = root / ".audit" / "results.jsonl.tree.json"
     tree = read_tree_id(root)
-    sidecar.write_text(json.dumps({"before": tree, "after": tree, "arguments": []}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "before": tree, "after": tree}))
 
 
 def report_of(root: Path) -> dict[str, Any]:
@@ -70,7 +72,23 @@ def test_a_proved_tree_is_green_and_shows_evidence_tests_and_requirements(toy: P
     page = (toy / ".audit" / "report.html").read_text()
     assert "10      return a + b" in page
     assert "python -m pytest --invariant TOY-001" in page
-    assert report["not_run"] == [{"node": "tests/test_sums.py::test_elsewhere", "reason": "needs the moon"}]
+    assert {row["node"]: row["reason"] for row in report["not_run"]} == {
+        "python -m audit.core": "no whole run in this tree",
+        "python -m audit.mutants": "2 of 2 declared mutants have no result in this tree",
+        "tests/test_sums.py::test_elsewhere": "needs the moon",
+    }
+
+
+@pytest.mark.invariant("SPEC-008")
+def test_tests_of_other_tiers_are_listed_with_what_they_need(toy: Path) -> None:
+    (toy / "tests" / "gpu").mkdir()
+    (toy / "tests" / "gpu" / "test_far.py").write_text(
+        "import pytest\n\n\n@pytest.mark.gpu\n@pytest.mark.skipif(True, reason='no GPU')\ndef test_far(): ...\n"
+    )
+    retie(toy)
+    assert main(["--no-run"]) == 0
+    listed = {row["node"]: row["reason"] for row in report_of(toy)["not_run"]}
+    assert listed["tests/gpu/test_far.py::test_far"] == "gpu tier, `tox -e gpu`: no GPU"
 
 
 @pytest.mark.invariant("SPEC-008")
@@ -107,13 +125,13 @@ def test_an_invariant_whose_tests_are_all_skipped_is_red(toy: Path) -> None:
     edit(toy, TESTS, '    pytestmark = pytest.mark.invariant("TOY-002")',
          '    pytestmark = [pytest.mark.invariant("TOY-002"), pytest.mark.skip(reason="later")]')  # fmt: skip
     assert main([]) == 1
-    assert kinds(toy) == {"no test of an invariant ran"}
+    assert kinds(toy) == {"test of an invariant was skipped"}
     assert report_of(toy)["requirements"][1]["status"] == "not yet"
 
 
 @pytest.mark.invariant("SPEC-008")
 @pytest.mark.parametrize("severity", ["P0", "P2"])
-def test_a_surviving_mutant_is_red_among_p0(toy: Path, severity: str) -> None:
+def test_a_surviving_mutant_is_red(toy: Path, severity: str) -> None:
     edit(toy, DECLARED, "severity: P0", f"severity: {severity}")
     retie(toy)
     from audit.mutation_records import MutationRecord, write_records
@@ -121,8 +139,63 @@ def test_a_surviving_mutant_is_red_among_p0(toy: Path, severity: str) -> None:
 
     record = MutationRecord("TOY-001", 1, SUMS, "subtracts", "survived", "", "", 1.0)
     write_records(toy / ".audit" / "mutants.json", read_tree_id(toy), [record])
-    assert main(["--no-run"]) == (1 if severity == "P0" else 0)
+    assert main(["--no-run"]) == 1
+    assert kinds(toy) == {"mutant not killed"}
     assert report_of(toy)["invariants"][0]["mutants"][0]["status"] == "survived"
+
+
+@pytest.mark.invariant("SPEC-008")
+def test_an_invariant_of_which_one_case_is_skipped_is_red(toy: Path) -> None:
+    edit(toy, TESTS, "(-1, 1)]", '(-1, 1), pytest.param(0, 2, marks=pytest.mark.xfail(run=False, reason="later"))]')
+    assert main([]) == 1
+    (problem,) = report_of(toy)["problems"]
+    assert problem["kind"] == "test of an invariant was skipped" and "later" in problem["text"]
+
+
+@pytest.mark.invariant("SPEC-009")
+@pytest.mark.parametrize(
+    "options", [["-k", "not test_data"], ["--deselect", "tests/test_sums.py::test_data"], ["tests"]]
+)
+def test_results_of_a_part_of_the_suite_are_refused(
+    toy: Path, capsys: pytest.CaptureFixture[str], options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_pytest(toy, *options) == 0
+    assert main(["--no-run"]) == 2
+    assert "are of a part of the suite" in capsys.readouterr().err
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(map(shlex.quote, options)))
+    assert run_pytest(toy) == 0
+    assert main(["--no-run"]) == 2
+
+
+@pytest.mark.invariant("SPEC-009")
+def test_results_made_with_other_versions_are_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sidecar = toy / ".audit" / "results.jsonl.tree.json"
+    content = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**content, "versions": {**content["versions"], "torch": "0.1"}}))
+    assert main(["--no-run"]) == 2
+    assert "with other versions of torch" in capsys.readouterr().err
+
+
+@pytest.mark.invariant("SPEC-008")
+def test_a_worker_that_crashed_stands_against_what_its_test_claims(toy: Path) -> None:
+    log = toy / ".audit" / "results.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = [row for row in rows if not row.get("nodeid", "").endswith("test_data") or row.get("when") != "setup"]
+    crash = {"nodeid": "tests/test_sums.py::test_data", "when": "???", "outcome": "failed", "duration": 0.0,
+             "longrepr": "worker 'gw0' crashed", "user_properties": [], "$report_type": "TestReport"}  # fmt: skip
+    kept = [row for row in kept if not row.get("nodeid", "").endswith("test_data")]
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*kept[:-1], crash, {**rows[-1], "exitstatus": 1}]))
+    assert main(["--no-run"]) == 1
+    assert report_of(toy)["invariants"][0]["state"] == "failing"
+
+
+@pytest.mark.invariant("SPEC-009")
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_file_that_git_is_told_to_pass_over_counts_too(toy: Path, flag: str) -> None:
+    subprocess.run(["git", "update-index", flag, SUMS], cwd=toy, check=True)
+    assert main(["--no-run"]) == 0
+    edit(toy, SUMS, "TABLE = (1, 2, 3)", "TABLE = (1, 2)")
+    assert main(["--no-run"]) == 2
 
 
 @pytest.mark.invariant("SPEC-009")

@@ -102,10 +102,39 @@ def test_results_without_their_tree_are_refused(toy: Path) -> None:
 
 
 @pytest.mark.invariant("SPEC-009")
+def test_a_test_without_a_result_is_missed(toy: Path) -> None:
+    log = toy / LOG
+    write(log, [row for row in entries(log) if not row.get("nodeid", "").endswith("test_data")])
+    with pytest.raises(UnusableResultsError, match=r"1 tests have no result, tests/test_sums\.py::test_data for one"):
+        read_results(log)
+    (toy / ".audit" / "results.jsonl.tests.json").unlink()
+    with pytest.raises(UnusableResultsError, match="nobody knows which tests there were"):
+        read_results(log)
+
+
+@pytest.mark.invariant("SPEC-009")
+@pytest.mark.parametrize("tail", [b"null\n", b"[]\n", b"7\n", b"\xff\xfe\n", b'{"$report_type": "SessionFinish"}\n'])
+def test_a_log_with_something_else_in_it_is_refused(toy: Path, tail: bytes) -> None:
+    log = toy / LOG
+    log.write_bytes(log.read_bytes() + tail)
+    with pytest.raises(UnusableResultsError, match="run the suite again"):
+        read_results(log)
+
+
+@pytest.mark.invariant("SPEC-009")
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"before": 1}'])
+@pytest.mark.parametrize("kind", ["tree", "tests"])
+def test_a_broken_file_beside_the_log_is_refused(toy: Path, kind: str, content: str) -> None:
+    (toy / ".audit" / f"results.jsonl.{kind}.json").write_text(content)
+    with pytest.raises(UnusableResultsError, match="run the suite again"):
+        read_results(toy / LOG)
+
+
+@pytest.mark.invariant("SPEC-009")
 def test_results_belong_to_no_tree_when_files_changed_meanwhile(toy: Path) -> None:
     sidecar = toy / ".audit" / "results.jsonl.tree.json"
     tree = read_tree_id(toy)
-    sidecar.write_text(json.dumps({"before": tree, "after": "0" * 40, "arguments": []}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "before": tree, "after": "0" * 40}))
     assert not read_results(toy / LOG).of_tree(tree)
 
 
