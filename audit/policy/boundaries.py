@@ -174,20 +174,26 @@ def command_line_reads(source: SourceFile, origins: dict[str, str]) -> Iterator[
     """Lines that look at the command line itself; where COMMAND_LINES lists the module, that look for a word in it."""
     handed_on = source.path in COMMAND_LINES
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Compare) and handed_on:
-            parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
-            if any(is_command_line(part, origins) for part in parts):
-                yield node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.module == "sys" and node.names[0].name == "*":
-            yield node.lineno
-        elif COMMAND_LINE_FILE.search(text_of(node)) or (not handed_on and is_command_line(node, origins)):
+        stars = isinstance(node, ast.ImportFrom) and node.module == "sys" and node.names[0].name == "*"
+        reads = COMMAND_LINE_FILE.search(text_of(node)) or (not handed_on and is_command_line(node, origins))
+        if stars or reads or is_search(node, origins):
             yield getattr(node, "lineno", 1)
+
+
+def is_search(node: ast.AST, origins: dict[str, str]) -> bool:
+    """Whether a comparison or a method looks for a word in the command line, or in what a main function is given."""
+    parts: list[ast.AST] = []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        parts = [node.func.value]
+    elif isinstance(node, ast.Compare):
+        parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+    return any(is_command_line(part, origins) or dotted_name(part).rpartition(".")[2] == "argv" for part in parts)
 
 
 def is_command_line(node: ast.AST, origins: dict[str, str]) -> bool:
     """Whether an expression is the list of a process's arguments."""
     named = isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript) and not is_target(node)
-    return named and resolved_name(node, origins) in COMMAND_LINE
+    return named and ".".join(resolved_name(node, origins).split(".")[-2:]) in COMMAND_LINE
 
 
 def undeclared_flags(source: SourceFile, declared: frozenset[str] = frozenset()) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from audit.policy.source import (
     Violation,
     bindings,
+    calls,
     dotted_name,
     known_names,
     resolved_name,
@@ -146,18 +147,25 @@ def whole_environments(source: SourceFile) -> Iterator[tuple[int, str]]:
 
 
 def unnamed_reads(source: SourceFile) -> Iterator[tuple[int, str]]:
-    """Line and spelling of what reads the environment without naming a variable: loops, matches, `from os import *`."""
+    """Line and spelling of what reads the environment and names no variable: loops, matches, lookups handed on."""
     scope = scope_of(source)
+    called = {id(node.func) for node, _ in calls(source.tree)}
     for node in ast.walk(source.tree):
         read: ast.expr | None = None
         if isinstance(node, ast.For | ast.comprehension):
             read = node.iter
         elif isinstance(node, ast.Match):
             read = node.subject
+        elif isinstance(node, ast.BinOp) and not isinstance(node.op, ast.BitOr):
+            read = node.left if is_environment(node.left, scope) else node.right
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Call):
+            read = next((part for part in node.args if is_environment(part, scope)), None)
+        elif isinstance(node, ast.Attribute) and node.attr in LOOKUPS and id(node) not in called:
+            read = node.value
         elif isinstance(node, ast.ImportFrom) and node.module == "os" and node.names[0].name == "*":
             yield node.lineno, "from os import *"
         if is_environment(read, scope):
-            yield getattr(read, "lineno", 1), "the environment, in a loop or a match,"
+            yield getattr(read, "lineno", 1), "the environment, read without a name,"
 
 
 def undocumented_environment(source: SourceFile, documented: frozenset[str] = frozenset()) -> Iterator[Violation]:

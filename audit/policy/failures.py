@@ -17,6 +17,7 @@ from audit.policy.source import (
     known_names,
     module_name,
     resolved_name,
+    text_of,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -186,8 +187,11 @@ def call_swallows(node: ast.Call, kinds: Kinds, quiet: set[str]) -> bool:
     for keyword in node.keywords:
         if keyword.arg == "return_exceptions":
             return not isinstance(keyword.value, ast.Constant) or bool(keyword.value.value)
+    given = [*node.args, *(keyword.value for keyword in node.keywords)]
     pushes = isinstance(node.func, ast.Attribute) and node.func.attr in PUSHES
-    return pushes and any(exits_quietly(argument, quiet) for argument in node.args)
+    if pushes or (dotted_name(node.func) == "setattr" and any(text_of(argument) in EXITS for argument in given)):
+        return any(exits_quietly(argument, quiet) for argument in given)
+    return False
 
 
 def exits_quietly(value: ast.expr, quiet: set[str]) -> bool:

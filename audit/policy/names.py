@@ -44,11 +44,12 @@ def imports(source: SourceFile) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             module = imported_module(node, source.path)
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and resolved_name(node.func, origins) in IMPORTERS:
-            yield node.lineno, text_of(node.args[0])
+        elif isinstance(node, ast.Call) and resolved_name(node.func, origins) in IMPORTERS:
+            named = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "name"), node]
+            yield node.lineno, text_of(named[0])
             listed = [keyword.value for keyword in node.keywords if keyword.arg == "fromlist"]
             for part in listed[0].elts if listed and isinstance(listed[0], ast.List | ast.Tuple) else []:
-                yield node.lineno, f"{text_of(node.args[0])}.{text_of(part)}"
+                yield node.lineno, f"{text_of(named[0])}.{text_of(part)}"
 
 
 def package_of(dotted: str) -> str:

@@ -6,7 +6,15 @@ import ast
 import operator
 from typing import TYPE_CHECKING, TypeGuard
 
-from audit.policy.source import Violation, bindings, dotted_name, enclosing_functions, known_names, resolved_name
+from audit.policy.source import (
+    Violation,
+    bindings,
+    dotted_name,
+    enclosing_functions,
+    imported_names,
+    known_names,
+    resolved_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -172,7 +180,8 @@ def own_names(source: SourceFile, others: Mapping[str, float]) -> dict[str, floa
     """What names mean 1000, or lead to it, in this module: other modules' that it does not bind itself, and its own."""
     pairs = [*bindings(source.tree), *given_names(source.tree)]
     bound = {name for name, _ in pairs}
-    found: dict[str, float] = {}
+    origins = {name: origin.rpartition(".")[2] for name, origin in imported_names(source.tree).items()}
+    found = {name: others[last] for name, last in origins.items() if last in others}
     for _ in range(NAME_HOPS):
         for name, value in pairs:
             number = number_of(value, {**others, **found})

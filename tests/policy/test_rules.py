@@ -221,6 +221,11 @@ def test_a_division_by_another_modules_constant_is_found():
         "tests/unit/losses/test_probe.py",
         "from coordexp.coords.probe import COUNT, LAST\nvalue = k / COUNT\nothers = k / (LAST + 1) - k / LAST\n",
     )
+    renamed = parse_source(
+        "coordexp/losses/other.py",
+        "from coordexp.coords.probe import COUNT as n, LAST as last\na = k / n\nb = k / (last + 1)\nc = k / last\n",
+    )
+    assert [violation.line for violation in with_context("divisions_by_thousand", [codec, renamed])(renamed)] == [2, 3]
     namesake = parse_source("tests/unit/losses/test_other.py", "COUNT = 10\nvalue = k / COUNT\n")
     assert names_of_thousand([codec]) == {"COUNT": 1000, "LAST": 999}
     find = with_context("divisions_by_thousand", [codec, user, namesake])
