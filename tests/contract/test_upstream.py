@@ -22,6 +22,8 @@ WATCHED = read_watched(contracts_root())
 RECORDED = {package.name: read_recorded(contracts_root(), package) for package in WATCHED.packages}
 PACKAGES = [name for name, recorded in RECORDED.items() if recorded]
 CALLABLE = {"function", "method", "classmethod", "staticmethod"}
+# Compiled: the stub, which the reader goes by, names a parameter otherwise than the library does.
+STUBS_DIFFER = {"tokenizers.pre_tokenizers.PreTokenizer.pre_tokenize_str": ["self", "s"]}
 # Importing these imports the rollout engine as well, which takes 20 s.
 ENGINE = ("swift.pipelines.infer.", "swift.rlhf_trainers.")
 
@@ -141,9 +143,8 @@ def test_the_reader_sees_the_signatures_that_python_sees(package):
             parameters = _inspected(symbol)
             read = read_parameters(record["signature"])[1 if record["kind"] == "classmethod" else 0 :]
             if parameters is not None:
-                assert len(read) == len(parameters), symbol
-                by_name = {n: p.name for n, p in enumerate(read) if p.kind != "positional-only"}
-                assert by_name == {n: parameters[n] for n in by_name}, symbol
+                names = [parameter.name for parameter in read]
+                assert names == STUBS_DIFFER.get(symbol, parameters), symbol
                 compared += 1
     assert compared > 0
 
