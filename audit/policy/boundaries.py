@@ -128,8 +128,8 @@ def looked_up(node: ast.Call) -> ast.expr | None:
 
 
 def is_config(chain: str) -> bool:
-    """Whether a dotted name is a configuration or a part of one."""
-    return any(CONFIG_PART.fullmatch(part) for part in chain.split("."))
+    """Whether a dotted name is a configuration or a part of one; pytest's stash, whose keys have types, is none."""
+    return not chain.endswith("config.stash") and any(CONFIG_PART.fullmatch(part) for part in chain.split("."))
 
 
 def bucket_reads(source: SourceFile) -> Iterator[Violation]:
