@@ -47,6 +47,18 @@ def used(text: str) -> set[str]:
         ("import torchvision\nfrom upper import z\ntorchvision.ops.nms", set()),
         ("from .up import y\ny.z", set()),
         ("import torch\nx.torch.zeros", set()),
+        ("torch = 1\ntorch.zeros", set()),
+        ("import importlib\nimportlib.import_module('up.llm')", {"up.llm"}),
+        ("from importlib import import_module as load\nload('up.llm').train", {"up.llm.train"}),
+        ("import importlib\nm = importlib.import_module('up.llm')\nm.train(1)", {"up.llm", "up.llm.train"}),
+        ("import importlib\ntorch = importlib.import_module('torch')\ntorch.zeros", {"torch.zeros"}),
+        ("__import__('up.llm')", {"up.llm"}),
+        ("import importlib\nimportlib.import_module(name)\nimportlib.import_module('upper.x')", set()),
+        ("import torch\ngetattr(torch, 'zeros')(1)", {"torch.zeros"}),
+        ("import torch\nf = getattr(torch.nn, 'Linear').x\nf.y", {"torch.nn.Linear.x"}),
+        ("import torch\ngetattr(torch, name)\ngetattr(x, 'zeros')", set()),
+        ("import torch\ngetattr(torch, 'zeros', torch.ones)", {"torch.zeros", "torch.ones"}),
+        ("import sys\nsys.modules['up.llm'].train", {"up.llm.train"}),
     ],
 )
 def test_imports_and_attribute_chains_are_uses(text, symbols):
@@ -57,6 +69,24 @@ def test_imports_and_attribute_chains_are_uses(text, symbols):
 def test_a_call_keeps_the_keywords_that_it_passes():
     (use,) = [use for use in find_uses([parse_source("a.py", "import up\nup.f(1, a=2, **b)")], ["up"]) if use.keywords]
     assert (use.symbol, use.line, use.keywords) == ("up.f", 2, ("a",))
+
+
+@pytest.mark.invariant("UP-001")
+def test_a_name_that_is_looked_up_must_be_there_unless_a_default_stands_for_it(fake, console):
+    fake.write("project/scripts/new.py", "import upstream\n\ngetattr(upstream, 'cutter', None)\n")
+    assert fake.texts() == []
+    fake.edit("project/scripts/new.py", ", None", "")
+    (drift,) = fake.drifts()
+    assert (drift.symbol, drift.changes) == ("upstream.cutter", ("is used, but upstream has no such name",))
+    assert fake.accept(console) == 1
+
+
+@pytest.mark.invariant("UP-001", "UP-010")
+def test_the_keywords_of_a_call_that_is_looked_up_are_checked(fake):
+    call = "importlib.import_module('upstream.core').cut('a', how=1)"
+    fake.write("project/scripts/new.py", f"import importlib\n\n{call}\n")
+    (drift,) = fake.drifts()
+    assert drift.changes == ("passes how, which it does not take: scripts/new.py:3",)
 
 
 @pytest.mark.invariant("UP-004")
