@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+import yaml
 from rich.console import Console
 
 from tests.unit.audit.upstream_fake import Fake, build_fake
@@ -93,6 +94,17 @@ def test_a_keyword_that_upstream_does_not_take_is_a_drift_that_is_never_accepted
     assert drift.changes[-1].endswith("scripts/call.py:3")
     assert drift.refused
     assert fake.accept(console) == 1
+
+
+@pytest.mark.invariant("UP-010")
+def test_a_keyword_that_now_goes_into_any_is_accepted_once_the_record_is_deleted(fake, console):
+    fake.edit(CORE, "*, strict=False", "**rest")
+    assert fake.accept(console) == 1
+    content = yaml.safe_load(fake.recorded())
+    del content["symbols"]["upstream.core.cut"]
+    fake.write("project/contracts/upstream/up-stream.yaml", yaml.safe_dump(content))
+    assert fake.accept(console) == 0
+    assert fake.texts() == []
 
 
 @pytest.mark.invariant("UP-010")
