@@ -72,9 +72,9 @@ def run_suite(root: Path, console: Console) -> int:
     output = suite.log.with_suffix(".out")
     with output.open("w", encoding="utf-8") as stream, Progress(*columns, console=console) as progress:
         task = progress.add_task("contracts tier", total=None)
-        process = subprocess.Popen(
-            suite.arguments, cwd=root, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **suite.environment}
-        )
+        # The caller's own options for pytest would make it another suite.
+        environment = {**os.environ, **suite.environment, "PYTEST_ADDOPTS": ""}
+        process = subprocess.Popen(suite.arguments, cwd=root, stdout=stream, stderr=subprocess.STDOUT, env=environment)
         counter = _Counter(suite.log)
         while process.poll() is None:
             _show(progress, task, counter, total_file)

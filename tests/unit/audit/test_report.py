@@ -165,6 +165,7 @@ def test_results_of_a_part_of_the_suite_are_refused(
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(map(shlex.quote, options)))
     assert run_pytest(toy) == 0
     assert main(["--no-run"]) == 2
+    assert main([]) == 0, "the suite that the report runs is the whole one"
 
 
 @pytest.mark.invariant("SPEC-009")
