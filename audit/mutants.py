@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from audit.arguments import positive_int
 from audit.campaign import Plan, run_plan
 from audit.inventory import files_for
 from audit.mutation_records import KILLED, MutationRecord, read_records, write_records
@@ -50,12 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tree = read_tree_id(root)
         known = {} if options.again else read_records(root / ".audit" / "mutants.json", tree)
         plan = build_plan(root, options, known, tree)
-    except (SelectionError, ContractFileError, ContractViolation, NotACheckoutError) as error:
-        sys.stderr.write(f"audit.mutants: {error}\n")
-        return 2
-    try:
         fresh = _run_with_progress(plan, options.jobs, console, tree)
-    except TreeChangedError as error:
+    except (SelectionError, TreeChangedError, ContractFileError, ContractViolation, NotACheckoutError) as error:
         sys.stderr.write(f"audit.mutants: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -156,13 +153,6 @@ def _show(records: list[MutationRecord], known: int, console: Console) -> int:
     before = f", {known} known from earlier runs of this tree" if known else ""
     console.print(f"{len(records) - len(weak)} of {len(records)} mutants killed{before}", highlight=False)
     return 1 if weak else 0
-
-
-def positive_int(text: str) -> int:
-    """A number of at least 1 on a command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -96,8 +96,9 @@ def _complaint(root: Path, tree: str) -> str:
         return (
             f"the results are of a part of the suite ({run.left_out} tests left out by: {given}); run the suite again"
         )
-    if run.versions != read_versions():
-        moved = sorted(name for name, version in read_versions().items() if run.versions.get(name) != version)
+    versions = read_versions()
+    if run.versions != versions:
+        moved = sorted(name for name, version in versions.items() if run.versions.get(name) != version)
         return f"the results were made with other versions of {', '.join(moved)}; run the suite again"
     return ""
 

@@ -133,6 +133,8 @@ def _run_in_fork(job: Job) -> int | None:
             status = os.waitstatus_to_exitcode(code)
             break
         time.sleep(_STEP)
+    # The number of a process that has ended may be another's.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:

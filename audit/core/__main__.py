@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from audit.arguments import positive_int
 from audit.core.campaign import Selection, generate, judge, select
 from audit.core.outcomes import CAUGHT, Change, Mutant, read_changes
 from audit.core.score import BAR, RECORD_FILE, Score, Survival, list_survivals, score_modules, write_record
 from audit.core.survivors import LIST_FILE, load_survivors, reasons, stale, unlisted
 from audit.core.workspace import CoreMutationError, Workspace, open_workspace
-from audit.mutants import positive_int
 from audit.tree import NotACheckoutError, read_tree_id
 from coordexp.spec import ContractFileError, ContractViolation
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audit.policy.source import (
     Violation,
-    bindings,
+    bound_values,
     calls,
     dotted_name,
     known_names,
@@ -53,15 +53,12 @@ class Scope:
     """What the names of a module stand for: their origins, and every expression that each is bound to."""
 
     origins: dict[str, str]
-    bound: dict[str, list[ast.expr]] = field(default_factory=dict)
+    bound: dict[str, list[ast.expr]]
 
 
 def scope_of(source: SourceFile) -> Scope:
     """The names of a module."""
-    scope = Scope(known_names(source))
-    for name, value in bindings(source.tree):
-        scope.bound.setdefault(name, []).append(value)
-    return scope
+    return Scope(known_names(source), bound_values(source.tree))
 
 
 def is_environment(node: ast.AST | None, scope: Scope, hops: int = COPY_HOPS) -> bool:

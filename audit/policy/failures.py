@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from audit.policy.limits import Function, functions
 from audit.policy.source import (
     Violation,
-    bindings,
+    bound_values,
     dotted_name,
     enclosing_functions,
     imported_names,
@@ -54,13 +54,10 @@ class Kinds:
 
 def kinds_of(source: SourceFile, elsewhere: frozenset[str] = frozenset()) -> Kinds:
     """The names of a module; `elsewhere` are the names by which other modules catch everything."""
-    bound: dict[str, list[ast.expr]] = {}
-    for name, value in bindings(source.tree):
-        bound.setdefault(name, []).append(value)
     nodes = list(ast.walk(source.tree))
     return Kinds(
         origins=known_names(source),
-        bound=bound,
+        bound=bound_values(source.tree),
         classes=frozenset(node.name for node in nodes if isinstance(node, ast.ClassDef)),
         given=frozenset(node.arg for node in nodes if isinstance(node, ast.arg)),
         imported=frozenset(imported_names(source.tree, source.path)),

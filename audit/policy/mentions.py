@@ -19,7 +19,7 @@ from coordexp.metrics.table import read_metric_table
 from coordexp.spec import load_invariants, load_requirements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MODULES = {
     name: build_rule(f"coordexp:losses/{name}")
@@ -48,6 +48,12 @@ def _places(rule: Rule) -> Iterator[tuple[str, Rule]]:
     for name, child in (inner.properties or {}).items():
         yield name, child
         yield from _places(child)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a complaint: the known word that is nearest, if one resembles it."""
+    near = nearest_match(word, known)
+    return f"; is {near} meant?" if near else ""
 
 
 def homes_of(name: str) -> list[Rule]:
@@ -94,8 +100,7 @@ def wrong_keys(code: str, path: str) -> Iterator[str]:
         rule, missing = _best(written)
         removed = missing in (rule.removed if rule else {})
         if missing and not (removed and path == MIGRATION):
-            near = nearest_match(missing, (rule.properties or {}) if rule else {})
-            yield f"{written} is no config key{f'; is {near} meant?' if near else ''}"
+            yield f"{written} is no config key{meant(missing, (rule.properties or {}) if rule else {})}"
         elif value and rule and not missing and (value not in rule.removed_values or path != MIGRATION):
             yield from (f"{written}: {fault.message}" for fault in find_faults(rule, yaml.safe_load(value)))
     for written, value in LONE.findall(code):
@@ -160,8 +165,7 @@ def wrong_metrics(code: str) -> Iterator[str]:
         if written.split("/")[0] in FOLDERS and written != code:
             continue
         if written.split("/")[0] in spaces and not any(fnmatch.fnmatchcase(key, pattern) for key in table):
-            near = nearest_match(written, table)
-            yield f"{written} is no metric{f'; is {near} meant?' if near else ''}"
+            yield f"{written} is no metric{meant(written, table)}"
 
 
 @lru_cache(maxsize=1)

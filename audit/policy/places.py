@@ -9,7 +9,7 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from coordexp.config.problems import nearest_match
+from audit.policy.mentions import meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +56,7 @@ def _broken_file(root: Path, vocabulary: Vocabulary, written: str, suffix: str, 
     if not slash:
         # One letter stands for any name: `--config x.yaml`.
         if written not in vocabulary.files and "*" not in written and "<" not in written and written.find(".") > 1:
-            near = nearest_match(written, sorted(vocabulary.files))
-            yield f"no file is called {written}{f'; is {near} meant?' if near else ''}"
+            yield f"no file is called {written}{meant(written, sorted(vocabulary.files))}"
     elif first == "..":
         # An `extends` starts at the file that holds it, which may be any.
         tail = written.removeprefix("../")

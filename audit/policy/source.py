@@ -161,6 +161,14 @@ def bindings(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
             yield from paired(node.target, node.value)
 
 
+def bound_values(tree: ast.AST) -> dict[str, list[ast.expr]]:
+    """Each bound name with every expression that it is bound to."""
+    bound: dict[str, list[ast.expr]] = {}
+    for name, value in bindings(tree):
+        bound.setdefault(name, []).append(value)
+    return bound
+
+
 def paired(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     """`a, b = x, y` taken apart."""
     if isinstance(target, ast.Name):

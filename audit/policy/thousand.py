@@ -10,7 +10,6 @@ from audit.policy.source import (
     Violation,
     bindings,
     dotted_name,
-    enclosing_functions,
     imported_names,
     known_names,
     resolved_name,
@@ -46,8 +45,6 @@ OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Pow: operator.pow,
 }
-# (path, function) -> what its 1000 is, where it is no number of bins.
-OTHER_THOUSANDS: dict[tuple[str, str], str] = {}
 LIBRARY = ("coordexp/", "audit/")
 NAME_HOPS = 3
 LARGEST = 1e9
@@ -204,8 +201,8 @@ def given_names(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
 def divisions_by_thousand(source: SourceFile, names: Mapping[str, float] | None = None) -> Iterator[Violation]:
     """Divisions by 1000. `names` are other modules' names for 1000, for a thousandth and for the last bin."""
     known = own_names(source, names or {})
-    origins, owners = known_names(source), enclosing_functions(source.tree)
+    origins = known_names(source)
     for node in ast.walk(source.tree):
-        if divides_by_thousand(node, known, origins) and (source.path, owners.get(node, "")) not in OTHER_THOUSANDS:
+        if divides_by_thousand(node, known, origins):
             message = "a division by 1000: bin k stands for k/999, so divide by 999"
             yield Violation(source.path, getattr(node, "lineno", 1), message)

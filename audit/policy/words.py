@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from audit.policy.mentions import meant
 from audit.policy.places import DATA, SOURCES, WRITTEN
 from audit.tree import listed_files
-from coordexp.config.problems import nearest_match
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 SUFFIXES = (".py", ".yaml", ".json", ".toml", ".ini", ".sh", ".in", ".txt", ".j2", ".html")
@@ -78,15 +78,10 @@ def unknown_words(vocabulary: Vocabulary, code: str, migration: bool = False) ->
     Where a `migration` is told, removed words are at home.
     """
     if NAME.fullmatch(code) and code not in vocabulary.names and code.split("/")[0] not in WRITTEN:
-        yield f"{code} is no path and no metric{_meant(code, vocabulary.names)}"
+        yield f"{code} is no path and no metric{meant(code, sorted(vocabulary.names))}"
         return
     known = vocabulary.words | vocabulary.removed if migration else vocabulary.words
     for word in WORD.findall(CHECKED.sub("", code)):
         if word not in known:
-            yield f"nothing in the checkout is called {word}{_meant(word, vocabulary.words)}"
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    # In an order of its own: words that differ by case alone replace each other.
-    near = nearest_match(word, sorted(known))
-    return f"; is {near} meant?" if near else ""
+            # In an order of its own: words that differ by case alone replace each other.
+            yield f"nothing in the checkout is called {word}{meant(word, sorted(vocabulary.words))}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from audit.suite import read_suite_command
 from coordexp.spec import contracts_root
@@ -140,3 +142,9 @@ def toy(proved_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, value in {**ENVIRONMENT, "COORDEXP_CONTRACTS_ROOT": str(root / "contracts")}.items():
         monkeypatch.setenv(name, value)
     return root
+
+
+@pytest.fixture
+def console() -> Console:
+    """A console that nobody sees, wide enough that no line is broken."""
+    return Console(file=io.StringIO(), width=200)

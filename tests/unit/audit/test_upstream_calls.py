@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 import yaml
-from rich.console import Console
 
 from tests.unit.audit.upstream_fake import Fake, build_fake
 
 CORE, CALL = "site/upstream/core.py", "coordexp/shorten.py:16"
 MAKE = "import upstream.requests as r\n\nr.Request(messages=[], seed=2)\n"
-
-
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture

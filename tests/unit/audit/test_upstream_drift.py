@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from rich.console import Console
 
 from tests.unit.audit.upstream_fake import Fake, build_fake
 
 INFER = "route POST /infer/ was infer (response_model=None, dependencies=[self.key]), is infer"
 CALLS = "  <- coordexp/shorten.py:16 calls it"
-
-
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture

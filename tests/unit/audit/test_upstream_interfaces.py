@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from rich.console import Console
 
 from tests.unit.audit.upstream_fake import WATCHED, Fake, build_fake
 
@@ -57,11 +54,6 @@ class Plugin(Root):
 NAMES = ["Added", "Removed", "Move", "Root", "Plugin", "Plugin.apply", "Plugin.close"]
 ABSTRACT = "abstract methods were apply, name"
 FILE = "site/upstream/plugins.py"
-
-
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture

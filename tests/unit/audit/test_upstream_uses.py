@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 import yaml
-from rich.console import Console
 
 from audit.policy.source import parse_source
 from audit.symbols import UnknownSymbolError
@@ -14,11 +11,6 @@ from audit.upstream.heirs import find_inherited_uses
 from audit.upstream.uses import find_uses
 from coordexp.spec import ContractViolation
 from tests.unit.audit.upstream_fake import PROJECT, Fake, build_fake
-
-
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture
