@@ -28,6 +28,7 @@ from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import build_objective
 from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch, Segment
 
 CLASSES, FIRST_COORD = 152_704, 151_670
@@ -122,7 +123,7 @@ def build_sides(case: Case) -> Sides:
 
     def ours() -> torch.Tensor:
         with precision():
-            return objective(context, states, head, normalizers).total
+            return objective(context, score_hidden(states, head), normalizers).total
 
     def reference() -> torch.Tensor:
         with precision():

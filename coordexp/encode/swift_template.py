@@ -65,6 +65,12 @@ def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
         template.set_mode(mode)
 
 
+def encode_turn(template: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a whole conversation as the template trains on it."""
+    encoded = template.encode({"messages": messages})
+    return [int(token) for token in encoded["input_ids"]], [int(label) for label in encoded["labels"]]
+
+
 def upstream_size(width: int, height: int) -> tuple[int, int]:
     """Size (width, height) to which ms-swift's image loading would bring such an image, with its current limits."""
     from qwen_vl_utils import vision_process

@@ -1,4 +1,4 @@
-"""An answer as tokens, typed once and carried along. Contract ids: ENC-*; token types are contract-facts section 4."""
+"""An answer as tokens, typed once and carried along. Contract ids: ENC-*."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TokenType(IntEnum):
 
 
 class TokenSubset(IntEnum):
-    """Which part of the target a token belongs to; the mask table of contract-facts section 4 is keyed by it.
+    """Which part of the target a token belongs to; the mask table is keyed by it.
 
-    Stage 1 knows `NONE` (prompt) and `GT` alone. The others describe a rollout-context target.
+    Stage 1 knows `NONE` (prompt) and `GT` alone. The others describe a target in the rollout context.
     """
 
     NONE = 0
@@ -52,13 +52,28 @@ class ObjectSlots:
     row: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TypedAnswer:
+    """The tokens of an answer without its `<|im_end|>`, whatever wrote them.
+
+    `ids`, `types` and `subsets` have one entry per token; `objects` count positions from the answer's first token;
+    `end_subset` is that of the `<|im_end|>` which follows.
+    """
+
+    ids: tuple[int, ...]
+    types: tuple[TokenType, ...]
+    subsets: tuple[TokenSubset, ...]
+    objects: tuple[ObjectSlots, ...]
+    end_subset: TokenSubset
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
     """One sample as the model sees it. T tokens, P vision patches, N images.
 
     `input_ids`, `labels` (IGNORE_INDEX where unsupervised), `token_types`, `subsets`, `mm_token_type_ids`: int64 [T].
-    `pixel_values`: float32 [P, D]; `image_grid_thw`: int64 [N, 3]; both None without images. `prompt_length` tokens
-    precede the answer; the answer ends with `<|im_end|>`.
+    `image_grid_thw`: int64 [N, 3], None without images; `pixel_values`: float32 [P, D], None until they are made.
+    `prompt_length` tokens precede the answer; the answer ends with `<|im_end|>`.
     """
 
     sample_id: str

@@ -55,8 +55,15 @@ class CoordOffset(nn.Module):
         moved = offset_rows(embeddings, self.embed_offset[slots.clamp(min=0)])
         return torch.where((slots >= 0)[..., None], moved, embeddings)
 
-    def head_hook(self, module: nn.Linear, args: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
-        """Logits [..., V] with the columns of the coord ids scored by the offset rows, in place."""
+    def head_hook(
+        self, module: nn.Linear, args: tuple[torch.Tensor, ...], logits: torch.Tensor | tuple[torch.Tensor, ...]
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits [..., V] with the columns of the coord ids scored by the offset rows, in place.
+
+        A computation in the head's place returns a tuple, and has been given the offsets itself.
+        """
+        if isinstance(logits, tuple):
+            return logits
         rows = offset_rows(module.weight[self.coord_ids], self.head_offset)
         return logits.index_copy_(-1, self.coord_ids, F.linear(args[0], rows).to(logits.dtype))
 
@@ -107,7 +114,8 @@ def plain_ends(base: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
     """The input embedding and the output head of `base`, or ValueError when an adapter has wrapped one of them."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     for found, plain in ((embedding, nn.Embedding), (head, nn.Linear)):
-        if type(found) is not plain:
+        # What PEFT puts in a layer's place holds the plain one inside and is none itself.
+        if not isinstance(found, plain):
             raise ValueError(
                 f"coord_offset needs a plain {plain.__name__}, found {type(found).__name__}: take embed_tokens and "
                 f"lm_head out of tuner.target_modules and tuner.modules_to_save"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.teacher import hidden_states
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.packing.collate import collate_packed
 
@@ -34,8 +34,8 @@ def packing_leak(model: nn.Module, samples: Sequence[EncodedSample], rope: RopeF
     base = unwrap_model(model)
     training, device = base.training, base.device
     base.eval()
-    packed = teacher_hidden(base, collate_packed(samples, rope).to(device))
-    alone = torch.cat([teacher_hidden(base, collate_packed([sample], rope).to(device)) for sample in samples], dim=1)
+    packed = hidden_states(base, collate_packed(samples, rope).to(device))
+    alone = torch.cat([hidden_states(base, collate_packed([sample], rope).to(device)) for sample in samples], dim=1)
     base.train(training)
     return float((packed - alone).abs().max() / alone.abs().max())
 

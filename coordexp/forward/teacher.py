@@ -1,52 +1,48 @@
-"""One teacher-forced forward: a collated batch in, hidden states out. Contract ids: FWD-001..FWD-003, FWD-009.
+"""One teacher-forced forward: a collated batch and a computation in, its tensors out. FWD-001..FWD-003, FWD-009.
 
-The call goes through the outermost module, so DDP's hooks, PEFT's adapters, autocast and gradient checkpointing all
-take part. Only the output head is put aside for its duration: a [T, V] tensor of logits never exists, and what the
-model returns as logits are the hidden states. Nothing but `PackedBatch.model_inputs()` reaches the model
-(contract-facts section 7).
+The call goes through the outermost module, so DDP's and DeepSpeed's hooks, PEFT's adapters, autocast and gradient
+checkpointing all take part; the computation runs inside it, in the head's place, where a [T, V] tensor of logits never
+exists. Nothing but `PackedBatch.model_inputs()` reaches the model (REG-4.4).
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
+from coordexp.forward.head import OutputHead, VocabularyHead, plain_head
 from coordexp.forward.unwrap import unwrap_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import torch
+    from torch import nn
 
+    from coordexp.forward.head import Computation
     from coordexp.packing.types import PackedBatch
 
 
-def teacher_hidden(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
-    """Last hidden states [B, T, H] of `batch`, with gradient; `output_head(model, ids)` makes logits of them (REG-4.4).
+def teacher_forward(
+    model: nn.Module, batch: PackedBatch, head: OutputHead, computation: Computation
+) -> tuple[torch.Tensor, ...]:
+    """What `computation` makes of the last hidden states [B, T, H] of `batch` and of `head`, with gradient (REG-4.4).
 
-    `model` may be plain, PEFT-wrapped, DDP-wrapped, or both. Raises ValueError for position ids without four rows,
-    and for DDP with `find_unused_parameters`, which would count the head as unused before the objective uses it.
+    `model` may be plain, or wrapped by PEFT, DDP or DeepSpeed in any nesting. Raises ValueError for position ids
+    without four rows, TypeError for a model whose head `install_vocabulary_head` has not replaced.
     """
     check_four_rows(batch)
-    check_reducer(model)
-    with hidden_states_only(model):
+    host = plain_head(model)
+    if not isinstance(host, VocabularyHead):
+        raise TypeError("the model still has its own output head; call install_vocabulary_head once it is built")
+    with host.computing(computation, head):
         outputs = model(**batch.model_inputs(), use_cache=False)
-    hidden: torch.Tensor = outputs.logits
+    computed: tuple[torch.Tensor, ...] = outputs.logits
+    return computed
+
+
+def hidden_states(model: nn.Module, batch: PackedBatch) -> torch.Tensor:
+    """Last hidden states [B, T, H] of `batch`, from inside all wrappers: for probes, not for training."""
+    check_four_rows(batch)
+    hidden: torch.Tensor = unwrap_model(model).model(**batch.model_inputs(), use_cache=False).last_hidden_state
     return hidden
-
-
-@contextmanager
-def hidden_states_only(model: nn.Module) -> Iterator[None]:
-    """While open, `model(...)` returns hidden states as its logits; the head is back on exit, after an error too."""
-    base = unwrap_model(model)
-    head = base.get_output_embeddings()
-    base.set_output_embeddings(nn.Identity())
-    try:
-        yield
-    finally:
-        base.set_output_embeddings(head)
 
 
 def check_four_rows(batch: PackedBatch) -> PackedBatch:
@@ -58,13 +54,3 @@ def check_four_rows(batch: PackedBatch) -> PackedBatch:
             f"With fewer rows packed samples attend to each other"
         )
     return batch
-
-
-def check_reducer(model: nn.Module) -> nn.Module:
-    """Return the model unless it is DDP that looks for unused parameters: the objective comes after the forward."""
-    if isinstance(model, DistributedDataParallel) and model.find_unused_parameters:
-        raise ValueError(
-            "DDP with find_unused_parameters would reduce the output head before the objective has used it; "
-            "set ddp_find_unused_parameters: false"
-        )
-    return model

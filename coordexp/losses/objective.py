@@ -1,4 +1,4 @@
-"""A manifest, a context, hidden states and the head in; the total loss and its sums out.
+"""A manifest, a context and a forward in; the total loss and its sums out.
 
 One call is one forward. Outputs of several forwards (Channel A's anchor and last iteration, micro-batches, ranks) add
 up, because every term is divided by normalizers that were counted over all of them beforehand.
@@ -30,14 +30,14 @@ from coordexp.losses.modules.types import (
 from coordexp.losses.normalizers import LossSums, Normalizers, TermSum
 from coordexp.losses.registry import build_diagnostic_module, build_objective_module
 from coordexp.losses.specs import CoordRegConfig, DecodeMode
-from coordexp.losses.vocab import VocabularyOutput, VocabularyPlan, run_vocabulary_pass
+from coordexp.losses.vocab import VocabularyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from coordexp.config.sections import CustomConfig
-    from coordexp.forward.head import OutputHead
     from coordexp.losses.masks import Provenance
+    from coordexp.losses.vocab import Score
     from coordexp.packing.types import PackedBatch
 
 _LOG = logging.getLogger(__name__)
@@ -84,12 +84,10 @@ class Objective:
         """The views of `batch` with this manifest's mask weights."""
         return build_context(batch, provenance, self.manifest.mask_weights())
 
-    def __call__(
-        self, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead, normalizers: Normalizers
-    ) -> ObjectiveOutput:
-        """Loss of one forward with hidden states [B, T, H].
+    def __call__(self, context: TeacherForcingContext, score: Score, normalizers: Normalizers) -> ObjectiveOutput:
+        """Loss of one forward, which `score` runs with the request for its vocabulary pass.
 
-        `normalizers` are summed over everything that the optimizer step holds: contexts, micro-batches, ranks.
+        `normalizers` are summed over everything that the optimizer step holds: contexts, forwards, ranks.
 
         Raises `ObjectiveError` when an objective module fails or the total is not finite. A diagnostics module that
         fails is logged once and switched off.
@@ -99,7 +97,7 @@ class Objective:
         for entry, module in active:
             with _naming(entry, context):
                 module.plan(coefficients, context, normalizers, entry.weight)
-        vocabulary = self._run_pass(coefficients, context, hidden, head)
+        vocabulary = score(self._request(coefficients, context))
         log_p = torch.log_softmax(vocabulary.coord_logits / self._temperature, dim=-1)
         forwarded = Forwarded(context, vocabulary, log_p, log_p.exp(), self.decode_mode)
         total = vocabulary.loss
@@ -110,17 +108,10 @@ class Objective:
             total = total if output.loss is None else total + output.loss
             terms[entry.name] = output.terms
         _check_finite(total, terms, context)
-        sums = LossSums.of(dict(chain.from_iterable(part.items() for part in terms.values())), hidden.device)
+        sums = LossSums.of(dict(chain.from_iterable(part.items() for part in terms.values())), total.device)
         return ObjectiveOutput(total, sums, self._measure(forwarded))
 
-    def _run_pass(
-        self, coefficients: Coefficients, context: TeacherForcingContext, hidden: torch.Tensor, head: OutputHead
-    ) -> VocabularyOutput:
-        flat = hidden.flatten(0, 1)
-        if flat.shape[0] != context.n_positions:
-            raise ValueError(
-                f"hidden states for {flat.shape[0]} positions, but the context was built from {context.n_positions}"
-            )
+    def _request(self, coefficients: Coefficients, context: TeacherForcingContext) -> VocabularyRequest:
         n_tokens, n_rows = context.predict.shape[0], context.rows.shape[0]
         # Slots that only a diagnostics module looks at come after `n_graded`: forward alone, or not at all.
         gated = self._gate_weight(context) > 0
@@ -129,16 +120,16 @@ class Objective:
         )
         kept = slice(n_rows if wanted else n_tokens)
         padding = context.target.new_zeros(n_rows - n_tokens)
-        plan = VocabularyPlan(
-            hidden=flat.index_select(0, context.rows[kept]),
-            slot_hidden=flat.index_select(0, context.slot_predict),
+        return VocabularyRequest(
+            n_positions=context.n_positions,
+            rows=context.rows[kept],
+            slots=context.slot_predict,
             target=torch.cat([context.target, padding])[kept],
             ce=coefficients.ce[kept],
             coord_gate=coefficients.coord_gate[kept],
             text_gate=coefficients.text_gate[kept],
             n_graded=n_rows if gated else n_tokens,
         )
-        return run_vocabulary_pass(plan, head)
 
     def _gate_weight(self, context: TeacherForcingContext) -> float:
         if not context.takes_coord_losses:

@@ -8,6 +8,8 @@ Contract ids: LOSS-007..009.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,43 @@ class VocabularyPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class VocabularyRequest:
+    """The plan of a forward that has not run yet: what to score of its hidden states, known from its context alone.
+
+    `rows` int64 [R] and `slots` int64 [C] are flat positions among `n_positions` (B·T); the others are as in
+    `VocabularyPlan`.
+    """
+
+    n_positions: int
+    rows: torch.Tensor
+    slots: torch.Tensor
+    target: torch.Tensor
+    ce: torch.Tensor
+    coord_gate: torch.Tensor
+    text_gate: torch.Tensor
+    n_graded: int
+
+    def __call__(self, hidden: torch.Tensor, head: OutputHead) -> tuple[torch.Tensor, ...]:
+        """The fields of a `VocabularyOutput` for hidden states [B, T, H]: a computation for the head's place."""
+        flat = hidden.flatten(0, 1)
+        if flat.shape[0] != self.n_positions:
+            raise ValueError(
+                f"hidden states for {flat.shape[0]} positions, but the context was built from {self.n_positions}"
+            )
+        plan = VocabularyPlan(
+            hidden=flat.index_select(0, self.rows),
+            slot_hidden=flat.index_select(0, self.slots),
+            target=self.target,
+            ce=self.ce,
+            coord_gate=self.coord_gate,
+            text_gate=self.text_gate,
+            n_graded=self.n_graded,
+        )
+        output = run_vocabulary_pass(plan, head)
+        return tuple(getattr(output, name) for name in OUTPUT_FIELDS)
+
+
+@dataclass(frozen=True, eq=False)
 class VocabularyOutput:
     """`loss`: 0-d, attached to hidden states and head even without rows; `coord_logits` [C, 1000], attached.
 
@@ -52,6 +91,17 @@ class VocabularyOutput:
     coord_gate: torch.Tensor
     text_gate: torch.Tensor
     coord_mass: torch.Tensor
+
+
+OUTPUT_FIELDS = tuple(field.name for field in dataclasses.fields(VocabularyOutput))
+
+Score = Callable[[VocabularyRequest], VocabularyOutput]
+"""Runs a forward with the request in the head's place."""
+
+
+def score_hidden(hidden: torch.Tensor, head: OutputHead) -> Score:
+    """Answers requests about hidden states [B, T, H] that are there already, without a model."""
+    return lambda request: VocabularyOutput(*request(hidden, head))
 
 
 def run_vocabulary_pass(plan: VocabularyPlan, head: OutputHead, chunk_bytes: int = CHUNK_BYTES) -> VocabularyOutput:

@@ -95,9 +95,14 @@ def pad_right(values: torch.Tensor, width: int, fill: int) -> torch.Tensor:
 
 
 def image_fields(samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor | None]:
-    """Patches and grids of all samples in order; both None when no sample has an image."""
+    """Patches and grids of all samples in order, each None when no sample has any.
+
+    Pixels may come later (`PackedBatch.with_pixels`), so grids may stand alone, for all samples or for none.
+    """
     pixels = [sample.pixel_values for sample in samples if sample.pixel_values is not None]
     grids = [sample.image_grid_thw for sample in samples if sample.image_grid_thw is not None]
+    if pixels and len(pixels) != len(grids):
+        raise ValueError("some samples of the batch have their pixels and some do not; make them for all or for none")
     return {
         "pixel_values": torch.cat(pixels) if pixels else None,
         "image_grid_thw": torch.cat(grids) if grids else None,
@@ -120,8 +125,8 @@ def check_sample(sample: EncodedSample) -> EncodedSample:
         values = getattr(sample, name)
         if values.shape != (len(sample),):
             raise ValueError(f"{where}: {name} has shape {tuple(values.shape)}; input_ids has {len(sample)} tokens")
-    if (sample.pixel_values is None) != (sample.image_grid_thw is None):
-        raise ValueError(f"{where}: pixel_values and image_grid_thw come together; one of them is missing")
+    if sample.pixel_values is not None and sample.image_grid_thw is None:
+        raise ValueError(f"{where}: pixel_values without image_grid_thw, which says how the patches lie")
     if sample.pixel_values is not None and sample.image_grid_thw is not None:
         patches = int(sample.image_grid_thw.prod(-1).sum())
         if patches != sample.pixel_values.shape[0]:

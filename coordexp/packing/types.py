@@ -53,8 +53,30 @@ class PackedBatch:
         }
         return dataclasses.replace(self, **moved)
 
+    def with_pixels(self, pixel_values: torch.Tensor | None) -> PackedBatch:
+        """The same batch with its patches [P, D]; raises ValueError unless they are as many as the grids ask for."""
+        wanted = 0 if self.image_grid_thw is None else int(self.image_grid_thw.prod(-1).sum())
+        found = 0 if pixel_values is None else pixel_values.shape[0]
+        if found != wanted:
+            raise ValueError(f"{found} patches for a batch whose image_grid_thw asks for {wanted}")
+        return dataclasses.replace(self, pixel_values=pixel_values)
+
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        pinned = {
+            f.name: value.pin_memory()
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor) and not value.is_cuda
+        }
+        return dataclasses.replace(self, **pinned)
+
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """Exactly what may reach `model(...)`: no labels, types, or other batch extras (contract-facts section 7)."""
+        """Exactly what may reach `model(...)`: no labels, types, or other batch extras (REG-4.4).
+
+        Raises ValueError for images whose pixels have not been made.
+        """
+        if self.image_grid_thw is not None and self.pixel_values is None:
+            raise ValueError("the batch has images and no pixels yet: make them and call with_pixels")
         inputs = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,

@@ -19,6 +19,7 @@ from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums, Normalizers, count_normalizers
 from coordexp.losses.objective import build_objective
 from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import COORD_IDS, HIDDEN, VOCABULARY, collate, gt_sample
 
 MANIFEST = Manifest(
@@ -60,7 +61,7 @@ def step(rank: int, world: int) -> dict[str, object]:
         dist.all_reduce(counts)
         normalizers = Normalizers.from_tensor(counts)
     head = OutputHead(model.embedding.weight, COORD_IDS)
-    output = objective(context, wrapped(batch.input_ids), head, normalizers)
+    output = objective(context, score_hidden(wrapped(batch.input_ids), head), normalizers)
     (world * output.total).backward()
     sums, total = output.sums.to_tensor(), output.total.detach().clone()
     if world > 1:

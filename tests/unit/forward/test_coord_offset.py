@@ -12,8 +12,8 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.forward.coord_offset import coord_offset_groups, coord_offset_of, install_coord_offset
 from coordexp.forward.coord_offset_files import export_merged, load_coord_offset, merged_state_dict, save_coord_offset
-from coordexp.forward.head import output_head
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.head import install_vocabulary_head, output_head
+from coordexp.forward.teacher import hidden_states, teacher_forward
 from coordexp.packing.collate import collate_packed
 from coordexp.packing.positions import build_rope_index
 from tests.plugins.tiny_qwen import COORD_IDS, FIRST_COORD, four_samples, random_sample, tiny_config, tiny_model
@@ -37,6 +37,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def adapted(tied: bool = True, tie_head: bool = True, *, trained: bool = True) -> Qwen3VLForConditionalGeneration:
     """A tiny model with the adapter; `trained` gives the offsets values of the size of the base rows."""
     model = tiny_model(tied=tied)
+    install_vocabulary_head(model)
     adapter = install_coord_offset(model, COORD_IDS, tie_head=tie_head)
     if trained:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -48,9 +49,14 @@ def adapted(tied: bool = True, tie_head: bool = True, *, trained: bool = True) -
 
 def train(model: torch.nn.Module, groups: list[dict[str, object]], steps: int = 3) -> None:
     optimizer = torch.optim.AdamW(groups)
+    head = output_head(model, COORD_IDS)
     for _ in range(steps):
-        hidden = teacher_hidden(model, batch())
-        loss = -output_head(model, COORD_IDS).coord_logits(hidden).log_softmax(-1)[..., 3].mean()
+        (loss,) = teacher_forward(
+            model,
+            batch(),
+            head,
+            lambda hidden, head: (-head.coord_logits(hidden).log_softmax(-1)[..., 3].mean(),),
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -91,7 +97,7 @@ def test_only_coord_tokens_get_another_embedding_and_only_coord_columns_another_
 @pytest.mark.invariant("FWD-005")
 def test_both_ends_send_gradient_into_a_shared_offset_and_each_into_its_own():
     model = adapted(tie_head=False)
-    hidden = teacher_hidden(model, batch())
+    hidden = hidden_states(model, batch())
     hidden.square().sum().backward()
     adapter = coord_offset_of(model)
     assert adapter.embed_offset.grad.abs().max() > 0 and adapter.own_head_offset.grad is None
@@ -103,7 +109,7 @@ def test_both_ends_send_gradient_into_a_shared_offset_and_each_into_its_own():
 def test_a_batch_without_coord_tokens_still_gives_the_offsets_a_gradient_of_zero():
     """Under DDP a parameter without gradient stops the run."""
     model = adapted()
-    teacher_hidden(model, collate_packed([random_sample(2, (), boxes=0)], ROPE)).sum().backward()
+    hidden_states(model, collate_packed([random_sample(2, (), boxes=0)], ROPE)).sum().backward()
     gradient = coord_offset_of(model).embed_offset.grad
     assert gradient is not None and not gradient.any()
 
@@ -129,7 +135,7 @@ def test_generation_uses_the_offsets():
     step = model.generate(**inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True)
     alone = collate_packed([sample], ROPE)
     with torch.no_grad():
-        expected = output_head(model, COORD_IDS).logits(teacher_hidden(model, alone)[:, -1])
+        expected = output_head(model, COORD_IDS).logits(hidden_states(model, alone)[:, -1])
     torch.testing.assert_close(step.logits[0], expected, rtol=0, atol=1e-4)
 
 
@@ -172,6 +178,7 @@ def test_a_model_without_the_adapter_has_no_groups():
 @pytest.mark.invariant("FWD-006")
 def test_the_adapter_trains_inside_peft():
     model = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"], r=2))
+    install_vocabulary_head(model)
     install_coord_offset(model, COORD_IDS, tie_head=True)
     trainable = {name.split("base_model.model.")[-1] for name, p in model.named_parameters() if p.requires_grad}
     assert "coord_offset.embed_offset" in trainable

@@ -15,6 +15,7 @@ from coordexp.forward.head import OutputHead
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput
+from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch, Segment
 
 VOCABULARY, HIDDEN = 1080, 6
@@ -150,4 +151,4 @@ def run_on(objective: Objective, provenance: Provenance, batch: PackedBatch | No
     hidden = torch.randn(
         *given.input_ids.shape, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    return objective(context, hidden.requires_grad_(), random_head(), count_normalizers(context))
+    return objective(context, score_hidden(hidden.requires_grad_(), random_head()), count_normalizers(context))

@@ -14,6 +14,7 @@ from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import ObjectiveOutput, build_objective
 from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.reference import Knobs, Reference
 from tests.unit.losses.synthetic import (
     Sample,
@@ -93,7 +94,7 @@ def run_objective(step: Step, packed: bool) -> tuple[ObjectiveOutput, list[torch
     for index, context in enumerate(contexts):
         states = [s.requires_grad_() for s in random_states(step.samples, seed=index, dtype=step.dtype)]
         leaves += states
-        part = objective(context, lay_out(states, packed), head, normalizers)
+        part = objective(context, score_hidden(lay_out(states, packed), head), normalizers)
         output = part if output is None else output + part
     output.total.backward()
     return output, [leaf.grad for leaf in leaves]

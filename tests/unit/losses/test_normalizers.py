@@ -14,6 +14,7 @@ from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums, Normalizers, TermSum, count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput, build_objective
 from coordexp.losses.specs import COMPONENTS, TERMS, BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import (
     Sample,
     collate,
@@ -55,7 +56,7 @@ def run(
     whole = reduce(add, (count_normalizers(context) for context in contexts))
     output = None
     for group, context in zip(groups, contexts, strict=True):
-        part = objective(context, lay_out([states[i] for i in group], packed), head, whole)
+        part = objective(context, score_hidden(lay_out([states[i] for i in group], packed), head), whole)
         part.total.backward()
         output = part if output is None else output + part
     return output, [head.weight.grad, *(torch.zeros_like(s) if s.grad is None else s.grad for s in states)]
@@ -125,7 +126,9 @@ def test_desc_weight_moves_the_total_but_not_the_logged_means() -> None:
     for desc in (1.0, 3.0):
         objective, samples, head = make_objective(desc), make_samples(Provenance.STAGE1), random_head()
         context = objective.context(collate(samples), Provenance.STAGE1)
-        outputs.append(objective(context, lay_out(random_states(samples)), head, count_normalizers(context)))
+        outputs.append(
+            objective(context, score_hidden(lay_out(random_states(samples)), head), count_normalizers(context))
+        )
     light, heavy = (output.metrics() for output in outputs)
     assert light == pytest.approx(heavy)
     struct, desc_ce, counts = light["loss/struct_ce"], light["loss/desc_ce"], {}
@@ -149,7 +152,10 @@ def test_self_context_weight_counts_against_the_anchor() -> None:
         objective, samples, head = make_objective(self_struct=weight), make_samples(Provenance.A1), random_head()
         contexts = [objective.context(collate(samples), p) for p in (Provenance.A1, Provenance.A2)]
         whole = count_normalizers(contexts[0]) + count_normalizers(contexts[1])
-        parts = [objective(c, lay_out(random_states(samples, seed)), head, whole) for seed, c in enumerate(contexts)]
+        parts = [
+            objective(c, score_hidden(lay_out(random_states(samples, seed)), head), whole)
+            for seed, c in enumerate(contexts)
+        ]
         totals.append(float((parts[0].total + parts[1].total).detach()))
     assert abs(totals[0] - totals[1]) > 1e-3
 

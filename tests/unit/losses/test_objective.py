@@ -28,6 +28,7 @@ from coordexp.losses.specs import (
     MaskCountsConfig,
     TokenCEConfig,
 )
+from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch
 from tests.unit.losses.synthetic import (
     COORD_IDS,
@@ -191,7 +192,7 @@ def test_diagnostics_change_no_loss_and_no_gradient(diagnostics: tuple[ModuleEnt
         samples, head = [gt_sample(0), gt_sample(1)], random_head()
         built = build_objective(manifest)
         context = built.context(collate(samples), Provenance.STAGE1)
-        output = built(context, lay_out(random_states(samples)), head, count_normalizers(context))
+        output = built(context, score_hidden(lay_out(random_states(samples)), head), count_normalizers(context))
         output.total.backward()
         results.append((output, head.weight.grad))
     assert torch.equal(results[0][0].total, results[1][0].total)
@@ -219,7 +220,7 @@ def test_coord_diagnostics_equal_their_definitions(provenance: Provenance, gate:
         Manifest((TOKEN_CE, ModuleEntry("coord_reg", CoordRegConfig(coord_gate_weight=gate))), (DIAG,))
     )
     context, states, head = objective.context(collate([sample]), provenance), random_states([sample]), random_head()
-    metrics = objective(context, lay_out(states), head, count_normalizers(context)).metrics()
+    metrics = objective(context, score_hidden(lay_out(states), head), count_normalizers(context)).metrics()
     kept = [item for item in sample.objects if item.subset.name in ("GT", "MATCHED", "FN")]
     where = [(p, k) for item in kept for p, k in zip(item.positions, item.bins, strict=True)]
     scores = torch.stack([head.weight @ states[0][p - 1] for p, _ in where]).detach()
@@ -254,12 +255,12 @@ def test_top5_counts_the_target_among_the_five_best() -> None:
     hidden[item.positions[0] - 1, 0] = 1.0
     objective = build_objective(Manifest((TOKEN_CE,), (DIAG,)))
     context = objective.context(collate([sample]), Provenance.STAGE1)
-    output = objective(context, hidden[None], replace(head, weight=weight), count_normalizers(context))
+    output = objective(context, score_hidden(hidden[None], replace(head, weight=weight)), count_normalizers(context))
     # The first slot's target is fifth of 1000; the other three are tied with every bin, none of which is above them.
     assert output.metrics()["coord_diag/stage1/acc_top5"] == 1.0
     assert output.metrics()["coord_diag/stage1/margin_mean"] == -1.0
     weight[COORD_IDS[k], 0] = 9.0
-    leading = objective(context, hidden[None], replace(head, weight=weight), count_normalizers(context))
+    leading = objective(context, score_hidden(hidden[None], replace(head, weight=weight)), count_normalizers(context))
     assert leading.metrics()["coord_diag/stage1/margin_mean"] == 1.0
 
 
@@ -293,7 +294,7 @@ def test_nothing_to_learn_is_a_zero_with_a_gradient(batch: PackedBatch, decode: 
     objective = build_objective(Manifest((TOKEN_CE, GEO, COORD), (DIAG, COUNTS), {"x.coord_decode_mode": decode}))
     context, head = objective.context(batch, Provenance.STAGE1), random_head(offset=True)
     hidden = torch.randn(*batch.input_ids.shape, HIDDEN, dtype=torch.float64).requires_grad_()
-    output = objective(context, hidden, head, count_normalizers(context))
+    output = objective(context, score_hidden(hidden, head), count_normalizers(context))
     assert output.total.item() == 0.0
     output.total.backward()
     for leaf in (hidden, head.weight, head.coord_offset):
@@ -313,4 +314,4 @@ def test_hidden_states_of_another_batch_are_refused() -> None:
     objective = build_objective(Manifest((TOKEN_CE,)))
     context = objective.context(collate([gt_sample(0)]), Provenance.STAGE1)
     with pytest.raises(ValueError, match="hidden states for 3 positions, but the context was built from"):
-        objective(context, torch.zeros(1, 3, HIDDEN), random_head(), count_normalizers(context))
+        objective(context, score_hidden(torch.zeros(1, 3, HIDDEN), random_head()), count_normalizers(context))

@@ -27,6 +27,7 @@ from coordexp.losses.specs import (
     MaskWeights,
     TokenCEConfig,
 )
+from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import (
     Sample,
     collate,
@@ -56,7 +57,7 @@ def run(
     hidden = lay_out(random_states(samples))
     if broken is not None:
         hidden[0, broken[0], 0] = broken[1]
-    return objective(context, hidden.requires_grad_(), random_head(), count_normalizers(context))
+    return objective(context, score_hidden(hidden.requires_grad_(), random_head()), count_normalizers(context))
 
 
 def losses(output: ObjectiveOutput) -> dict[str, float]:
@@ -169,7 +170,7 @@ def test_a_rollout_of_false_positives_alone_learns_to_close_and_end() -> None:
     hidden = lay_out(random_states([sample])).requires_grad_()
     objective = build_objective(WHOLE)
     context = objective.context(collate([sample]), Provenance.B)
-    objective(context, hidden, random_head(), count_normalizers(context)).total.backward()
+    objective(context, score_hidden(hidden, random_head()), count_normalizers(context)).total.backward()
     moved = torch.nonzero(hidden.grad[0].abs().sum(1)).flatten().tolist()
     assert moved == [len(sample.ids) - 3, len(sample.ids) - 2]
 
@@ -204,7 +205,7 @@ def test_a_micro_batch_without_targets_adds_nothing() -> None:
     contexts = [objective.context(batch, Provenance.STAGE1) for batch in (full, empty)]
     whole = reduce(add, map(count_normalizers, contexts))
     states = [lay_out(random_states([gt_sample(0)])), lay_out(random_states([gt_sample(1, ())]))]
-    parts = [objective(c, s, head, whole) for c, s in zip(contexts, states, strict=True)]
+    parts = [objective(c, score_hidden(s, head), whole) for c, s in zip(contexts, states, strict=True)]
     assert parts[1].total.item() == 0.0
     assert losses(parts[0] + parts[1]) == losses(parts[0])
 
@@ -288,7 +289,7 @@ def test_a_bfloat16_model_learns_under_the_whole_objective(provenance: Provenanc
     objective = build_objective(WHOLE)
     context = objective.context(collate(samples), provenance)
     hidden = lay_out(random_states(samples)).bfloat16().requires_grad_()
-    output = objective(context, hidden, head, count_normalizers(context))
+    output = objective(context, score_hidden(hidden, head), count_normalizers(context))
     output.total.backward()
     fine = run(samples, provenance)
     assert float(output.total.detach()) == pytest.approx(float(fine.total.detach()), rel=2e-2)

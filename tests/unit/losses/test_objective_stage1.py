@@ -15,6 +15,7 @@ from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import (
     build_stage1_objective,
 )
+from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import (
     COORD_IDS,
     collate,
@@ -40,7 +41,7 @@ def test_stage1_puts_vocabulary_ce_on_text_and_coordinate_terms_on_coords() -> N
         objective = build_stage1_objective(stage1(coord_soft_ce_w1=coord))
         context = objective.context(batch, Provenance.STAGE1)
         hidden = lay_out(random_states([sample])).requires_grad_()
-        objective(context, hidden, random_head(), count_normalizers(context)).total.backward()
+        objective(context, score_hidden(hidden, random_head()), count_normalizers(context)).total.backward()
         moved = hidden.grad[0].abs().sum(1)[:-1] > 0
         targets = batch.token_types[0, 1:]
         expected = (targets != TokenType.OTHER) & (targets != (silent if silent is not None else -1))
@@ -61,7 +62,7 @@ def test_stage1_coord_positions_get_no_cross_entropy_over_the_vocabulary() -> No
         objective = build_stage1_objective(stage1(coord_soft_ce_w1=gate))
         context = objective.context(replace(other, input_ids=ids), Provenance.STAGE1)
         hidden = lay_out(random_states([sample])).requires_grad_()
-        objective(context, hidden, random_head(), count_normalizers(context)).total.backward()
+        objective(context, score_hidden(hidden, random_head()), count_normalizers(context)).total.backward()
         gradients.append(hidden.grad[0, [p - 1 for p in at]])
     assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
 

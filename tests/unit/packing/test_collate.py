@@ -107,7 +107,7 @@ def test_labels_and_other_extras_are_not_model_inputs(rope):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "pixel_values and image_grid_thw come together"),
+        ({"image_grid_thw": None}, "pixel_values without image_grid_thw"),
         ({"pixel_values": torch.zeros(23, 1536)}, "23 patches in pixel_values, but image_grid_thw counts 24"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels has shape \(3,\)"),
         ({"objects": (ObjectSlots("bbox_2d", (5, 6, 7, 99), (0, 0, 1, 1)),)}, r"coord slots at \(5, 6, 7, 99\)"),
@@ -116,6 +116,23 @@ def test_labels_and_other_extras_are_not_model_inputs(rope):
 def test_a_sample_whose_fields_disagree_is_refused_by_name(rope, change, message):
     with pytest.raises(ValueError, match="sample sample-0: " + message):
         collate_packed([random_sample(1), dataclasses.replace(random_sample(0), **change)], rope)
+
+
+@pytest.mark.invariant("PACK-007")
+def test_pixels_can_come_after_the_tokens_and_must_before_the_model(rope):
+    samples = [random_sample(0), random_sample(1)]
+    whole = collate_packed(samples, rope)
+    later = collate_packed([dataclasses.replace(sample, pixel_values=None) for sample in samples], rope)
+    assert later.pixel_values is None and torch.equal(later.image_grid_thw, whole.image_grid_thw)
+    with pytest.raises(ValueError, match="no pixels yet"):
+        later.model_inputs()
+    with pytest.raises(ValueError, match="47 patches for a batch whose image_grid_thw asks for 48"):
+        later.with_pixels(whole.pixel_values[:-1])
+    made = later.with_pixels(whole.pixel_values).model_inputs()
+    assert made.keys() == whole.model_inputs().keys()
+    assert all(torch.equal(made[name], value) for name, value in whole.model_inputs().items())
+    with pytest.raises(ValueError, match="for all or for none"):
+        collate_packed([samples[0], dataclasses.replace(samples[1], pixel_values=None)], rope)
 
 
 @pytest.mark.invariant("PACK-007")

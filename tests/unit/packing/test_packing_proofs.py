@@ -10,13 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, TokenType
-from coordexp.forward.head import OutputHead, output_head
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.head import OutputHead, install_vocabulary_head, output_head
+from coordexp.forward.teacher import teacher_forward
 from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import Objective
 from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.vocab import score_hidden
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from tests.plugins.tiny_qwen import COORD_IDS, PAD, four_samples, random_sample, tiny_config, tiny_model
@@ -93,7 +94,7 @@ class StageOneLoss:
         self, hidden: torch.Tensor, head: OutputHead, batch: PackedBatch, counts: torch.Tensor
     ) -> torch.Tensor:
         context = self.objective.context(batch, Provenance.STAGE1)
-        return self.objective(context, hidden, head, Normalizers.from_tensor(counts)).total
+        return self.objective(context, score_hidden(hidden, head), Normalizers.from_tensor(counts)).total
 
 
 @pytest.fixture(scope="module", params=[PlainLoss, StageOneLoss])
@@ -107,10 +108,16 @@ Step = tuple[float, dict[str, torch.Tensor]]
 def window_gradients(model: torch.nn.Module, loss: PlainLoss | StageOneLoss, batches: Sequence[PackedBatch]) -> Step:
     """Loss and gradients of one optimizer step over `batches`, each run by itself, divided by the counts of all."""
     model.zero_grad(set_to_none=True)
+    install_vocabulary_head(model)
     counts = torch.stack([loss.counts(batch) for batch in batches]).sum(0)
     total = 0.0
     for batch in batches:
-        value = loss(teacher_hidden(model, batch), output_head(model, COORD_IDS), batch, counts)
+        (value,) = teacher_forward(
+            model,
+            batch,
+            output_head(model, COORD_IDS),
+            lambda hidden, head, batch=batch: (loss(hidden, head, batch, counts),),
+        )
         value.backward()
         total += float(value)
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
