@@ -1,6 +1,6 @@
-"""`custom.train_jsonl` / `custom.val_jsonl` to an indexable data set of records. Contract ids: DATA-017, DATA-018.
+"""The records of a file to those a run uses, by index. Contract ids: DATA-017, DATA-018.
 
-Enters: a path, a limit, an ordering and `training.seed`. Leaves: records by index. Everything random follows from the
+Enters: records, a limit, an ordering and `training.seed`. Leaves: records by index. Everything random follows from the
 seed.
 """
 
@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
 from coordexp.data.errors import DataError
 from coordexp.data.ordering import ObjectOrdering, order_objects
-from coordexp.data.records import read_records
 from coordexp.data.seeds import build_generator
 from coordexp.data.types import Record
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Split = Literal["train", "val"]
 
@@ -54,8 +50,8 @@ class RecordDataset(Sequence[Record]):
         return sum(count - 1 for count in Counter(self.sample_ids).values())
 
 
-def build_dataset(
-    jsonl: Path | str,
+def draw_samples(
+    records: Sequence[Record],
     *,
     sample_limit: int | None = None,
     with_replacement: bool = False,
@@ -63,11 +59,9 @@ def build_dataset(
     seed: int,
     split: Split = "train",
 ) -> RecordDataset:
-    """Read, limit and order. `seed` is `training.seed`.
-
-    Raises `RecordError` for a bad record and `DataError` for a bad file or limit.
+    """The records that a run uses, with their objects in order. `seed` is `training.seed`; raises `DataError` for a bad
+    limit.
     """
-    records = read_records(jsonl)
     chosen = choose_samples(len(records), sample_limit, with_replacement, seed, split)
     return RecordDataset(tuple(order_objects(records[index], object_ordering, seed) for index in chosen))
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.config import Config, resolve_input
 from coordexp.data.paths import image_root
-from coordexp.data.survey import FileSurvey, check_files
+from coordexp.data.survey import FileSurvey, check_surveys, survey_file
+
+if TYPE_CHECKING:
+    from coordexp.data.types import Record
 
 Role = Literal["train", "val"]
 
@@ -46,9 +49,27 @@ def _record_file(config: Config, key: str, written: str) -> RecordFile:
     return RecordFile(jsonl, resolve_input(config, "custom.image_root", config.custom.image_root))
 
 
-def check_record_files(config: Config) -> dict[Role, FileSurvey]:
-    """Judge every record of the run and that its images exist; raises `RecordError` with all problems of all files."""
-    return {
-        role: check_files([file.jsonl], images="exists", root=file.image_root)[0]
-        for role, file in find_record_files(config).items()
+@dataclass(frozen=True, slots=True)
+class RunRecords:
+    """One role's file, what it holds, and its records in file order."""
+
+    file: RecordFile
+    survey: FileSurvey
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of the file, read and judged once."""
+        return self.survey.kept
+
+
+def read_run_records(config: Config) -> dict[Role, RunRecords]:
+    """Judge every record of the run and that its images exist, and keep them.
+
+    Raises `ConfigError` for a file that is not there, `RecordError` with all problems of all files.
+    """
+    files = find_record_files(config)
+    surveys = {
+        role: survey_file(file.jsonl, images="exists", root=file.image_root, keep=True) for role, file in files.items()
     }
+    check_surveys(list(surveys.values()))
+    return {role: RunRecords(file, surveys[role]) for role, file in files.items()}

@@ -15,12 +15,13 @@ from PIL import Image, UnidentifiedImageError
 
 from coordexp.data.errors import Finding, RecordError, RecordProblem
 from coordexp.data.paths import ImagePathError, resolve_image
-from coordexp.data.records import check_line, iter_lines
+from coordexp.data.records import build_record, check_line, iter_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from coordexp.data.types import Record
     from coordexp.data.wire import WireRecord
 
 ImageCheck = Literal["none", "exists", "open"]
@@ -28,7 +29,10 @@ ImageCheck = Literal["none", "exists", "open"]
 
 @dataclass(slots=True)
 class FileSurvey:
-    """Counts over the lines of one file; `problems` in file order. Bad records count as lines, never as records."""
+    """Counts over the lines of one file; `problems` in file order. Bad records count as lines, never as records.
+
+    `kept` has the records themselves, in file order, where they were asked for.
+    """
 
     path: Path
     lines: int = 0
@@ -39,6 +43,7 @@ class FileSurvey:
     polygons: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     problems: list[RecordProblem] = field(default_factory=list)
+    kept: list[Record] = field(default_factory=list)
 
     def add(self, record: WireRecord) -> None:
         """Count a record that is in order."""
@@ -52,10 +57,19 @@ class FileSurvey:
 
 
 def survey_file(
-    path: Path, *, images: ImageCheck = "none", root: Path | None = None, on_line: Callable[[], None] = lambda: None
+    path: Path,
+    *,
+    images: ImageCheck = "none",
+    root: Path | None = None,
+    keep: bool = False,
+    on_line: Callable[[], None] = lambda: None,
 ) -> FileSurvey:
-    """Validate each line of `path`, and its images as far as asked. Raises `DataError` only for an unreadable file."""
+    """Validate each line of `path`, and its images as far as asked; `keep` holds on to the records.
+
+    Raises `DataError` only for an unreadable file.
+    """
     survey = FileSurvey(path)
+    absolute = path.absolute()
     for number, line in iter_lines(path):
         survey.lines += 1
         where = f"{path}:{number}"
@@ -65,6 +79,8 @@ def survey_file(
             survey.problems.extend(error.problems)
         else:
             survey.add(record)
+            if keep:
+                survey.kept.append(build_record(record, f"{absolute}:{number}"))
             if images != "none":
                 survey.problems.extend(
                     RecordProblem(where, found) for found in _image_findings(record, path, images, root)
@@ -77,9 +93,8 @@ def survey_file(
     return survey
 
 
-def check_files(paths: Iterable[Path], *, images: ImageCheck = "none", root: Path | None = None) -> list[FileSurvey]:
-    """Survey several files and return what they hold; raises `RecordError` with all problems of all of them."""
-    surveys = [survey_file(path, images=images, root=root) for path in paths]
+def check_surveys(surveys: Sequence[FileSurvey]) -> Sequence[FileSurvey]:
+    """Return the surveys, or raise `RecordError` with all problems of all files."""
     problems = [problem for survey in surveys for problem in survey.problems]
     if problems:
         raise RecordError(problems)

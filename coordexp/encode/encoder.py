@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from coordexp.coordjson import render_answer, scan_answer
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.paths import resolve_image
@@ -17,7 +19,7 @@ from coordexp.encode.assemble import Prompt, TurnTokens, assemble, type_ground_t
 from coordexp.encode.images import check_image_size, count_image_tokens, read_image
 from coordexp.encode.pieces import PieceTable
 from coordexp.encode.pixels import make_patches
-from coordexp.encode.processor import PATCH, check_processor
+from coordexp.encode.processor import PATCH, SIZE_MULTIPLE, check_processor
 from coordexp.encode.prompts import render_prompt
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.swift_template import TEMPLATE_TAGS, build_template, encode_prompt, encode_turn
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from PIL import Image
     from transformers import ProcessorMixin
 
     from coordexp.config.types import Config
@@ -87,10 +88,7 @@ class Encoder:
     def prompt(self, record: Record) -> Prompt:
         """The generation prompt, one image placeholder per 32 x 32 pixels; no image is opened."""
         check_image_size(record, self.settings.max_pixels)
-        at = self._prompt_ids.index(self.turn.image)
-        placeholders = [self.turn.image] * count_image_tokens(record)
-        ids = (*self._prompt_ids[:at], *placeholders, *self._prompt_ids[at + 1 :])
-        return Prompt(record.source, ids, ((1, record.height // PATCH, record.width // PATCH),))
+        return self._prompt(record.source, record.width, record.height)
 
     def length(self, record: Record) -> int:
         """Tokens of the encoded sample, vision ones included; no image is opened. Raises above `max_length`."""
@@ -135,6 +133,14 @@ class Encoder:
         pixels = self.pixels([sample], [self.prepare(record, image_root).image])
         return dataclasses.replace(sample, pixel_values=pixels)
 
+    def blank(self) -> tuple[EncodedSample, Image.Image]:
+        """A sample of no record: a grey image of one vision token, and an answer without objects."""
+        text = render_answer([], self.settings.field_order)
+        ids = self._tokenize(text)
+        answer = type_ground_truth(ids, self.pieces.spans(ids), text, scan_answer(text), self.coords)
+        prompt = self._prompt("blank", SIZE_MULTIPLE, SIZE_MULTIPLE)
+        return assemble(prompt, answer, self.turn), Image.new("RGB", (SIZE_MULTIPLE, SIZE_MULTIPLE), "grey")
+
     def pixels(
         self,
         samples: Sequence[EncodedSample],
@@ -153,6 +159,12 @@ class Encoder:
                     f"{sample.sample_id}: the image became a patch grid {grid}, not {wanted}: the processor resized it"
                 )
         return patches
+
+    def _prompt(self, source: str, width: int, height: int) -> Prompt:
+        at = self._prompt_ids.index(self.turn.image)
+        placeholders = [self.turn.image] * (width // SIZE_MULTIPLE * (height // SIZE_MULTIPLE))
+        ids = (*self._prompt_ids[:at], *placeholders, *self._prompt_ids[at + 1 :])
+        return Prompt(source, ids, ((1, height // PATCH, width // PATCH),))
 
     def _tokenize(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]

@@ -27,5 +27,5 @@ def build_requests(records: Iterable[Record], encoder: Encoder, image_root: Path
         paths = resolve_record_images(record, image_root)
         for path in paths:
             read_image(record, path)
-        requests.append(RolloutRequest(record.source, tuple(encoder.prompt(record)), paths))
+        requests.append(RolloutRequest(record.source, encoder.prompt(record).ids, paths))
     return requests

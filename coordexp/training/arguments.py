@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coordexp.config import Config, check_effective_batch, resolve_output
+from coordexp.config import Config, check_effective_batch, resolve_input, resolve_output
 
 if TYPE_CHECKING:
     from swift.arguments import SftArguments
@@ -42,8 +42,12 @@ def world_size() -> int:
 def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> dict[str, Any]:
     """Keyword arguments of `swift.arguments.SftArguments` for `ranks` data-parallel ranks.
 
+    A step is one plan, so upstream accumulates nothing. Two forwards before one backward fail under DDP with reentrant
+    checkpointing, which upstream takes where it is not told.
+
     Raises `ConfigError` where `effective_batch_size` does not divide (AUDIT-2.6 keeps the dataset placeholders).
     """
+    check_effective_batch(config, ranks)
     training = {
         key: value
         for key, value in dataclasses.asdict(config.training).items()
@@ -68,7 +72,8 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
         "max_pixels": config.template.max_pixels,
         "norm_bbox": config.template.norm_bbox,
         "max_length": config.global_max_length,
-        "gradient_accumulation_steps": check_effective_batch(config, ranks),
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "data_seed": config.training.seed,
         "check_model": False,
         "load_args": False,
@@ -89,16 +94,14 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
     return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}
 
 
-def build_swift_arguments(config: Config, model_folder: Path) -> SftArguments:
-    """ms-swift's arguments, checked by ms-swift.
-
-    Creates `output_dir`; relative paths start at the working directory.
-    """
+def build_swift_arguments(config: Config) -> SftArguments:
+    """ms-swift's arguments, checked by ms-swift. Creates `output_dir`."""
     from swift.arguments import SftArguments
 
     from coordexp.training.optimizer import register_optimizer
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    model_folder = resolve_input(config, "model.model", config.model.model)
     keywords = swift_keyword_arguments(config, model_folder, world_size())
     keywords["optimizer"] = register_optimizer(config.custom.coord_offset)
     arguments = SftArguments(**keywords)

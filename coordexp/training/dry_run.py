@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordexp.config import render_resolved, resolve_output
-from coordexp.data.run_inputs import check_record_files
+from coordexp.data.run_inputs import read_run_records
 from coordexp.losses.defaults import describe_objective, resolve_manifest
 
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def dry_run(config: Config) -> tuple[str, ...]:
     """Check the data, write `resolved_config.json` into the run's folder, and say what would be trained."""
-    surveys = check_record_files(config)
+    found = read_run_records(config)
     folder = resolve_output(config, config.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved_config.json"
     path.write_text(render_resolved(config) + "\n", encoding="utf-8")
-    counts = ", ".join(f"{role}: {survey.records} records" for role, survey in surveys.items())
+    counts = ", ".join(f"{role}: {part.survey.records} records" for role, part in found.items())
     return counts, f"resolved config: {path}", describe_objective(config, resolve_manifest(config))

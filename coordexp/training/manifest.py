@@ -1,27 +1,54 @@
-"""A stage-1 run's facts in, its manifest on disk out. Contract ids: ART-001, TRAIN-*."""
+"""What a run says of itself before its first step: its manifest, and a sample for a person to read. ART-001, TRAIN-*.
+
+Rank 0 alone writes; data is hashed and files are written once.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordexp.artifacts.run_manifest import RunFacts, write_run_manifest
-from coordexp.config import Config, render_resolved
+from coordexp.config import Config, render_resolved, resolve_output
 from coordexp.data.seeds import render_seed_record
+from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
 
+if TYPE_CHECKING:
+    from coordexp.training.build import Foundation
 
-def write_stage1_manifest(config: Config, folder: Path, data: Mapping[str, Path], objective: Manifest) -> Path:
-    """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files of `data`."""
+_LOG = logging.getLogger(__name__)
+
+
+def write_run_files(config: Config, output_dir: str, foundation: Foundation, objective: Manifest) -> None:
+    """Write `run_manifest.json` into the run's folder and, where the config asks for it, the first training sample as
+    the tokenizer spells it; log the objective.
+    """
+    folder = Path(output_dir)
+    _LOG.info("%s", describe_objective(config, objective))
+    write_manifest(config, folder, foundation, objective)
+    custom = config.custom
+    if custom.dump_conversation_text:
+        written = custom.dump_conversation_path
+        path = folder / "conversation.txt" if written is None else resolve_output(config, written)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ids = foundation.encoder.sample(foundation.samples["train"].records[0]).input_ids.tolist()
+        path.write_text(foundation.encoder.tokenizer.decode(ids) + "\n", encoding="utf-8")
+
+
+def write_manifest(config: Config, folder: Path, foundation: Foundation, objective: Manifest) -> Path:
+    """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files."""
+    seed = config.training.seed
     return write_run_manifest(
         folder,
         RunFacts(
             resolved_config=json.loads(render_resolved(config)),
             config_sources=tuple(reversed(config.sources.files)),
-            seeds={"training": config.training.seed} | render_seed_record(config.training.seed),
-            data=data,
+            seeds={"training": seed} | render_seed_record(seed),
+            data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
             launch={"world_size": world_size()},

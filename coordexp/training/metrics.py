@@ -12,7 +12,7 @@ import torch.distributed as dist
 from coordexp.losses.normalizers import LossSums
 from coordexp.losses.objective import ObjectiveOutput
 from coordexp.metrics.accumulator import MetricAccumulator, reduce_over_ranks
-from coordexp.training.step import StepInputs
+from coordexp.training.types import PlannedForward
 
 
 class WindowMetrics:
@@ -25,17 +25,16 @@ class WindowMetrics:
         self._sums: LossSums | None = None
         self._gauges = MetricAccumulator()
 
-    def count(self, step: StepInputs, row_length: int | None) -> None:
-        """What one forward holds: a filler of another rank counts its tokens alone. `row_length` None: not packed."""
-        batch, context = step.batch, step.context
-        supervised = int(context.rows.numel())
-        self._gauges.add("data/samples_total", len(batch.segments) if supervised else 0)
+    def count(self, planned: PlannedForward, row_length: int | None) -> None:
+        """What one forward holds: a filler counts its tokens alone. `row_length` None: rows are padded, not packed."""
+        batch, context = planned.batch, planned.context
+        self._gauges.add("data/samples_total", 0 if planned.is_filler else len(batch.segments))
         self._gauges.add("data/tokens_total", batch.input_ids.numel())
-        self._gauges.add("data/supervised_tokens_total", supervised)
+        self._gauges.add("data/supervised_tokens_total", int(context.rows.numel()))
         self._gauges.add("data/objects_total", len(batch.objects))
-        if row_length is not None and supervised:
-            self._gauges.add("packing/packs_total", step.n_packs)
-            self._gauges.add_ratio("packing/fill_rate", batch.input_ids.numel(), step.n_packs * row_length)
+        if row_length is not None and not planned.is_filler:
+            self._gauges.add("packing/packs_total", planned.n_packs)
+            self._gauges.add_ratio("packing/fill_rate", batch.input_ids.numel(), planned.n_packs * row_length)
 
     def time(self, key: str, since: float) -> None:
         """Seconds since `since` (of `time.perf_counter`); the longest of the window and of all ranks is reported."""

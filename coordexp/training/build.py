@@ -1,0 +1,160 @@
+"""What every variant's run is made of, each part built once and handed on. Contract ids: TRAIN-*.
+
+In: a resolved config. Out: first what is known before weights are loaded (records, encoder, upstream's arguments), then
+the model with its tuner, and the trainer around a variant's plans.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from coordexp.artifacts.checkpoint_policy import check_weights_only
+from coordexp.config import Config, resolve_input
+from coordexp.data.dataset import RecordDataset, draw_samples
+from coordexp.data.run_inputs import RecordFile, Role, RunRecords, read_run_records
+from coordexp.data.seeds import derive_seed
+from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.encode.processor import load_processor
+from coordexp.forward.head import install_vocabulary_head
+from coordexp.packing.backend import PackingBackend, check_packing_backend
+from coordexp.packing.positions import RopeIndex, build_rope_index
+from coordexp.training.callbacks import CheckpointCallback
+from coordexp.training.loop import ForwardRunner
+from coordexp.training.trainer import CoordTrainer, TrainerParts
+from coordexp.training.types import LoaderSettings, Placement, Shard
+
+if TYPE_CHECKING:
+    from swift.arguments import SftArguments
+    from torch import nn
+
+    from coordexp.losses.objective import Objective
+
+_LOG = logging.getLogger(__name__)
+FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSamples:
+    """One role's records, drawn and ordered, and the file they come from."""
+
+    file: RecordFile
+    records: RecordDataset
+
+
+@dataclass(frozen=True, eq=False)
+class Foundation:
+    """What is known before weights are loaded. `backend` is None where rows are padded."""
+
+    samples: Mapping[Role, RunSamples]
+    encoder: Encoder
+    backend: PackingBackend | None
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """The model with its tuner, adapter and head, and what runs a forward of it on this rank."""
+
+    model: nn.Module
+    rope: RopeIndex
+    run: ForwardRunner
+    shard: Shard
+    pad_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """Where a run left its weights, and what it logged (one mapping per log line)."""
+
+    checkpoint: Path
+    log_history: tuple[dict[str, float], ...]
+
+
+def build_foundation(config: Config) -> Foundation:
+    """Read and check the data, seed the run, build the encoder.
+
+    Raises for bad data, for a processor or tokenizer that drifted, and for an attention implementation that packing is
+    not proven for.
+    """
+    found = read_run_records(config)
+    seed_everything(config.training.seed)
+    backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
+    processor = load_processor(resolve_input(config, "model.model", config.model.model))
+    samples = {role: _draw(config, role, part) for role, part in found.items()}
+    return Foundation(samples, build_encoder(processor, config), backend)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch from `training.seed` alone (AUDIT-3.7)."""
+    random.seed(derive_seed(seed, "python"))
+    np.random.seed(derive_seed(seed, "numpy") % 2**32)
+    torch.manual_seed(derive_seed(seed, "torch"))
+
+
+def _draw(config: Config, role: Role, found: RunRecords) -> RunSamples:
+    custom, train = config.custom, role == "train"
+    records = draw_samples(
+        found.records,
+        sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
+        with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
+        object_ordering=custom.object_ordering,
+        seed=config.training.seed,
+        split=role,
+    )
+    return RunSamples(found.file, records)
+
+
+def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, objective: Objective) -> Learner:
+    """Model and tuner from ms-swift; head, coord offsets and the runner of forwards from the project."""
+    from swift.pipelines.train.tuner import TunerMixin
+
+    from coordexp.training.optimizer import install_adapter
+
+    model, _ = arguments.get_model_processor()
+    encoder.template.set_mode("train")
+    model = TunerMixin.prepare_model(arguments, model, template=encoder.template, train_dataset=None)
+    install_vocabulary_head(model)
+    install_adapter(model, encoder.coords.ids, config.custom.coord_offset)
+    upstream = arguments.training_args
+    placement = Placement(upstream.device, config.data.dataloader_pin_memory and upstream.device.type == "cuda")
+    return Learner(
+        model=model,
+        rope=build_rope_index(model.config),
+        run=ForwardRunner(encoder, objective, encoder.coords.ids, placement),
+        shard=Shard(upstream.process_index, upstream.world_size),
+        pad_id=None if config.training.packing else int(encoder.tokenizer.pad_token_id),
+    )
+
+
+def loader_settings(config: Config) -> LoaderSettings:
+    """How the config wants records read ahead."""
+    data = config.data
+    return LoaderSettings(
+        data.dataloader_num_workers, data.dataloader_prefetch_factor, data.dataloader_persistent_workers
+    )
+
+
+def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts, save_delay: int) -> CoordTrainer:
+    """ms-swift's trainer around a variant's plans."""
+    trainer = CoordTrainer(
+        parts=parts, model=learner.model, args=arguments.training_args, template=learner.run.encoder.template
+    )
+    trainer.add_callback(CheckpointCallback(save_delay))
+    return trainer
+
+
+def train_to_end(trainer: CoordTrainer) -> FinishedRun:
+    """Train, and write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
+    trainer.train()
+    folder = Path(trainer.args.output_dir) / FINAL
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        check_weights_only(folder)
+    return FinishedRun(folder, tuple(trainer.state.log_history))

@@ -1,0 +1,88 @@
+"""What an optimizer step is made of: a plan of forwards. Contract ids: TRAIN-016, TRAIN-017.
+
+A variant makes plans, `training.loop` runs them; neither knows the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from coordexp.encode.types import EncodedSample
+    from coordexp.losses.context import TeacherForcingContext
+    from coordexp.losses.normalizers import Normalizers
+    from coordexp.packing.types import PackedBatch
+
+PLAN = "plan"
+"""Key under which a `StepPlan` travels in the mapping that transformers' Trainer hands around."""
+FORWARD = "forward"
+"""The same for a `PlannedForward` of an evaluation."""
+
+
+class StepKind(StrEnum):
+    """What a step trains on: ground truth alone, Channel A, or rollouts (Channel B)."""
+
+    GT = "gt"
+    A = "A"
+    B = "B"
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedForward:
+    """One forward: its tokens, the images that its pixels will be made from, and what it is asked to predict.
+
+    `batch` has no pixels yet: a pack of 10,000 vision tokens is 250 MB of them. `images` follow `samples`. `n_packs`
+    rows of the packing plan lie in it; 0 for a filler, which runs where another rank has a forward more.
+    """
+
+    samples: tuple[EncodedSample, ...]
+    images: tuple[Image.Image, ...]
+    batch: PackedBatch
+    context: TeacherForcingContext
+    n_packs: int = 1
+
+    @property
+    def is_filler(self) -> bool:
+        """Whether it only takes part in collectives."""
+        return self.n_packs == 0
+
+
+@dataclass(frozen=True, eq=False)
+class StepPlan:
+    """This rank's forwards of one optimizer step. `normalizers` count what the step holds on all ranks; every rank has
+    equally many forwards.
+    """
+
+    kind: StepKind
+    forwards: tuple[PlannedForward, ...]
+    normalizers: Normalizers
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """This process's place among the data-parallel ranks."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """How records are read ahead (`data.dataloader_*`): worker processes, and records that each keeps ready."""
+
+    num_workers: int = 0
+    prefetch_factor: int | None = None
+    persistent_workers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where forwards run, and whether their tokens go there from page-locked memory."""
+
+    device: torch.device
+    pin_memory: bool = False
