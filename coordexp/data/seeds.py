@@ -19,6 +19,7 @@ STREAMS = (
     "val_sample",
     "object_ordering",
     "epoch_order",
+    "rollout_evaluation",
     "shapes",
 )
 _SEED_BITS = 63

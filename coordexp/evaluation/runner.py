@@ -14,6 +14,7 @@ from coordexp.evaluation.detections import ScoreMode, build_truth, parse_predict
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.requests import build_requests
+from coordexp.rollout.types import Decoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,11 +77,10 @@ def evaluate_model(
         model,
         encoder.processor,
         decode_batch_size=settings.decode_batch_size,
-        max_new_tokens=settings.max_new_tokens,
         logprobs=confident,
     )
     started = time.perf_counter()
-    outputs = backend.generate(requests, progress)
+    outputs = backend.generate(requests, Decoding(settings.max_new_tokens), progress)
     seconds = time.perf_counter() - started
     scorer = build_coord_scorer(encoder.coords) if confident else None
     truth = tuple(build_truth(record) for record in records)

@@ -1,23 +1,25 @@
-"""Batched greedy generation with a Qwen3-VL of transformers on whatever device the model is on. Contract ids:
-ROLL-001..ROLL-004.
+"""Batched generation with a Qwen3-VL of transformers on whatever device the model is on. Contract ids: ROLL-001..010.
 
-Requests enter with their prompt ids and image paths; answers leave in request order, equal to those of one-by-one
-generation.
+Requests enter with their prompt ids and image paths; answers leave in request order, in float32 equal to those of
+one-by-one generation.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from coordexp.rollout.batching import check_length_budget, left_pad, plan_batches
 from coordexp.rollout.patches import read_patches
-from coordexp.rollout.types import FinishReason, Progress, RolloutOutput, RolloutRequest
+from coordexp.rollout.sampling import TokenChooser
+from coordexp.rollout.types import Decoding, FinishReason, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen3VLForConditionalGeneration
 
@@ -25,35 +27,11 @@ STOP_TOKEN = "<|im_end|>"
 _IMAGE_TYPE = 1
 
 
-class GreedyTrace(LogitsProcessor):
-    """Sees every step's scores, changes none: keeps the log-probability of the greedy token and counts finished rows.
-
-    Stored per step is one float per row, so a vocabulary of 150,000 costs no more than one of 1,000.
-    """
-
-    def __init__(self, stop_id: int, prompt_width: int, progress: Progress | None, done: int, total: int) -> None:
-        self.steps: list[torch.Tensor] = []
-        self._stop_id = stop_id
-        self._prompt_width = prompt_width
-        self._progress = progress
-        self._done = done
-        self._total = total
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Record this step. `input_ids` int64 [B, T so far], `scores` float [B, V]; returns `scores` untouched."""
-        wide = scores.float()
-        self.steps.append(wide.max(dim=-1).values - wide.logsumexp(dim=-1))
-        if self._progress is not None:
-            finished = (input_ids[:, self._prompt_width :] == self._stop_id).any(dim=1).sum().item()
-            self._progress(self._done + int(finished), self._total)
-        return scores
-
-
 class HfBackend:
-    """Greedy decoding with `model` (Qwen3-VL, any dtype and device) and its `processor` (tokenizer and image
-    processor).
+    """Decoding with `model` (Qwen3-VL, any dtype and device) and its `processor` (tokenizer and image processor).
 
     `decode_batch_size` alone bounds a microbatch. With `logprobs` each output carries its tokens' log-probabilities.
+    The weights are the learner's own, so they are never stale: `sync` notes their version.
     """
 
     def __init__(
@@ -62,20 +40,30 @@ class HfBackend:
         processor: ProcessorMixin,
         *,
         decode_batch_size: int,
-        max_new_tokens: int,
         logprobs: bool = False,
     ) -> None:
         self._model = model
         self._processor = processor
         self._batch_size = decode_batch_size
-        self._max_new_tokens = max_new_tokens
         self._logprobs = logprobs
+        self._policy_version = 0
         self._stop_id = int(processor.tokenizer.convert_tokens_to_ids(STOP_TOKEN))
         self._image_id = int(model.config.image_token_id)
         pad_id = processor.tokenizer.pad_token_id
         self._pad_id = self._stop_id if pad_id is None else int(pad_id)
 
-    def generate(self, requests: Sequence[RolloutRequest], progress: Progress | None = None) -> list[RolloutOutput]:
+    @property
+    def policy_version(self) -> int:
+        """Version of the model's weights, as the last `sync` named it."""
+        return self._policy_version
+
+    def sync(self, policy_version: int) -> None:
+        """Note that the model's weights are now of this version."""
+        self._policy_version = policy_version
+
+    def generate(
+        self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
+    ) -> list[RolloutOutput]:
         """Answer every request, `outputs[i]` for `requests[i]`.
 
         The model is put in eval mode and given back as it was. Raises `RolloutError` before any decoding when a
@@ -83,13 +71,14 @@ class HfBackend:
         placeholders.
         """
         limit = int(self._model.config.text_config.max_position_embeddings)
-        check_length_budget(requests, self._max_new_tokens, limit)
+        check_length_budget(requests, decoding.max_new_tokens, limit)
         outputs: dict[int, RolloutOutput] = {}
         was_training = self._model.training
         self._model.eval()
         try:
             for batch in plan_batches([len(r.prompt_token_ids) for r in requests], self._batch_size):
-                answers = self._decode([requests[i] for i in batch], progress, len(outputs), len(requests))
+                told = None if progress is None else _Told(progress, len(outputs), len(requests))
+                answers = self._decode([requests[i] for i in batch], decoding, told)
                 outputs.update(zip(batch, answers, strict=True))
                 if progress is not None:
                     progress(len(outputs), len(requests))
@@ -98,26 +87,35 @@ class HfBackend:
         return [outputs[i] for i in range(len(requests))]
 
     @torch.inference_mode()
-    def _decode(
-        self, requests: list[RolloutRequest], progress: Progress | None, done: int, total: int
-    ) -> list[RolloutOutput]:
+    def _decode(self, requests: list[RolloutRequest], decoding: Decoding, told: _Told | None) -> list[RolloutOutput]:
         inputs = self._batch(requests)
         width = inputs["input_ids"].shape[1]
-        trace = GreedyTrace(self._stop_id, width, progress, done, total)
+
+        def tell(ids: torch.Tensor) -> None:
+            if told is not None:
+                told.progress(told.done + int((ids[:, width:] == self._stop_id).any(dim=1).sum()), told.total)
+
+        chooser = TokenChooser(requests, decoding, self._model.device, tell)
         settings = GenerationConfig(
-            do_sample=False,
+            do_sample=False,  # the chooser has drawn already
             num_beams=1,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=decoding.max_new_tokens,
             eos_token_id=self._stop_id,
             pad_token_id=self._pad_id,
             use_cache=True,
         )
-        watch = LogitsProcessorList([trace] if self._logprobs or progress is not None else [])
-        rows = self._model.generate(**inputs, generation_config=settings, logits_processor=watch)
-        logprobs = torch.stack(trace.steps, dim=1).tolist() if self._logprobs else None
+        with plain_generation(self._model):
+            rows = self._model.generate(
+                **inputs, generation_config=settings, logits_processor=LogitsProcessorList([chooser])
+            )
+        logprobs = torch.stack(chooser.logprobs, dim=1).tolist() if self._logprobs else None
         return [
             build_output(
-                request, row, self._stop_id, self._processor.tokenizer, None if logprobs is None else logprobs[number]
+                request,
+                row,
+                self._processor.tokenizer,
+                policy_version=self._policy_version,
+                logprobs=None if logprobs is None else logprobs[number],
             )
             for number, (request, row) in enumerate(zip(requests, rows[:, width:].tolist(), strict=True))
         ]
@@ -131,14 +129,36 @@ class HfBackend:
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
+@contextmanager
+def plain_generation(model: Qwen3VLForConditionalGeneration) -> Iterator[None]:
+    """While open, the checkpoint's own generation settings, with which generate fills what it is not told, are none."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Whom to tell of progress, and how many answers were finished before this batch."""
+
+    progress: Progress
+    done: int
+    total: int
+
+
 def build_output(
     request: RolloutRequest,
     row: Sequence[int],
-    stop_id: int,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    policy_version: int,
     logprobs: Sequence[float] | None = None,
 ) -> RolloutOutput:
     """The answer in a generated row: up to and with its first stop token, or the whole row when there is none."""
+    stop_id = int(tokenizer.convert_tokens_to_ids(STOP_TOKEN))
     reason: FinishReason = "stop" if stop_id in row else "length"
     length = list(row).index(stop_id) + 1 if reason == "stop" else len(row)
     kept = row[:length]
@@ -150,5 +170,6 @@ def build_output(
         response_token_ids=tuple(kept),
         text=text,
         finish_reason=reason,
+        policy_version=policy_version,
         token_logprobs=None if logprobs is None else tuple(logprobs[:length]),
     )

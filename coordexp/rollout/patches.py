@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from coordexp.encode.pixels import make_patches
 from coordexp.rollout.types import RolloutError, RolloutRequest
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def read_patches(requests: Sequence[RolloutRequest], image_processor: Any, image
         wanted, offered = request.prompt_token_ids.count(image_id), 0
         for path in request.image_paths:
             with Image.open(path) as image:
-                encoded = image_processor(images=[image.convert("RGB")], do_resize=False, return_tensors="pt")
-            pixels.append(encoded["pixel_values"])
-            grids.append(encoded["image_grid_thw"])
-            offered += int(encoded["image_grid_thw"].prod()) // merge
+                patches, grid = make_patches([image.convert("RGB")], image_processor)
+            pixels.append(patches)
+            grids.append(grid)
+            offered += int(grid.prod()) // merge
         if wanted != offered:
             raise RolloutError(
                 f"sample {request.sample_id}: the prompt holds {wanted} image placeholders but its "

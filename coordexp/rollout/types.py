@@ -1,4 +1,4 @@
-"""What a rollout backend is asked and what it answers. Contract ids: ROLL-001..ROLL-004.
+"""What a rollout backend is asked and what it answers. Contract ids: ROLL-001..ROLL-010.
 
 Token ids enter and leave as plain tuples, so that a request can cross a process or a wire unchanged.
 """
@@ -22,12 +22,50 @@ class RolloutError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the answers of one call are drawn, and how long they may get.
+
+    `temperature` 0 is greedy decoding, in which `top_p`, `top_k` (-1: all tokens) and `seed_base` have no part.
+    Request i draws by `seeding.request_seed(seed_base, i)`. Raises `RolloutError` for a value out of range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = -1
+    repetition_penalty: float = 1.0
+    seed_base: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "at least 0 (0 is greedy)"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k == -1 or self.top_k >= 1, "-1 for all tokens, or at least 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 is none)"),
+            "seed_base": (self.seed_base >= 0, "at least 0"),
+        }
+        for name, (fine, wanted) in allowed.items():
+            if not fine:
+                raise RolloutError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken each time."""
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """One prompt. `prompt_token_ids` already hold one image placeholder per merged vision patch, in image order."""
+    """One prompt. `prompt_token_ids` already hold one image placeholder per merged vision patch, in image order.
+
+    `index` is its place among all requests of a step, over ranks and chunks; it decides the request's seed.
+    """
 
     sample_id: str
     prompt_token_ids: tuple[int, ...]
     image_paths: tuple[Path, ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +73,9 @@ class RolloutOutput:
     """One answer, as the model wrote it.
 
     `response_token_ids` end with the stop token iff `finish_reason` is `stop`; `text` is their decoding without it.
-    `token_logprobs` (natural log, one per response token) is there only when the backend was asked for it.
-    `repeat_terminated` says that a repetition guard ended the answer.
+    `policy_version` is that of the weights which wrote it. `token_logprobs` (natural log, of the model's own
+    distribution, one per response token) is there only when the backend was asked for it. `repeat_terminated` says that
+    a repetition guard ended the answer.
     """
 
     sample_id: str
@@ -44,6 +83,7 @@ class RolloutOutput:
     response_token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
+    policy_version: int
     repeat_terminated: bool = False
     token_logprobs: tuple[float, ...] | None = None
 
@@ -51,7 +91,18 @@ class RolloutOutput:
 class RolloutBackend(Protocol):
     """Answers requests in the order they were given, whatever order it works in."""
 
-    def generate(self, requests: Sequence[RolloutRequest], progress: Progress | None = None) -> list[RolloutOutput]:
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that the next answers are written with; 0 are those a run starts from."""
+        ...
+
+    def sync(self, policy_version: int) -> None:
+        """Bring the backend to the learner's weights of this version; called at a step's boundary, by every rank."""
+        ...
+
+    def generate(
+        self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
+    ) -> list[RolloutOutput]:
         """One output per request, `outputs[i]` for `requests[i]`; raises `RolloutError` before any work when one is
         unfit.
         """

@@ -15,7 +15,7 @@ from coordexp.forward.tiny import SMALLEST, build_tiny_model
 from coordexp.rollout.hf import STOP_TOKEN, HfBackend, build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.requests import build_requests
-from coordexp.rollout.types import RolloutError, RolloutRequest
+from coordexp.rollout.types import Decoding, RolloutError, RolloutRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def model(cut_processor, requests):
     for seed in range(50):
         built = build_varied_model(cut_processor.tokenizer, seed)
         let_some_answers_end(built, cut_processor, requests)
-        answers = HfBackend(built, cut_processor, decode_batch_size=1, max_new_tokens=NEW_TOKENS).generate(requests)
+        answers = HfBackend(built, cut_processor, decode_batch_size=1).generate(requests, Decoding(NEW_TOKENS))
         ends = {answer.finish_reason for answer in answers}
         if len(ends) == 2 and len({answer.response_token_ids for answer in answers}) >= 4:
             return built
@@ -66,7 +66,7 @@ def build_varied_model(tokenizer, seed: int):
 
 def let_some_answers_end(built, processor, requests) -> None:
     """Give the stop token the head row of a token that some answers hold and others do not."""
-    answers = HfBackend(built, processor, decode_batch_size=1, max_new_tokens=NEW_TOKENS).generate(requests)
+    answers = HfBackend(built, processor, decode_batch_size=1).generate(requests, Decoding(NEW_TOKENS))
     used = [set(output.response_token_ids[1:]) for output in answers]
     some = sorted(set.union(*used) - set.intersection(*used))
     if some:
@@ -77,8 +77,8 @@ def let_some_answers_end(built, processor, requests) -> None:
 
 @pytest.fixture(scope="module")
 def one_by_one(model, cut_processor, requests):
-    backend = HfBackend(model, cut_processor, decode_batch_size=1, max_new_tokens=NEW_TOKENS)
-    return [backend.generate([request])[0] for request in requests]
+    backend = HfBackend(model, cut_processor, decode_batch_size=1)
+    return [backend.generate([request], Decoding(NEW_TOKENS))[0] for request in requests]
 
 
 def greedy_without_cache(model, encoder, record: Record, steps: int) -> list[int]:
@@ -104,9 +104,7 @@ def greedy_without_cache(model, encoder, record: Record, steps: int) -> list[int
 @pytest.mark.invariant("ROLL-002")
 @pytest.mark.parametrize("batch_size", [2, 5, 50])
 def test_a_batch_answers_as_one_by_one(model, cut_processor, requests, one_by_one, batch_size):
-    batched = HfBackend(model, cut_processor, decode_batch_size=batch_size, max_new_tokens=NEW_TOKENS).generate(
-        requests
-    )
+    batched = HfBackend(model, cut_processor, decode_batch_size=batch_size).generate(requests, Decoding(NEW_TOKENS))
     assert batched == one_by_one
     assert len({output.response_token_ids for output in batched}) >= 4, "answers that are all alike prove nothing"
 
@@ -121,8 +119,8 @@ def test_answers_are_those_of_greedy_decoding_without_a_cache(model, cut_encoder
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_answers_come_back_in_request_order(model, cut_processor, requests, one_by_one, batch_size):
     order = [3, 0, 4, 1, 2]
-    backend = HfBackend(model, cut_processor, decode_batch_size=batch_size, max_new_tokens=NEW_TOKENS)
-    outputs = backend.generate([requests[i] for i in order])
+    backend = HfBackend(model, cut_processor, decode_batch_size=batch_size)
+    outputs = backend.generate([requests[i] for i in order], Decoding(NEW_TOKENS))
     assert outputs == [one_by_one[i] for i in order]
     assert [o.prompt_token_ids for o in outputs] == [requests[i].prompt_token_ids for i in order]
 
@@ -132,9 +130,9 @@ def test_a_prompt_without_room_for_its_answer_is_refused_before_decoding(model, 
     limit = model.config.text_config.max_position_embeddings
     longest = max(requests, key=lambda r: len(r.prompt_token_ids))
     room = limit - len(longest.prompt_token_ids)
-    backend = HfBackend(model, cut_processor, decode_batch_size=2, max_new_tokens=room + 1)
+    backend = HfBackend(model, cut_processor, decode_batch_size=2)
     with pytest.raises(RolloutError, match=f"lower max_new_tokens to {room} or less") as refusal:
-        backend.generate(requests)
+        backend.generate(requests, Decoding(room + 1))
     assert longest.sample_id in str(refusal.value)
 
 
@@ -155,7 +153,7 @@ def test_an_image_that_does_not_fill_the_prompts_placeholders_is_refused(model, 
     with pytest.raises(
         RolloutError, match=r"sample swapped: the prompt holds 4 image placeholders but its 1 image.s. give 12"
     ):
-        HfBackend(model, cut_processor, decode_batch_size=1, max_new_tokens=2).generate([swapped])
+        HfBackend(model, cut_processor, decode_batch_size=1).generate([swapped], Decoding(2))
 
 
 @pytest.mark.invariant("ROLL-005")
@@ -174,19 +172,21 @@ def test_what_follows_the_first_stop_token_is_not_part_of_the_answer(cut_tokeniz
     stop = cut_tokenizer.convert_tokens_to_ids(STOP_TOKEN)
     words = cut_tokenizer('{"objects": []}', add_special_tokens=False)["input_ids"]
     request = RolloutRequest("a", (1, 2))
-    output = build_output(request, [*words, stop, *words, stop], stop, cut_tokenizer, [-0.5] * (2 * len(words) + 2))
+    output = build_output(
+        request, [*words, stop, *words, stop], cut_tokenizer, policy_version=3, logprobs=[-0.5] * (2 * len(words) + 2)
+    )
     assert output.text == '{"objects": []}'
     assert output.response_token_ids == (*words, stop)
     assert len(output.token_logprobs) == len(words) + 1
-    cut = build_output(request, words, stop, cut_tokenizer)
+    cut = build_output(request, words, cut_tokenizer, policy_version=3)
     assert (cut.finish_reason, cut.text, cut.token_logprobs) == ("length", '{"objects": []}', None)
 
 
 @pytest.mark.invariant("ROLL-006")
 def test_logprobs_are_those_of_a_teacher_forced_forward(model, cut_processor, cut_encoder, records, requests):
-    backend = HfBackend(model, cut_processor, decode_batch_size=5, max_new_tokens=NEW_TOKENS, logprobs=True)
+    backend = HfBackend(model, cut_processor, decode_batch_size=5, logprobs=True)
     image = cut_processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    for record, output in zip(records, backend.generate(requests), strict=True):
+    for record, output in zip(records, backend.generate(requests, Decoding(NEW_TOKENS)), strict=True):
         sample = cut_encoder.encode(record)
         tokens = torch.tensor([[*output.prompt_token_ids, *output.response_token_ids]])
         with torch.inference_mode():
@@ -204,8 +204,8 @@ def test_logprobs_are_those_of_a_teacher_forced_forward(model, cut_processor, cu
 
 def test_progress_counts_answers_up_to_all_of_them(model, cut_processor, requests):
     seen: list[tuple[int, int]] = []
-    backend = HfBackend(model, cut_processor, decode_batch_size=2, max_new_tokens=3)
-    backend.generate(requests, lambda done, total: seen.append((done, total)))
+    backend = HfBackend(model, cut_processor, decode_batch_size=2)
+    backend.generate(requests, Decoding(3), lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -213,7 +213,7 @@ def test_progress_counts_answers_up_to_all_of_them(model, cut_processor, request
 def test_the_model_is_given_back_in_the_mode_it_was_in(model, cut_processor, requests):
     model.train()
     try:
-        HfBackend(model, cut_processor, decode_batch_size=5, max_new_tokens=1).generate(requests)
+        HfBackend(model, cut_processor, decode_batch_size=5).generate(requests, Decoding(1))
         assert model.training
     finally:
         model.eval()
@@ -227,4 +227,4 @@ def test_an_image_of_another_size_than_its_record_is_refused(records, cut_encode
 
 
 def test_no_requests_give_no_answers(model, cut_processor):
-    assert HfBackend(model, cut_processor, decode_batch_size=5, max_new_tokens=1).generate([]) == []
+    assert HfBackend(model, cut_processor, decode_batch_size=5).generate([], Decoding(1)) == []
