@@ -156,7 +156,12 @@ def install(pins: list[str], *options: str) -> None:
         listing.flush()
         command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
         process = subprocess.Popen(
-            [*command, *options, "-r", listing.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, *options, "-r", listing.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # DeepSpeed comes as source; its kernels are compiled when they are first used, not here.
+            env={**os.environ, "DS_BUILD_OPS": "0"},
         )
         last_lines = follow(process, len(pins))
     if process.wait() != 0:

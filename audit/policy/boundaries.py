@@ -39,6 +39,10 @@ ECHOES = {
 CONSOLES: dict[tuple[str, str], str] = {
     ("coordexp/data/reports.py", "progress"): "a bar on stderr, silent where that is no terminal",
     ("coordexp/data/reports.py", "render_table"): "writes into a string",
+    (
+        "coordexp/training/console.py",
+        "install_run_log",
+    ): "the line of a run on stderr, refreshed where that is a terminal",
     ("coordexp/evaluation/summary.py", "show_progress"): "a bar on stderr, silent where that is no terminal",
 }
 STREAMS = {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "sys.stdin"}

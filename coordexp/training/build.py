@@ -27,6 +27,7 @@ from coordexp.forward.head import install_vocabulary_head
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.training.callbacks import CheckpointCallback
+from coordexp.training.console import install_run_log
 from coordexp.training.loop import ForwardRunner
 from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import LoaderSettings, Placement, Shard
@@ -147,6 +148,7 @@ def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts
         parts=parts, model=learner.model, args=arguments.training_args, template=learner.run.encoder.template
     )
     trainer.add_callback(CheckpointCallback(save_delay))
+    install_run_log(trainer, Path(arguments.output_dir))
     return trainer
 
 
