@@ -101,6 +101,8 @@ def build_swift_arguments(config: Config) -> SftArguments:
     from coordexp.training.optimizer import register_optimizer
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # upstream imports DeepSpeed where it is installed, and asks
     model_folder = resolve_input(config, "model.model", config.model.model)
     keywords = swift_keyword_arguments(config, model_folder, world_size())
     keywords["optimizer"] = register_optimizer(config.custom.coord_offset)

@@ -123,7 +123,8 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Weights, configuration and processor; coord offsets beside a PEFT adapter, merged into a whole model."""
-        super()._save(output_dir, state_dict)
+        # DeepSpeed hands over copies, in which tied weights are two. ZeRO-2 keeps parameters whole: the model's own do.
+        super()._save(output_dir, None)
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         if coord_offset_of(self.model) is not None:
             save_coord_offset(self.model, folder)

@@ -21,8 +21,11 @@ class Stage1Kit:
     val: Path
     root: Path
 
-    def write(self, name: str, **sections: dict[str, Any]) -> Path:
-        """A config that extends the shipped one; keyword arguments override its sections. Returns the YAML file."""
+    def write(self, name: str, row: int = 512, **sections: dict[str, Any]) -> Path:
+        """A config that extends the shipped one, with rows of `row` tokens; keyword arguments override its sections.
+
+        Returns the YAML file.
+        """
         folder = self.root / name
         folder.mkdir()
         base: dict[str, dict[str, Any]] = {
@@ -40,7 +43,7 @@ class Stage1Kit:
             "custom": {"train_jsonl": str(self.train), "val_jsonl": str(self.val)},
         }
         merged = {key: base.get(key, {}) | sections.get(key, {}) for key in base | sections}
-        document = {"extends": str(SHIPPED), "global_max_length": 512, **merged}
+        document = {"extends": str(SHIPPED), "global_max_length": row, **merged}
         (folder / "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         return folder / "config.yaml"
 

@@ -23,9 +23,7 @@ def units_of(step) -> list[int]:
 
 
 @pytest.mark.invariant("TRAIN-001")
-@given(
-    count=st.integers(1, 60), per_forward=st.integers(1, 3), accumulation=st.integers(1, 3), seed=st.integers(0, 99)
-)
+@given(count=st.integers(1, 60), per_forward=st.integers(1, 3), accumulation=st.integers(1, 3), seed=st.integers(0, 99))
 def test_a_step_holds_the_same_units_on_one_rank_and_on_two(
     count: int, per_forward: int, accumulation: int, seed: int
 ) -> None:

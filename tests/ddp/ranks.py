@@ -1,0 +1,32 @@
+"""Trains a configuration in one process or in several, as its users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
+    """Train in `ranks` processes; returns the logged steps and the run's folder."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "coordexp.entrypoints.train", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=config.parent,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = config.parent / "run"
+    manifest = json.loads((folder / "run_manifest.json").read_text(encoding="utf-8"))
+    said = [line for line in done.stderr.splitlines() if f"config: {config}; run_name: {config.parent.name}" in line]
+    assert len(said) == 1 and said[0].endswith(manifest["pipeline_checksum"])
+    lines = [json.loads(line) for line in (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "loss/struct_ce" in line], folder
