@@ -67,7 +67,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
 
     def _refresh(self, state: TrainerState) -> None:
         if self._live is not None:
-            line = render_line({"loss": float("nan")} | self._logs, state, time.monotonic() - self._started)
+            line = render_line({"loss": float("nan"), **self._logs}, state, time.monotonic() - self._started)
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 

@@ -20,13 +20,19 @@ from coordexp.training.probe import probe_packing
 if TYPE_CHECKING:
     from coordexp.config import Config
     from coordexp.training.build import FinishedRun
+    from coordexp.training.trainer import CoordTrainer
 
 
 def run_stage1(config: Config) -> FinishedRun:
-    """Train as `config` says and return the final checkpoint.
+    """Train as `config` says and return the final checkpoint, which is in `<output_dir>/final`."""
+    return train_to_end(build_stage1(config))
+
+
+def build_stage1(config: Config) -> CoordTrainer:
+    """All that a run needs, its manifest written, before its first step.
 
     Raises before the model is loaded for another trainer's configuration, bad data, an oversize sample, or an attention
-    implementation that packing is not proven for. The final weights are in `<output_dir>/final`.
+    implementation that packing is not proven for.
     """
     foundation = build_foundation(check_trainer(config, "stage1"))
     layout = lay_out(config, foundation)
@@ -40,4 +46,4 @@ def run_stage1(config: Config) -> FinishedRun:
         write_run_files(config, arguments.output_dir, foundation, objective.manifest)
     if foundation.backend is not None and foundation.backend.proven == "gpu-test":
         probe_packing(learner, foundation.samples["train"], layout["train"])
-    return train_to_end(trainer)
+    return trainer

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from coordexp.data.errors import RecordError
-from coordexp.data.survey import check_files, survey_file
+from coordexp.data.survey import check_surveys, survey_file
 from coordexp.entrypoints import check_data, cook, make_shapes
 
 LINE = {"images": ["a.png"], "width": 64, "height": 32, "objects": [{"desc": "cat", "bbox_2d": [1, 1, 9, 9]}]}
@@ -67,14 +67,14 @@ def test_images_are_looked_at_as_far_as_asked(tmp_path: Path, image: Path) -> No
 @pytest.mark.invariant("DATA-020")
 def test_a_file_without_records_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no_records"):
-        check_files([write(tmp_path / "a.jsonl")])
+        check_surveys([survey_file(write(tmp_path / "a.jsonl"))])
 
 
 @pytest.mark.invariant("DATA-020")
 def test_check_files_raises_the_problems_of_all_files(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, LINE, LINE | {"height": -1}) for name in ("a.jsonl", "b.jsonl")]
     with pytest.raises(RecordError) as caught:
-        check_files(paths)
+        check_surveys([survey_file(path) for path in paths])
     assert [problem.where for problem in caught.value.problems] == [f"{path}:2" for path in paths]
 
 

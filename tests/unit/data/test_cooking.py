@@ -18,7 +18,7 @@ from coordexp.data.cooking_objects import Frame, cook_objects
 from coordexp.data.cooking_types import CookOptions, CookSource
 from coordexp.data.errors import DataError
 from coordexp.data.records import read_records
-from coordexp.data.survey import check_files
+from coordexp.data.survey import check_surveys, survey_file
 from coordexp.geometry import bins_to_pixels
 from coordexp.spec import Case, load_cases, read_json
 
@@ -196,7 +196,7 @@ def test_images_are_cooked_to_multiples_within_the_cap_and_boxes_follow_each_axi
         kitchen.add(f"{number}.png", (width, height), box)
     kitchen.cook()
     jsonl = kitchen.folder / "out" / RECORDS_NAME
-    check_files([jsonl], images="open")
+    check_surveys([survey_file(jsonl, images="open")])
     for (width, height), record in zip(sizes, read_records(jsonl), strict=True):
         assert record.width % 32 == record.height % 32 == 0
         assert record.width * record.height <= OPTIONS.max_pixels
@@ -310,7 +310,7 @@ def test_real_photographs_cook_with_their_defects_counted(tmp_path: Path) -> Non
     assert (manifest["records"]["kept"], manifest["objects"]["kept"]) == (292, 3941)
     assert {reason: count for reason, count in manifest["objects"]["dropped"].items() if count} == {"zero_area": 2}
     assert manifest["adjusted"]["edge_clipped"] == 433
-    (survey,) = check_files([tmp_path / "bccd" / RECORDS_NAME], images="exists")
+    (survey,) = check_surveys([survey_file(tmp_path / "bccd" / RECORDS_NAME, images="exists")])
     assert survey.most_objects == 30
     coco = parse_coco(source.annotations.read_bytes(), "bccd")
     sizes = {image.id: (image.width, image.height) for image in coco.images}

@@ -13,8 +13,9 @@ import pytest
 from coordexp.coords.codec import pixel_to_bin
 from coordexp.data.cooking import MANIFEST_NAME, RECORDS_NAME, cook
 from coordexp.data.cooking_types import CookOptions, CookSource
-from coordexp.data.dataset import build_dataset
+from coordexp.data.dataset import draw_samples
 from coordexp.data.paths import resolve_record_images
+from coordexp.data.records import read_records
 from coordexp.data.shapes import SplitSpec, write_splits
 from coordexp.spec import check, read_json
 
@@ -43,7 +44,7 @@ def test_each_artifact_passes_its_contract(cooked: Path) -> None:
 @pytest.mark.invariant("DATA-006")
 def test_a_sample_carries_the_bins_of_its_annotation_and_nothing_is_encoded_twice(cooked: Path) -> None:
     coco = read_json(cooked / "raw/train/annotations.json")
-    for record in build_dataset(cooked / "train" / RECORDS_NAME, object_ordering="random", seed=9):
+    for record in draw_samples(read_records(cooked / "train" / RECORDS_NAME), object_ordering="random", seed=9):
         image = coco["images"][record.metadata["image_id"] - 1]
         expected = []
         for annotation in (a for a in coco["annotations"] if a["image_id"] == image["id"]):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coordexp.coords.types import CoordObject
-from coordexp.data.dataset import RecordDataset, build_dataset, choose_samples
+from coordexp.data.dataset import RecordDataset, choose_samples, draw_samples
 from coordexp.data.errors import DataError
 from coordexp.data.ordering import order_objects
 from coordexp.data.records import read_records
@@ -41,35 +41,38 @@ def lines_of(dataset: RecordDataset) -> list[int]:
 
 @pytest.mark.invariant("DATA-018")
 def test_without_a_limit_every_record_is_there_in_file_order(jsonl: Path) -> None:
-    assert lines_of(build_dataset(jsonl, seed=1)) == list(range(1, 21))
+    assert lines_of(draw_samples(read_records(jsonl), seed=1)) == list(range(1, 21))
 
 
 @pytest.mark.invariant("DATA-018")
 def test_a_limit_takes_that_many_different_records_in_file_order(jsonl: Path) -> None:
-    chosen = lines_of(build_dataset(jsonl, sample_limit=7, seed=1))
+    chosen = lines_of(draw_samples(read_records(jsonl), sample_limit=7, seed=1))
     assert len(chosen) == len(set(chosen)) == 7
     assert chosen == sorted(chosen)
-    assert chosen == lines_of(build_dataset(jsonl, sample_limit=7, seed=1))
-    assert chosen != lines_of(build_dataset(jsonl, sample_limit=7, seed=2))
+    assert chosen == lines_of(draw_samples(read_records(jsonl), sample_limit=7, seed=1))
+    assert chosen != lines_of(draw_samples(read_records(jsonl), sample_limit=7, seed=2))
 
 
 @pytest.mark.invariant("DATA-018")
 def test_train_and_val_draw_from_streams_of_their_own(jsonl: Path) -> None:
-    train = build_dataset(jsonl, sample_limit=7, seed=1)
-    assert lines_of(train) != lines_of(build_dataset(jsonl, sample_limit=7, seed=1, split="val"))
+    train = draw_samples(read_records(jsonl), sample_limit=7, seed=1)
+    assert lines_of(train) != lines_of(draw_samples(read_records(jsonl), sample_limit=7, seed=1, split="val"))
 
 
 @pytest.mark.invariant("DATA-018")
 def test_a_limit_above_the_number_of_records_takes_each_once(jsonl: Path) -> None:
-    assert lines_of(build_dataset(jsonl, sample_limit=50, seed=1)) == list(range(1, 21))
+    assert lines_of(draw_samples(read_records(jsonl), sample_limit=50, seed=1)) == list(range(1, 21))
 
 
 @pytest.mark.invariant("DATA-018")
 def test_with_replacement_the_limit_is_the_number_of_draws(jsonl: Path) -> None:
-    dataset = build_dataset(jsonl, sample_limit=50, with_replacement=True, seed=1)
+    dataset = draw_samples(read_records(jsonl), sample_limit=50, with_replacement=True, seed=1)
     assert len(dataset) == 50
     assert dataset.repeats == 50 - len(set(dataset.sample_ids)) >= 30
-    assert dataset.sample_ids == build_dataset(jsonl, sample_limit=50, with_replacement=True, seed=1).sample_ids
+    assert (
+        dataset.sample_ids
+        == draw_samples(read_records(jsonl), sample_limit=50, with_replacement=True, seed=1).sample_ids
+    )
 
 
 @pytest.mark.invariant("DATA-018")
@@ -107,7 +110,7 @@ def test_sorted_goes_down_then_right_and_keeps_ties_as_written() -> None:
 @pytest.mark.invariant("DATA-017")
 def test_random_is_a_permutation_fixed_by_seed_and_sample(jsonl: Path) -> None:
     plain = read_records(jsonl)
-    first, again, other = (build_dataset(jsonl, object_ordering="random", seed=seed) for seed in (1, 1, 2))
+    first, again, other = (draw_samples(read_records(jsonl), object_ordering="random", seed=seed) for seed in (1, 1, 2))
     assert first.records == again.records != other.records
     for record, shuffled in zip(plain, first, strict=True):
         assert sorted(shuffled.objects, key=str) == sorted(record.objects, key=str)
@@ -120,13 +123,13 @@ def test_random_is_a_permutation_fixed_by_seed_and_sample(jsonl: Path) -> None:
 
 @pytest.mark.invariant("DATA-017")
 def test_random_order_ignores_global_generators_and_the_folder(jsonl: Path, tmp_path: Path) -> None:
-    first = build_dataset(jsonl, object_ordering="random", seed=1)
+    first = draw_samples(read_records(jsonl), object_ordering="random", seed=1)
     random.seed(99)
     np.random.seed(99)
     moved = tmp_path / "elsewhere" / jsonl.name
     moved.parent.mkdir()
     shutil.copy(jsonl, moved)
-    again = build_dataset(moved, object_ordering="random", seed=1)
+    again = draw_samples(read_records(moved), object_ordering="random", seed=1)
     assert [record.objects for record in first] == [record.objects for record in again]
 
 
@@ -138,6 +141,6 @@ def test_an_unknown_order_is_refused() -> None:
 
 @pytest.mark.invariant("DATA-018")
 def test_a_dataset_slices_and_indexes(jsonl: Path) -> None:
-    dataset = build_dataset(jsonl, seed=1)
+    dataset = draw_samples(read_records(jsonl), seed=1)
     assert dataset[3:5].sample_ids == dataset.sample_ids[3:5]
     assert dataset[-1].source == dataset.sample_ids[-1]

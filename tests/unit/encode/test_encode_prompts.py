@@ -72,17 +72,17 @@ def test_generation_prompt_is_the_prefix_of_the_sample(
     encoder = build_encoder(request.getfixturevalue(which), EncodeSettings(variant=variant))
     record = make_record([CAT], 96, 64)
     sample = encoder.encode(record)
-    assert sample.input_ids[: sample.prompt_length].tolist() == encoder.prompt(record)
+    assert sample.input_ids[: sample.prompt_length].tolist() == list(encoder.prompt(record).ids)
     assert encoder.prompt(dataclasses.replace(record, objects=())) == encoder.prompt(record)
 
 
 @pytest.mark.invariant("ENC-010")
 def test_prompt_text_has_the_roles_of_qwens_chat_format(real_encoder: Encoder, make_record: MakeRecord) -> None:
-    text = real_encoder.pieces.text(real_encoder.prompt(make_record((), 64, 64)))
+    text = real_encoder.pieces.text(real_encoder.prompt(make_record((), 64, 64)).ids)
     user = real_encoder.prompt_text.user
     image = "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
     assert text == f"<|im_start|>user\n{image}{user}<|im_end|>\n<|im_start|>assistant\n"
-    assert len(real_encoder.prompt(make_record((), 64, 64))) - 4 <= 35
+    assert len(real_encoder.prompt(make_record((), 64, 64)).ids) - 4 <= 35
 
 
 @pytest.mark.invariant("ENC-010")
@@ -101,7 +101,7 @@ def test_checkpoints_own_chat_template_gives_the_same_tokens(
     whole = real_processor.apply_chat_template([*messages, {"role": "assistant", "content": encoder.answer(record)}])
     expand = "<|image_pad|>" * 4
     tokenizer = real_processor.tokenizer
-    assert tokenizer(prompt.replace("<|image_pad|>", expand))["input_ids"] == encoder.prompt(record)
+    assert tokenizer(prompt.replace("<|image_pad|>", expand))["input_ids"] == list(encoder.prompt(record).ids)
     assert tokenizer(whole.replace("<|image_pad|>", expand))["input_ids"] == encoder.encode(record).input_ids.tolist()
 
 
@@ -117,7 +117,7 @@ def test_chat_template_travels_with_tokenizer_and_processor(
 def test_no_prompt_holds_a_coord_token(real_processor: ProcessorMixin, make_record: MakeRecord, variant: str) -> None:
     encoder = build_encoder(real_processor, EncodeSettings(variant=variant))
     coords = build_coord_vocab(real_processor.tokenizer)
-    assert not [token for token in encoder.prompt(make_record()) if coords.bin_of(token) is not None]
+    assert not [token for token in encoder.prompt(make_record()).ids if coords.bin_of(token) is not None]
 
 
 @pytest.mark.invariant("ENC-008")

@@ -16,8 +16,9 @@ from coordexp.coordjson import scan_answer
 from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import CoordVocabError, build_coord_vocab
 from coordexp.data.types import Record
+from coordexp.encode.assemble import TokenAlignmentError, type_ground_truth
 from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
-from coordexp.encode.pieces import PieceTable, TokenAlignmentError, type_tokens
+from coordexp.encode.pieces import PieceTable
 from coordexp.encode.processor import build_processor, load_processor
 from coordexp.encode.settings import EncodeSettings
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, TokenSubset, TokenType
@@ -100,7 +101,7 @@ def test_answer_tokens_of_another_bin_are_refused(real_tokenizer: Qwen2Tokenizer
     ids = real_tokenizer(text)["input_ids"]
     swapped = [coords.ids[5] if token == coords.ids[3] else token for token in ids]
     with pytest.raises(TokenAlignmentError, match=r"<\|coord_3\|> at character 65"):
-        type_tokens(swapped, pieces.spans(swapped), text, scan_answer(text), coords)
+        type_ground_truth(swapped, pieces.spans(swapped), text, scan_answer(text), coords)
 
 
 @pytest.mark.invariant("ENC-005")
@@ -109,7 +110,7 @@ def test_coord_token_outside_a_geometry_is_refused(real_tokenizer: Qwen2Tokenize
     text = '{"objects": [{"desc": "<|coord_9|>", "bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]}]}'
     ids = real_tokenizer(text)["input_ids"]
     with pytest.raises(TokenAlignmentError, match="outside any geometry"):
-        type_tokens(ids, pieces.spans(ids), text, scan_answer(text), coords)
+        type_ground_truth(ids, pieces.spans(ids), text, scan_answer(text), coords)
 
 
 @pytest.mark.invariant("ENC-012")

@@ -226,18 +226,12 @@ def test_packing_is_refused_for_an_attention_that_is_not_proven(
 
 @pytest.mark.invariant("TRAIN-005")
 def test_each_part_of_the_model_has_its_learning_rate(stage1_kit: Stage1Kit) -> None:
-    from coordexp.data.run_inputs import find_record_files
-    from coordexp.encode.encoder import build_encoder
-    from coordexp.encode.processor import load_processor
-    from coordexp.training.arguments import build_swift_arguments
-    from coordexp.training.stage1 import build_split, build_trainer
+    from coordexp.training.stage1 import build_stage1
 
     rates = {"learning_rate": 1e-3, "vit_lr": 2e-3, "aligner_lr": 3e-3}
     offsets = {"enabled": True, "tie_head": False, "embed_lr": 4e-3, "head_lr": 5e-3}
     config = load_config(stage1_kit.write("rates", training=rates, custom={"coord_offset": offsets}))
-    encoder = build_encoder(load_processor(stage1_kit.checkpoint), config)
-    splits = {role: build_split(config, role, file, encoder) for role, file in find_record_files(config).items()}
-    trainer = build_trainer(config, build_swift_arguments(config, stage1_kit.checkpoint), encoder, splits)
+    trainer = build_stage1(config)
     optimizer = trainer.create_optimizer()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     found: dict[str, set[float]] = {}
