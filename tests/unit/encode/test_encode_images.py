@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin, Qwen2TokenizerFast
 
+from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
 from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
 from coordexp.encode.images import ImageContractError, check_image_size
@@ -67,13 +69,52 @@ def test_saved_processor_still_leaves_pixels_alone(cut_processor: ProcessorMixin
 
 
 @pytest.mark.invariant("ENC-006")
-def test_template_that_rescales_behind_our_back_is_noticed(
-    cut_processor: ProcessorMixin, make_record: MakeRecord
+def test_pixels_that_do_not_fill_the_samples_grid_are_noticed(cut_encoder: Encoder, make_record: MakeRecord) -> None:
+    record, other = make_record((), 128, 96), make_record((), 64, 96, line=2)
+    sample = cut_encoder.sample(record)
+    image = cut_encoder.prepare(record).image
+    assert torch.equal(cut_encoder.pixels([sample], [image]), cut_encoder.encode(record).pixel_values)
+    with pytest.raises(EncodeError, match=r"patch grid \[1, 6, 4\], not \[\[1, 6, 8\]\].* resized it"):
+        cut_encoder.pixels([sample], [cut_encoder.prepare(other).image])
+
+
+@pytest.mark.invariant("ENC-019")
+def test_samples_are_put_together_as_the_template_writes_them(
+    real_encoder: Encoder, cut_encoder: Encoder, make_record: MakeRecord
 ) -> None:
-    encoder = build_encoder(cut_processor, EncodeSettings())
-    encoder.template.max_pixels = 64 * 64
-    with pytest.raises(EncodeError, match=r"patch grid \[\[1, \d+, \d+\]\], not \[\[1, 6, 8\]\].* resized it"):
-        encoder.encode(make_record((), 128, 96))
+    """ms-swift's template, given the same conversation and image, writes the same ids, grids and pixels."""
+    record = make_record([CoordObject("red star", "bbox_2d", (1, 2, 30, 40))], 96, 64)
+    for encoder in (real_encoder, cut_encoder):
+        sample = encoder.encode(record)
+        messages = [
+            {"role": "user", "content": "<image>" + encoder.prompt_text.user},
+            {"role": "assistant", "content": encoder.answer(record)},
+        ]
+        written = encoder.template.encode({"messages": messages, "images": [encoder.prepare(record).image]})
+        assert [int(token) for token in written["input_ids"]] == sample.input_ids.tolist()
+        assert torch.equal(written["pixel_values"].float(), sample.pixel_values)
+        assert torch.equal(written["image_grid_thw"], sample.image_grid_thw)
+        assert torch.equal(written["mm_token_type_ids"].flatten(), sample.mm_token_type_ids)
+        labels = torch.tensor(written["labels"])
+        assert torch.equal(labels[:-1], sample.labels[:-1]), "the template also labels the newline that ends the turn"
+
+
+@pytest.mark.invariant("ENC-019")
+@pytest.mark.parametrize("fault", ["another end", "labels on the prompt"])
+def test_a_template_that_writes_otherwise_is_refused_when_an_encoder_is_built(
+    cut_processor: ProcessorMixin, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    from coordexp.encode import encoder as module
+
+    written = module.encode_turn
+
+    def drifted(template: object, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+        ids, labels = written(template, messages)
+        return (ids[:-1], labels) if fault == "another end" else (ids, ids)
+
+    monkeypatch.setattr(module, "encode_turn", drifted)
+    with pytest.raises(EncodeError, match="did not write prompt" if fault == "another end" else "labels other tokens"):
+        build_encoder(cut_processor, EncodeSettings())
 
 
 @pytest.mark.invariant("ENC-007")
