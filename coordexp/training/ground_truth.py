@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from coordexp.config import check_effective_batch
 from coordexp.data.seeds import derive_seed
@@ -20,6 +19,7 @@ from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.packing.plan import PackPlan, build_plan
 from coordexp.training.build import loader_settings
 from coordexp.training.forwards import ForwardBuilder, agree
+from coordexp.training.measure import measure
 from coordexp.training.order import epoch_order, share_of_step, split_steps
 from coordexp.training.stream import PreparedRecords, RecordStream
 from coordexp.training.trainer import TrainerParts
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 Pack = tuple[int, ...]
-SLOW_TO_MEASURE = 2000
-"""From so many records on, measuring their lengths shows a progress bar."""
 
 
 def lay_out(config: Config, foundation: Foundation) -> dict[Role, PackPlan]:
@@ -45,10 +43,7 @@ def lay_out(config: Config, foundation: Foundation) -> dict[Role, PackPlan]:
     plans: dict[Role, PackPlan] = {}
     for role, samples in foundation.samples.items():
         records = samples.records
-        lengths = [
-            foundation.encoder.length(record)
-            for record in tqdm(records, desc=f"measuring {role}", disable=len(records) < SLOW_TO_MEASURE)
-        ]
+        lengths = measure(records, foundation.encoder, config.data.dataset_num_proc, role)
         packed = training.packing and (role == "train" or training.eval_packing)
         plans[role] = build_plan(lengths, config.global_max_length) if packed else singles(lengths)
         _LOG.info("%s: %d samples in %d rows, fill %.3f", role, len(records), len(plans[role].packs), plans[role].fill)

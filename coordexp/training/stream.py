@@ -13,13 +13,22 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from coordexp.data.errors import DataError
 from coordexp.data.types import Record
-from coordexp.encode.encoder import Encoder, PreparedRecord
+from coordexp.encode.encoder import EncodeError, Encoder, PreparedRecord
+from coordexp.encode.images import ImageContractError
 from coordexp.training.types import LoaderSettings
 
+Refusal = DataError | EncodeError | ImageContractError
+"""What a record can be refused for."""
 
-class PreparedRecords(Dataset[PreparedRecord]):
-    """Item i is record i with its prompt and its image; no image is read before it is asked for."""
+
+class PreparedRecords(Dataset[PreparedRecord | Refusal]):
+    """Item i is record i with its prompt and its image, or why it is refused; no image is read before it is asked for.
+
+    A refusal is handed over and raised by the reader: raised in a worker it would arrive with the worker's traceback in
+    its message.
+    """
 
     def __init__(self, records: Sequence[Record], encoder: Encoder, image_root: Path | None) -> None:
         self._records, self._encoder, self._image_root = records, encoder, image_root
@@ -27,8 +36,11 @@ class PreparedRecords(Dataset[PreparedRecord]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> PreparedRecord:
-        return self._encoder.prepare(self._records[index], self._image_root)
+    def __getitem__(self, index: int) -> PreparedRecord | Refusal:
+        try:
+            return self._encoder.prepare(self._records[index], self._image_root)
+        except (DataError, EncodeError, ImageContractError) as refusal:
+            return refusal
 
     def record(self, index: int) -> Record:
         """Record `index` alone; its image is not read."""
@@ -71,10 +83,16 @@ class RecordStream:
         )
 
     def read(self, indices: Sequence[int]) -> Iterator[PreparedRecord]:
-        """The records at `indices`, in that order; ends a reading that is still open."""
+        """The records at `indices`, in that order; ends a reading that is still open. Raises a record's refusal."""
         self._sampler.indices = indices
-        return iter(self._loader)
+        return map(_accepted, iter(self._loader))
 
 
-def _as_it_is(item: PreparedRecord) -> PreparedRecord:
+def _accepted(item: PreparedRecord | Refusal) -> PreparedRecord:
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+def _as_it_is(item: PreparedRecord | Refusal) -> PreparedRecord | Refusal:
     return item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import torch
 from coordexp.coords.types import CoordObject
 from coordexp.data.dataset import draw_samples
 from coordexp.data.types import Record
+from coordexp.encode.images import ImageContractError
 from coordexp.encode.types import IGNORE_INDEX, TokenSubset, TokenType
 from coordexp.forward.tiny import SMALLEST, build_tiny_config
 from coordexp.losses.manifest import Manifest, ModuleEntry
@@ -172,3 +174,16 @@ def test_workers_keep_as_many_records_ready_as_the_settings_say(
         assert item.record == drawn[count - 1]
     read = len(log.read_text().splitlines())
     assert 5 <= read <= 5 + prefetch < len(drawn)
+
+
+@pytest.mark.invariant("TRAIN-020")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_record_refused_in_a_worker_is_told_as_in_the_main_process(probe: Probe, workers: int) -> None:
+    lost = dataclasses.replace(probe.records[0], images=("lost.png",))
+    stream = RecordStream(PreparedRecords([probe.records[1], lost], probe.encoder, None), LoaderSettings(workers))
+    reading = stream.read([0, 1])
+    assert next(reading).record == probe.records[1]
+    with pytest.raises(ImageContractError) as refusal:
+        next(reading)
+    assert str(refusal.value).startswith(f"{lost.source}: cannot read the image ")
+    assert "worker" not in str(refusal.value) and "Traceback" not in str(refusal.value)
