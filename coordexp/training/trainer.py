@@ -103,7 +103,8 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         validation = self.get_eval_dataloader()
         with torch.no_grad(), self._naming_the_step():
             output = self.parts.run(model, inputs[FORWARD], validation.normalizers())
-        self._observe(inputs[FORWARD], output)
+        self.window.add(output)
+        self.window.count(inputs[FORWARD], None)  # how full rows are is told of training
         return output.total * len(validation) * self.args.world_size, None, None
 
     def _observe(self, planned: PlannedForward, output: ObjectiveOutput) -> None:
