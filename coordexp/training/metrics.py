@@ -26,7 +26,7 @@ class WindowMetrics:
         self._gauges = MetricAccumulator()
 
     def count(self, planned: PlannedForward, row_length: int | None) -> None:
-        """What one forward holds: a filler counts its tokens alone. `row_length` None: how full rows are is not told."""
+        """What one forward holds: a filler counts its tokens alone. `row_length` None: fullness of rows is not told."""
         batch, context = planned.batch, planned.context
         self._gauges.add("data/samples_total", 0 if planned.is_filler else len(batch.segments))
         self._gauges.add("data/tokens_total", batch.input_ids.numel())
