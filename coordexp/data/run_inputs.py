@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from coordexp.config import Config, resolve_input
+from coordexp.data.dataset import RecordDataset, draw_samples
 from coordexp.data.paths import image_root
 from coordexp.data.survey import FileSurvey, check_surveys, survey_file
-
-if TYPE_CHECKING:
-    from coordexp.data.types import Record
 
 Role = Literal["train", "val"]
 
@@ -50,20 +48,16 @@ def _record_file(config: Config, key: str, written: str) -> RecordFile:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecords:
-    """One role's file, what it holds, and its records in file order."""
+class RunSamples:
+    """One role's file, what it holds, and the records of it that the run uses, in order."""
 
     file: RecordFile
     survey: FileSurvey
-
-    @property
-    def records(self) -> list[Record]:
-        """The records of the file, read and judged once."""
-        return self.survey.kept
+    records: RecordDataset
 
 
-def read_run_records(config: Config) -> dict[Role, RunRecords]:
-    """Judge every record of the run and that its images exist, and keep them.
+def read_run_samples(config: Config) -> dict[Role, RunSamples]:
+    """Judge every record of the run and that its images exist, once, and draw those that the run uses.
 
     Raises `ConfigError` for a file that is not there, `RecordError` with all problems of all files.
     """
@@ -72,4 +66,16 @@ def read_run_records(config: Config) -> dict[Role, RunRecords]:
         role: survey_file(file.jsonl, images="exists", root=file.image_root, keep=True) for role, file in files.items()
     }
     check_surveys(list(surveys.values()))
-    return {role: RunRecords(file, surveys[role]) for role, file in files.items()}
+    return {role: RunSamples(file, surveys[role], _draw(config, role, surveys[role])) for role, file in files.items()}
+
+
+def _draw(config: Config, role: Role, survey: FileSurvey) -> RecordDataset:
+    custom, train = config.custom, role == "train"
+    return draw_samples(
+        survey.kept,
+        sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
+        with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
+        object_ordering=custom.object_ordering,
+        seed=config.training.seed,
+        split=role,
+    )

@@ -6,48 +6,31 @@ the model with its tuner, and the trainer around a variant's plans.
 
 from __future__ import annotations
 
-import logging
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from coordexp.artifacts.checkpoint_policy import check_weights_only
 from coordexp.config import Config, resolve_input
-from coordexp.data.dataset import RecordDataset, draw_samples
-from coordexp.data.run_inputs import RecordFile, Role, RunRecords, read_run_records
-from coordexp.data.seeds import derive_seed
-from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
+from coordexp.encode.encoder import Encoder
 from coordexp.encode.processor import load_processor
+from coordexp.encode.settings import build_settings
 from coordexp.forward.head import install_vocabulary_head
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.training.callbacks import CheckpointCallback
+from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
 from coordexp.training.loop import ForwardRunner
 from coordexp.training.trainer import CoordTrainer, TrainerParts
-from coordexp.training.types import LoaderSettings, Placement, Shard
+from coordexp.training.types import Placement, Shard
 
 if TYPE_CHECKING:
     from swift.arguments import SftArguments
     from torch import nn
 
     from coordexp.losses.objective import Objective
-
-_LOG = logging.getLogger(__name__)
-FINAL = "final"
-
-
-@dataclass(frozen=True, slots=True)
-class RunSamples:
-    """One role's records, drawn and ordered, and the file they come from."""
-
-    file: RecordFile
-    records: RecordDataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,46 +53,17 @@ class Learner:
     pad_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """Where a run left its weights, and what it logged (one mapping per log line)."""
-
-    checkpoint: Path
-    log_history: tuple[dict[str, float], ...]
-
-
 def build_foundation(config: Config) -> Foundation:
     """Read and check the data, seed the run, build the encoder.
 
     Raises for bad data, for a processor or tokenizer that drifted, and for an attention implementation that packing is
     not proven for.
     """
-    found = read_run_records(config)
     seed_everything(config.training.seed)
+    samples = read_run_samples(config)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     processor = load_processor(resolve_input(config, "model.model", config.model.model))
-    samples = {role: _draw(config, role, part) for role, part in found.items()}
-    return Foundation(samples, build_encoder(processor, config), backend)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch from `training.seed` alone (AUDIT-3.7)."""
-    random.seed(derive_seed(seed, "python"))
-    np.random.seed(derive_seed(seed, "numpy") % 2**32)
-    torch.manual_seed(derive_seed(seed, "torch"))
-
-
-def _draw(config: Config, role: Role, found: RunRecords) -> RunSamples:
-    custom, train = config.custom, role == "train"
-    records = draw_samples(
-        found.records,
-        sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
-        with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
-        object_ordering=custom.object_ordering,
-        seed=config.training.seed,
-        split=role,
-    )
-    return RunSamples(found.file, records)
+    return Foundation(samples, Encoder(processor, build_settings(config)), backend)
 
 
 def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, objective: Objective) -> Learner:
@@ -134,14 +88,6 @@ def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, obj
     )
 
 
-def loader_settings(config: Config) -> LoaderSettings:
-    """How the config wants records read ahead."""
-    data = config.data
-    return LoaderSettings(
-        data.dataloader_num_workers, data.dataloader_prefetch_factor, data.dataloader_persistent_workers
-    )
-
-
 def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts, save_delay: int) -> CoordTrainer:
     """ms-swift's trainer around a variant's plans."""
     trainer = CoordTrainer(
@@ -150,13 +96,3 @@ def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts
     trainer.add_callback(CheckpointCallback(save_delay))
     install_run_log(trainer, Path(arguments.output_dir))
     return trainer
-
-
-def train_to_end(trainer: CoordTrainer) -> FinishedRun:
-    """Train, and write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
-    trainer.train()
-    folder = Path(trainer.args.output_dir) / FINAL
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        check_weights_only(folder)
-    return FinishedRun(folder, tuple(trainer.state.log_history))

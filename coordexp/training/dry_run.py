@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordexp.config import render_resolved, resolve_output
-from coordexp.data.run_inputs import read_run_records
+from coordexp.data.run_inputs import read_run_samples
 from coordexp.losses.defaults import describe_objective, resolve_manifest
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def dry_run(config: Config) -> tuple[str, ...]:
     """Check the data, write `resolved_config.json` into the run's folder, and say what would be trained."""
-    found = read_run_records(config)
+    found = read_run_samples(config)
     folder = resolve_output(config, config.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved_config.json"

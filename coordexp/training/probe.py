@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from coordexp.forward.probe import check_no_leak
 
 if TYPE_CHECKING:
+    from coordexp.data.run_inputs import RunSamples
     from coordexp.packing.plan import PackPlan
-    from coordexp.training.build import Learner, RunSamples
+    from coordexp.training.build import Learner
 
 PROBED = 4
 

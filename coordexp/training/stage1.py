@@ -11,21 +11,22 @@ from coordexp.config import check_trainer
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
 from coordexp.training.arguments import build_swift_arguments
-from coordexp.training.build import build_foundation, build_learner, build_trainer, train_to_end
+from coordexp.training.build import build_foundation, build_learner, build_trainer
 from coordexp.training.forwards import ForwardBuilder
-from coordexp.training.ground_truth import build_parts, lay_out
+from coordexp.training.layout import build_parts, lay_out
 from coordexp.training.manifest import write_run_files
 from coordexp.training.probe import probe_packing
+from coordexp.training.trainer import train_to_end
 
 if TYPE_CHECKING:
     from coordexp.config import Config
-    from coordexp.training.build import FinishedRun
-    from coordexp.training.trainer import CoordTrainer
+    from coordexp.training.trainer import CoordTrainer, FinishedRun
 
 
 def run_stage1(config: Config) -> FinishedRun:
     """Train as `config` says and return the final checkpoint, which is in `<output_dir>/final`."""
-    return train_to_end(build_stage1(config))
+    trainer = build_stage1(config)
+    return train_to_end(trainer)
 
 
 def build_stage1(config: Config) -> CoordTrainer:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from coordexp.config.sections import DataConfig
 from coordexp.data.errors import DataError
 from coordexp.data.types import Record
 from coordexp.encode.encoder import EncodeError, Encoder, PreparedRecord
@@ -86,6 +87,13 @@ class RecordStream:
         """The records at `indices`, in that order; ends a reading that is still open. Raises a record's refusal."""
         self._sampler.indices = indices
         return map(_accepted, iter(self._loader))
+
+
+def loader_settings(data: DataConfig) -> LoaderSettings:
+    """How `data.dataloader_*` wants records read ahead."""
+    return LoaderSettings(
+        data.dataloader_num_workers, data.dataloader_prefetch_factor, data.dataloader_persistent_workers
+    )
 
 
 def _accepted(item: PreparedRecord | Refusal) -> PreparedRecord:

@@ -20,6 +20,7 @@ from swift.trainers import Seq2SeqTrainer
 from torch import nn
 from transformers import TrainerCallback
 
+from coordexp.artifacts.checkpoint_policy import check_weights_only
 from coordexp.forward.coord_offset import coord_offset_of
 from coordexp.forward.coord_offset_files import export_merged, save_coord_offset
 from coordexp.losses.objective import ObjectiveError, ObjectiveOutput
@@ -31,6 +32,9 @@ from coordexp.training.types import FORWARD, PLAN, PlannedForward, StepPlan
 
 if TYPE_CHECKING:
     from coordexp.training.ground_truth import GroundTruthPlans, ValidationForwards
+
+
+FINAL = "final"
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +157,24 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
         self.window = WindowMetrics()
         super().log(logs, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """Where a run left its weights, and what it logged (one mapping per log line)."""
+
+    checkpoint: Path
+    log_history: tuple[dict[str, float], ...]
+
+
+def train_to_end(trainer: CoordTrainer) -> FinishedRun:
+    """Train, and write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
+    trainer.train()
+    folder = Path(trainer.args.output_dir) / FINAL
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        check_weights_only(folder)
+    return FinishedRun(folder, tuple(trainer.state.log_history))
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]

@@ -31,7 +31,7 @@ def drawn() -> list[float]:
 @pytest.mark.invariant("TRAIN-007")
 @pytest.mark.parametrize("seed", [0, 17, 2**31 - 1])
 def test_python_numpy_and_torch_are_seeded_each_by_its_own_stream(seed: int) -> None:
-    from coordexp.training.build import seed_everything
+    from coordexp.training.chance import seed_everything
 
     seed_everything(seed)
     found = drawn()

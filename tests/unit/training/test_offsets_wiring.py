@@ -56,7 +56,7 @@ def test_offsets_have_groups_of_their_own_with_rate_and_decay(stage1_kit: Stage1
 
 @pytest.mark.invariant("TRAIN-005")
 def test_a_rate_of_0_keeps_the_embeddings_offsets_where_they_are(stage1_kit: Stage1Kit) -> None:
-    from coordexp.training.build import train_to_end
+    from coordexp.training.trainer import train_to_end
 
     knobs = {"tie_head": False, "embed_lr": 0.0, "head_lr": 1e-2}
     trainer = build(stage1_kit, "rate_0", **knobs)
@@ -69,7 +69,7 @@ def test_a_rate_of_0_keeps_the_embeddings_offsets_where_they_are(stage1_kit: Sta
 def test_a_merged_model_in_bfloat16_scores_as_the_trained_one(stage1_kit: Stage1Kit) -> None:
     from transformers import Qwen3VLForConditionalGeneration
 
-    from coordexp.training.build import train_to_end
+    from coordexp.training.trainer import train_to_end
 
     trainer = build(stage1_kit, "merged_bf16", model="bfloat16", dtype="float32", embed_lr=0.5)
     folder = train_to_end(trainer).checkpoint
