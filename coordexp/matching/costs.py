@@ -56,7 +56,8 @@ def choose_candidates(
     first, second = enclosing_boxes(predictions), enclosing_boxes(truths)
     rank = -pairwise_iou(first, second)
     alone = ~rank.any(axis=1)
-    rank[alone] = np.square(box_centers(first[alone])[:, None] - box_centers(second)[None]).sum(axis=2)
+    if alone.any():
+        rank[alone] = np.square(box_centers(first[alone])[:, None] - box_centers(second)[None]).sum(axis=2)
     nearest = np.argsort(rank, axis=1, kind="stable")[:, :top_k]
     np.put_along_axis(chosen, nearest, True, axis=1)
     return chosen
@@ -73,11 +74,11 @@ def mask_overlaps(
     """
     if all(obj.kind == "bbox_2d" for obj in (*predictions, *truths)):
         boxes = [pixel_boxes(enclosing_boxes(objects), resolution) for objects in (predictions, truths)]
-        iou, areas = pairwise_iou(boxes[0], boxes[1]), [box_areas(some) for some in boxes]
+        iou, solid = pairwise_iou(boxes[0], boxes[1]), [box_areas(some) > 0 for some in boxes]
     else:
         masks = [encode_masks(objects, resolution) for objects in (predictions, truths)]
-        iou, areas = coco_mask.iou(*masks, [0] * len(truths)), [coco_mask.area(some) for some in masks]
-    empty = (areas[0] == 0)[:, None] | (areas[1] == 0)[None]
+        iou, solid = coco_mask.iou(*masks, [0] * len(truths)), [has_pixels(some, resolution) for some in masks]
+    empty = ~np.logical_and.outer(*solid)
     if empty.any():
         iou = np.where(empty, box_overlaps(enclosing_boxes(predictions), enclosing_boxes(truths)), iou)
     return np.asarray(iou)
@@ -91,6 +92,15 @@ def encode_masks(objects: Sequence[CoordObject], resolution: int) -> list[dict[s
     polygons = [flat[start:end] for start, end in itertools.pairwise(ends)]
     masks: list[dict[str, object]] = coco_mask.frPyObjects(polygons, resolution, resolution)
     return masks
+
+
+def has_pixels(masks: Sequence[dict[str, object]], resolution: int) -> NDArray[np.bool_]:
+    """Which masks [N] set a pixel: those that are not written like the mask of a point.
+
+    pycocotools' own `area` fails from 256 masks on (2.0.11 with numpy 2), and `toBbox` takes as long as an encoding.
+    """
+    (point,) = coco_mask.frPyObjects([[0.0] * 6], resolution, resolution)
+    return np.array([mask["counts"] != point["counts"] for mask in masks])
 
 
 def pixel_boxes(boxes: Boxes, resolution: int) -> Boxes:
