@@ -97,7 +97,7 @@ def encode_masks(objects: Sequence[CoordObject], resolution: int) -> list[dict[s
 def has_pixels(masks: Sequence[dict[str, object]], resolution: int) -> NDArray[np.bool_]:
     """Which masks [N] set a pixel: those that are not written like the mask of a point.
 
-    pycocotools' own `area` fails from 256 masks on (2.0.11 with numpy 2), and `toBbox` takes as long as an encoding.
+    pycocotools would tell by `area`, which fails from 256 masks on (2.0.11 with numpy 2).
     """
     (point,) = coco_mask.frPyObjects([[0.0] * 6], resolution, resolution)
     return np.array([mask["counts"] != point["counts"] for mask in masks])

@@ -21,11 +21,12 @@ def warnings_of(folder: Path, values: dict[str, float]) -> list[str]:
 
 
 def test_costs_that_override_the_gate_are_named_with_the_gate_in_force(tmp_path):
-    assert warnings_of(tmp_path, {"maskiou_gate": 0.4, "fp_cost": 0.2, "fn_cost": 0.3}) == [
+    (warning,) = warnings_of(tmp_path, {"maskiou_gate": 0.4, "fp_cost": 0.2, "fn_cost": 0.3})
+    assert warning == (
         "run.yaml:17: rollout_matching.maskiou_gate: leaving a pair apart costs fp_cost 0.2 + fn_cost 0.3, so none of "
         "mask IoU below 0.5 is matched, and maskiou_gate 0.4 is not the gate in force; raise a cost, or write "
         "maskiou_gate: 0.5"
-    ]
+    )
 
 
 @pytest.mark.parametrize(
