@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from audit.policy.source import SourceFile
 
-LIGHT = ("spec", "config", "geometry", "coords", "data", "coordjson")
+LIGHT = ("spec", "config", "geometry", "coords", "data", "coordjson", "matching")
 # The one list of what is heavy; the contract of import-linter in pyproject.toml names the same.
 HEAVY = (
     "torch", "torchvision", "transformers", "swift", "vllm", "deepspeed", "accelerate", "peft", "safetensors", "trl",

@@ -9,6 +9,7 @@ from coordexp.config.paths import resolve_input, resolve_output
 from coordexp.config.problems import ConfigError, Problem
 from coordexp.config.typed import plain_values, render_identity, render_resolved
 from coordexp.config.types import Config, Sources
+from coordexp.config.warnings import config_warnings
 
 __all__ = [
     "Config",
@@ -17,6 +18,7 @@ __all__ = [
     "Sources",
     "check_effective_batch",
     "check_trainer",
+    "config_warnings",
     "discover_profiles",
     "image_token_bound",
     "load_config",

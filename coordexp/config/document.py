@@ -24,7 +24,8 @@ Generated from `contracts/config/` by `python -m coordexp.config.document`; a te
 One loader serves training, the stage-2 launcher, the checks and the tests: `coordexp.config.load_config`. It reads
 YAML (a key written twice is refused), follows `extends`, checks every key against its schema, runs the checks between
 keys, and returns frozen dataclasses whose field names are the keys. All problems come at once, each as
-`file:line: dotted.path[0]: what is wrong, what is allowed, what to do`.
+`file:line: dotted.path[0]: what is wrong, what is allowed, what to do`. What can be used and does not mean what it
+seems to is a line that begins with `warning:`; the configuration loads, and exit codes do not change.
 
     python -m coordexp.entrypoints.check_config FILE...             # a line a problem; exit 1 when there is one
     python -m coordexp.entrypoints.check_config FILE --resolved     # all values as JSON, which loads to an equal config

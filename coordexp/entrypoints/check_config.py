@@ -18,14 +18,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when every file can be used, 1 otherwise, with a line on stderr for each problem."""
+    """Run; 0 when every file can be used, 1 otherwise, with a line on stderr for each problem and each warning."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.resolved and len(args.files) > 1:
         parser.error("--resolved takes one FILE")
     if args.world_size is not None and args.world_size < 1:
         parser.error("--world-size is at least 1")
-    from coordexp.config import ConfigError, check_effective_batch, load_config, render_identity, render_resolved
+    from coordexp.config import (
+        ConfigError,
+        check_effective_batch,
+        config_warnings,
+        load_config,
+        render_identity,
+        render_resolved,
+    )
 
     # What a file says is shown as far as the terminal's encoding can.
     for stream in (sys.stdout, sys.stderr):
@@ -41,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             failed = True
             sys.stderr.writelines(f"{problem}\n" for problem in error.problems)
             continue
+        sys.stderr.writelines(f"warning: {warning}\n" for warning in config_warnings(config))
         sys.stdout.write(render_resolved(config) if args.resolved else f"{file}: {render_identity(config)}\n")
     return 1 if failed else 0
 

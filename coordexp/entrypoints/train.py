@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coordexp.config import ConfigError, check_trainer, load_config
+from coordexp.config import ConfigError, check_trainer, config_warnings, load_config
 from coordexp.training.errors import TrainingError
 
 
@@ -33,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console = Console(stderr=True)
     try:
-        config = check_trainer(load_config(arguments.config), "stage1")
+        config = load_config(arguments.config)
+        for warning in config_warnings(config):
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        check_trainer(config, "stage1")
         if arguments.dry_run:
             from coordexp.training.dry_run import dry_run
 

@@ -1,4 +1,4 @@
-"""One-to-one matching of an image's predictions with its ground truth at IoU >= 0.5. Contract ids: EVAL-001, EVAL-002.
+"""One-to-one matching of an image's predictions with its ground truth at IoU >= 0.5. EVAL-001, EVAL-002, MATCH-007.
 
 Per description (or over all, for localization) the assignment has as many pairs as possible, and among those the
 largest sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions.
@@ -6,26 +6,17 @@ largest sum of IoU. Scores play no part, so counts do not depend on the order of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from coordexp.evaluation.types import IOU_THRESHOLD, Detection, MatchCounts
 from coordexp.geometry.boxes import pairwise_iou
+from coordexp.matching.assignment import FORBIDDEN, assign
+from coordexp.matching.types import Match
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Prediction `prediction` is ground truth `truth` (indices into the sequences given), overlapping by `iou`."""
-
-    prediction: int
-    truth: int
-    iou: float
 
 
 def match_image(
@@ -39,14 +30,10 @@ def match_image(
     if class_aware:
         names, wanted = [p.desc for p in predictions], [t.desc for t in truth]
         feasible &= np.array([[name == want for want in wanted] for name in names])
-    # One more pair outweighs any sum of IoU over the pairs, so the number of pairs comes first.
-    gain = np.where(feasible, min(iou.shape) + 1.0 + iou, 0.0)
-    rows, columns = linear_sum_assignment(gain, maximize=True)
-    return tuple(
-        Match(int(row), int(column), float(iou[row, column]))
-        for row, column in zip(rows, columns, strict=True)
-        if feasible[row, column]
-    )
+    # Leaving one pair more alone costs more than all pairs can together, so the number of pairs comes first.
+    alone = min(iou.shape) + 1.0
+    pairs = assign(np.where(feasible, 1.0 - iou, FORBIDDEN), alone, alone)
+    return tuple(Match(row, column, float(iou[row, column])) for row, column in pairs)
 
 
 def count_matches(
