@@ -6,14 +6,19 @@ ms-swift takes seconds to import, so it is imported when a template is built.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coordexp.encode.vocabulary import IMAGE_PAD
+from coordexp.encode.errors import EncodeError
+from coordexp.encode.types import IGNORE_INDEX
+from coordexp.encode.vocabulary import END_OF_TURN, IMAGE_PAD
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
+
+    from coordexp.encode.assemble import TurnTokens
 
 MODEL_TYPE = "qwen3_vl"
 # Tags that ms-swift replaces wherever they stand, in an answer too; a desc that holds one would be torn apart.
@@ -69,6 +74,31 @@ def encode_turn(template: Any, messages: list[dict[str, str]]) -> tuple[list[int
     """Token ids and labels of a whole conversation as the template trains on it."""
     encoded = template.encode({"messages": messages})
     return [int(token) for token in encoded["input_ids"]], [int(label) for label in encoded["labels"]]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnParts:
+    """What a conversation of one turn is put together from: prompt and answer, and the tokens around them."""
+
+    prompt: list[int]
+    answer: list[int]
+    turn: TurnTokens
+
+
+def check_turn(template: Any, messages: list[dict[str, str]], parts: TurnParts) -> None:
+    """Raise `EncodeError` unless the template writes prompt, answer, `<|im_end|>`, newline, and labels answer and
+    `<|im_end|>`.
+    """
+    ids, labels = encode_turn(template, messages)
+    start = len(parts.prompt)
+    end = start + len(parts.answer) + 1
+    if ids != [*parts.prompt, *parts.answer, parts.turn.end, *parts.turn.newline]:
+        raise EncodeError(
+            f"the template did not write prompt + answer + {END_OF_TURN}; this ms-swift renders qwen3_vl otherwise "
+            "than the pinned one"
+        )
+    if any(label != IGNORE_INDEX for label in labels[:start]) or IGNORE_INDEX in labels[start:end]:
+        raise EncodeError(f"the template labels other tokens than the answer and its {END_OF_TURN}")
 
 
 def upstream_size(width: int, height: int) -> tuple[int, int]:

@@ -19,7 +19,8 @@ from coordexp.data.errors import DataError
 from coordexp.data.paths import image_root
 from coordexp.data.records import read_records
 from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder
-from coordexp.encode.encoder import EncodeError, build_encoder
+from coordexp.encode.encoder import build_encoder
+from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError
 from coordexp.encode.settings import EncodeSettings, build_settings

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from coordexp.config.sections import DataConfig
 from coordexp.data.errors import DataError
 from coordexp.data.types import Record
-from coordexp.encode.encoder import EncodeError, Encoder, PreparedRecord
+from coordexp.encode.encoder import Encoder, PreparedRecord
+from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.training.types import LoaderSettings
 

@@ -14,7 +14,8 @@ from transformers import AutoProcessor, ProcessorMixin, Qwen2TokenizerFast
 
 from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
-from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
+from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError, check_image_size
 from coordexp.encode.processor import ProcessorError, build_processor, check_processor, load_processor
 from coordexp.encode.settings import EncodeSettings
@@ -104,7 +105,7 @@ def test_samples_are_put_together_as_the_template_writes_them(
 def test_a_template_that_writes_otherwise_is_refused_when_an_encoder_is_built(
     cut_processor: ProcessorMixin, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from coordexp.encode import encoder as module
+    from coordexp.encode import swift_template as module
 
     written = module.encode_turn
 

@@ -11,7 +11,8 @@ from transformers import ProcessorMixin, Qwen2TokenizerFast
 from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.types import Record
-from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
+from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.encode.errors import EncodeError
 from coordexp.encode.processor import CHAT_TEMPLATE
 from coordexp.encode.prompts import COCO_80, ORDERINGS, VARIANTS, render_prompt
 from coordexp.encode.settings import EncodeSettings

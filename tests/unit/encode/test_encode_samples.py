@@ -17,7 +17,8 @@ from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import CoordVocabError, build_coord_vocab
 from coordexp.data.types import Record
 from coordexp.encode.assemble import TokenAlignmentError, type_ground_truth
-from coordexp.encode.encoder import EncodeError, Encoder, build_encoder
+from coordexp.encode.encoder import Encoder, build_encoder
+from coordexp.encode.errors import EncodeError
 from coordexp.encode.pieces import PieceTable
 from coordexp.encode.processor import build_processor, load_processor
 from coordexp.encode.settings import EncodeSettings

@@ -56,9 +56,7 @@ def test_objects_pair_as_worked_out_by_hand(given: dict[str, Any], expected: dic
 @pytest.mark.invariant("MATCH-001")
 def test_the_settings_are_those_of_the_configuration() -> None:
     knobs = MatchSettings(candidate_top_k=3, maskiou_gate=0.1, maskiou_resolution=64, fp_cost=0.7, fn_cost=0.9)
-    config = RolloutMatchingConfig(
-        candidate_top_k=3, maskiou_gate=0.1, maskiou_resolution=64, fp_cost=0.7, fn_cost=0.9
-    )
+    config = RolloutMatchingConfig(candidate_top_k=3, maskiou_gate=0.1, maskiou_resolution=64, fp_cost=0.7, fn_cost=0.9)
     assert build_settings(config) == knobs
     assert build_settings(RolloutMatchingConfig()) == SETTINGS
 

@@ -11,7 +11,7 @@ import pytest
 
 from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
-from coordexp.encode.encoder import EncodeError
+from coordexp.encode.errors import EncodeError
 from coordexp.training.measure import RECORDS_A_PROCESS, measure
 
 if TYPE_CHECKING:
