@@ -20,7 +20,7 @@ def test_packing_is_let_through_with_a_proven_backend_only(case):
     if case.valid:
         assert check_packing_backend(attn_impl, transformers_version).attn_impl == attn_impl
     else:
-        with pytest.raises(UnprovenBackend, match="eager, flash_attention_2, sdpa"):
+        with pytest.raises(UnprovenBackend, match="eager, flash_attention_2, sdpa, segments"):
             check_packing_backend(attn_impl, transformers_version)
 
 
