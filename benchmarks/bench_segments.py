@@ -141,7 +141,8 @@ def run(rows: tuple[int, ...] = ROWS, repeats: int = 3) -> dict[str, float]:
         "target_exponent": EXPONENT_BAR,
         "worst_loss_difference": max(row["loss difference"] for row in found.values()),
     }
-    table = Table(title=f"{len(samples)} drawn scenes, forward to backward, {torch.get_num_threads()} threads, CPU time")
+    threads = torch.get_num_threads()
+    table = Table(title=f"{len(samples)} drawn scenes, forward, objective and backward, {threads} threads, CPU time")
     for column in ("row", *next(iter(found.values()))):
         table.add_column(column, justify="right")
     for cap, row in found.items():

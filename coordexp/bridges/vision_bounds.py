@@ -36,12 +36,12 @@ def image_bounds(grid_thw: torch.Tensor, config: Any, **options: Any) -> tuple[t
     return bounds, longest
 
 
-def install_image_bounds() -> bool:
-    """Put both functions in place, once; False under a transformers that they are not proven for.
+def install_image_bounds(transformers_version: str | None = None) -> bool:
+    """Put both functions in place, once; False under a transformers (the installed one) that they are not proven for.
 
     There every image is a call of its own: as right, and slower on a GPU.
     """
-    if not version("transformers").startswith(PROVEN_VERSIONS):
+    if not (transformers_version or version("transformers")).startswith(PROVEN_VERSIONS):
         return False
     modeling_qwen3_vl.is_flash_attention_requested = bounds_requested
     modeling_qwen3_vl.get_vision_attention_seqlens = image_bounds

@@ -24,6 +24,9 @@ from transformers.masking_utils import sdpa_mask
 from coordexp.bridges.vision_bounds import SEGMENTS, install_image_bounds
 from coordexp.packing.bounds import SegmentBounds, find_bounds
 
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Query, key and value, [1, heads, T, D] each; key and value may have fewer heads."""
+
 KERNEL_TYPES = (torch.bfloat16, torch.float16)
 KERNEL_OPTIONS = frozenset({"scale", "window_size"})
 
@@ -33,9 +36,9 @@ class SegmentAttentionError(ValueError):
 
 
 def register_segments() -> None:
-    """Make `segments` a name that transformers and ms-swift load models with. Call it before loading; again is harmless.
+    """Make `segments` a name that transformers and ms-swift load models with: before loading; again is harmless.
 
-    Without the mask function of the same name transformers would build no mask at all, and padding would be attended to.
+    Without the mask function of the same name transformers builds no mask at all, and padding is attended to.
     """
     AttentionInterface.register(SEGMENTS, segment_attention)
     AttentionMaskInterface.register(SEGMENTS, segment_mask)
@@ -51,7 +54,7 @@ def segment_mask(**request: Any) -> SegmentBounds | torch.Tensor | None:
 
 
 def is_one_row(request: dict[str, Any]) -> bool:
-    """Whether a mask is asked for a single row without padding, cache, window, or a pattern that only vmap evaluates."""
+    """Whether a mask is that of a single row without padding, cache, window, or a pattern that takes vmap."""
     return (
         request["batch_size"] == 1
         and request["attention_mask"] is None
@@ -86,26 +89,27 @@ def segment_attention(
             f"{type(module).__name__} asks for attention dropout {options['dropout']}, and model.attn_impl "
             f"{SEGMENTS!r} has none: set attention_dropout to 0 in the checkpoint's config.json, or choose sdpa"
         )
-    parts = cast_for_autocast(query, key, value)
-    attend = attend_in_one_call if query.is_cuda and parts[0].dtype in KERNEL_TYPES else attend_one_by_one
-    return attend(parts, bounds, causal, options["scaling"]), None
+    heads = cast_for_autocast((query, key, value))
+    attend = attend_in_one_call if query.is_cuda and heads[0].dtype in KERNEL_TYPES else attend_one_by_one
+    return attend(heads, bounds, causal, options["scaling"]), None
 
 
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+def cast_for_autocast(heads: Heads) -> Heads:
+    """The same in autocast's type where it is on: torch casts for sdpa by itself, but not for the varlen kernel.
 
-
-def cast_for_autocast(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Tensors in autocast's type where it is on: torch casts for sdpa by itself, but not for the varlen kernel."""
-    kind = parts[0].device.type
+    The norms of query and key give float32 under autocast, where value is in half precision.
+    """
+    kind = heads[0].device.type
     if not torch.is_autocast_enabled(kind):
-        return parts
-    return tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)
+        return heads
+    query, key, value = (part.to(torch.get_autocast_dtype(kind)) for part in heads)
+    return query, key, value
 
 
-def attend_one_by_one(parts: tuple[torch.Tensor, ...], bounds: SegmentBounds, causal: bool, scale: float) -> torch.Tensor:
-    """[1, heads, T, D] each → [1, T, heads, D], one sdpa call a segment: on a CPU, and in float32."""
-    grouped = parts[0].shape[1] != parts[1].shape[1]
-    segments = zip(*(part.split(bounds.lengths, 2) for part in parts), strict=True)
+def attend_one_by_one(heads: Heads, bounds: SegmentBounds, causal: bool, scale: float) -> torch.Tensor:
+    """[1, T, heads, D], one sdpa call a segment: on a CPU, and in float32."""
+    grouped = heads[0].shape[1] != heads[1].shape[1]
+    segments = zip(*(part.split(bounds.lengths, 2) for part in heads), strict=True)
     attended = [
         F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
         for query, key, value in segments
@@ -113,12 +117,10 @@ def attend_one_by_one(parts: tuple[torch.Tensor, ...], bounds: SegmentBounds, ca
     return torch.cat([states.transpose(1, 2) for states in attended], 1)
 
 
-def attend_in_one_call(
-    parts: tuple[torch.Tensor, ...], bounds: SegmentBounds, causal: bool, scale: float
-) -> torch.Tensor:
-    """[1, heads, T, D] each → [1, T, heads, D] by torch's varlen kernel, in half precision on a GPU."""
+def attend_in_one_call(heads: Heads, bounds: SegmentBounds, causal: bool, scale: float) -> torch.Tensor:
+    """[1, T, heads, D] by torch's varlen kernel: in half precision on a GPU."""
     kernel = load_kernel()
-    query, key, value = (part[0].transpose(0, 1).contiguous() for part in parts)
+    query, key, value = (part[0].transpose(0, 1).contiguous() for part in heads)
     options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0) if causal else (-1, -1)}
     groups = query.shape[1] // key.shape[1]
     if "enable_gqa" in inspect.signature(kernel).parameters:

@@ -18,7 +18,10 @@ Visibility = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], 
 
 @dataclass(frozen=True, eq=False)
 class SegmentBounds:
-    """Neighbouring segments of one row: `starts` int32 [N + 1] from 0 to T on the row's device, tokens of the longest."""
+    """N segments of one row, side by side.
+
+    `starts`: int32 [N + 1] from 0 to T on the row's device; `longest`: tokens of the longest segment.
+    """
 
     starts: torch.Tensor
     longest: int
