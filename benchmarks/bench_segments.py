@@ -30,10 +30,11 @@ from coordexp.encode.processor import load_processor
 from coordexp.encode.types import EncodedSample
 from coordexp.evaluation.job import load_merged_model
 from coordexp.forward.head import output_head
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.teacher import hidden_states
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import Objective, build_stage1_objective
+from coordexp.losses.vocab import score_hidden
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.plan import build_plan
 from coordexp.packing.positions import build_rope_index
@@ -79,8 +80,8 @@ class Bench:
         self.model.set_attn_implementation(attn_impl)
         self.model.zero_grad(set_to_none=True)
         started = time.process_time()
-        hidden = teacher_hidden(self.model, batch)
-        total = self.objective(context, hidden, output_head(self.model, self.coord_ids), normalizers).total
+        score = score_hidden(hidden_states(self.model, batch), output_head(self.model, self.coord_ids))
+        total = self.objective(context, score, normalizers).total
         total.backward()
         return time.process_time() - started, float(total.detach())
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coordexp.forward.head import output_head
 from coordexp.forward.probe import check_no_leak
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.teacher import hidden_states
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import build_rope_index
 from coordexp.packing.types import PackedBatch
-from tests.plugins.tiny_qwen import COORD_IDS, PAD, four_samples, tiny_config, tiny_model
+from tests.plugins.tiny_qwen import PAD, four_samples, tiny_config, tiny_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")]
 ROPE = build_rope_index(tiny_config())
@@ -27,8 +26,7 @@ def step(attn_impl: str, batch: PackedBatch, weights: torch.dtype, autocast: Aut
     model = tiny_model(attn_impl).to("cuda", weights).train()
     batch = batch.to("cuda")
     with torch.autocast("cuda", autocast or torch.bfloat16, enabled=autocast is not None):
-        hidden = teacher_hidden(model, batch)
-    logits = output_head(model, COORD_IDS).logits(hidden.to(weights)).float()
+        logits = model.lm_head(hidden_states(model, batch)).float()
     loss = F.cross_entropy(logits[0, :-1], batch.input_ids[0, 1:])
     loss.backward()
     found = {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
@@ -60,6 +58,6 @@ def test_losses_and_gradients_on_a_gpu_are_those_of_sdpa(weights: torch.dtype, a
 @torch.no_grad()
 def test_a_padded_batch_on_a_gpu_is_that_of_sdpa() -> None:
     batch = collate_padded(four_samples(), ROPE, PAD).to("cuda")
-    ours, theirs = (teacher_hidden(tiny_model(name).to("cuda"), batch) for name in ("segments", "sdpa"))
+    ours, theirs = (hidden_states(tiny_model(name).to("cuda"), batch) for name in ("segments", "sdpa"))
     kept = batch.attention_mask.bool()
     torch.testing.assert_close(ours[kept], theirs[kept], rtol=0, atol=1e-3)

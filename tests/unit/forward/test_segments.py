@@ -19,7 +19,6 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from coordexp.forward.head import output_head
 from coordexp.forward.segments import (
     SegmentAttentionError,
     cast_for_autocast,
@@ -27,12 +26,11 @@ from coordexp.forward.segments import (
     load_kernel,
     register_segments,
 )
-from coordexp.forward.teacher import teacher_hidden
+from coordexp.forward.teacher import hidden_states
 from coordexp.packing.bounds import SegmentBounds
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import build_rope_index
 from tests.plugins.tiny_qwen import (
-    COORD_IDS,
     IMAGE_PAD,
     PAD,
     VISION_END,
@@ -67,7 +65,7 @@ def other_samples() -> list[EncodedSample]:
 
 def score(model: torch.nn.Module, batch: PackedBatch) -> torch.Tensor:
     """A loss that every logit of the answers moves."""
-    logits = output_head(model, COORD_IDS).logits(teacher_hidden(model, batch))
+    logits = model.lm_head(hidden_states(model, batch))
     rows, columns = torch.nonzero(batch.labels >= 0, as_tuple=True)
     inner = columns > 0
     return F.cross_entropy(logits[rows[inner], columns[inner] - 1], batch.labels[rows[inner], columns[inner]])
@@ -331,8 +329,8 @@ def test_half_precision_is_that_of_sdpa(weights: str, autocast: bool) -> None:
     for name in ("sdpa", "segments"):
         model = tiny_model(name).to(getattr(torch, weights))
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found[name] = teacher_hidden(model, batch).float()
-    exact = teacher_hidden(tiny_model("sdpa"), batch)
+            found[name] = hidden_states(model, batch).float()
+    exact = hidden_states(tiny_model("sdpa"), batch)
     rounding = float((found["sdpa"] - exact).abs().max())
     assert 0 < float((found["segments"] - exact).abs().max()) < 2 * rounding
 
@@ -351,5 +349,5 @@ def test_a_fresh_process_loads_a_checkpoint_under_the_name_and_saves_it_without(
     command = [sys.executable, "-c", code, str(checkpoint), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "{'segments'}"
+    assert "{'segments'}" in done.stdout.splitlines()
     assert "segments" not in (tmp_path / "config.json").read_text(encoding="utf-8")
