@@ -1,4 +1,4 @@
-"""The one place that touches internals of ms-swift, vLLM and torchvision: each patch named, idempotent, explained.
+"""The one place that touches internals of transformers, ms-swift, vLLM and torchvision: patches named and idempotent.
 
 `subprocess_env` hands on an environment in which a fresh Python process, vLLM's model inspection for one, has them too.
 """

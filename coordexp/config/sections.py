@@ -17,7 +17,7 @@ class ModelConfig:
     model: str
     model_type: Literal["qwen3_vl"] = "qwen3_vl"
     torch_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    attn_impl: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    attn_impl: Literal["segments", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "segments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

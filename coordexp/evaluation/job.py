@@ -26,6 +26,7 @@ from coordexp.encode.processor import ProcessorError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
+from coordexp.forward.segments import register_segments
 from coordexp.rollout.types import Progress, RolloutError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
 
 def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:
     """A whole Qwen3-VL checkpoint in eval mode; an adapter or an unreadable folder raises `EvaluationError`."""
+    register_segments()
     model = _loaded(
         checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl
     )

@@ -41,11 +41,13 @@ def packing_leak(model: nn.Module, samples: Sequence[EncodedSample], rope: RopeF
 
 
 def check_no_leak(model: nn.Module, samples: Sequence[EncodedSample], rope: RopeFunction) -> float:
-    """The difference of `packing_leak`, or PackingLeak when it is beyond rounding in the model's dtype."""
+    """The difference of `packing_leak`, or PackingLeak beyond rounding in autocast's dtype, else in the model's."""
     if len(samples) < 2:
         raise ValueError("the packing probe compares samples packed together: give it at least two")
     base = unwrap_model(model)
-    leak, tolerance = packing_leak(model, samples, rope), TOLERANCE[base.dtype]
+    kind = base.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base.dtype
+    leak, tolerance = packing_leak(model, samples, rope), TOLERANCE[dtype]
     if not leak <= tolerance:
         raise PackingLeak(
             f"hidden states of packed samples differ from the same samples alone by {leak:.2g} of their size (allowed: "

@@ -20,12 +20,18 @@ class UnprovenBackend(ValueError):
 class PackingBackend:
     """A let-through implementation. `gpu-test`: no CPU test covers it, so the run probes it before training.
 
-    The probe is `coordexp.forward.probe.check_no_leak` on the first samples of the run.
+    `gpu_evidence` names the test of the kernel that a GPU runs in the place of what CPU tests cover; there too the run
+    probes itself. The probe is `coordexp.forward.probe.check_no_leak` on the first samples of the run.
     """
 
     attn_impl: str
     proven: Literal["cpu-test", "gpu-test"]
     evidence: str
+    gpu_evidence: str | None = None
+
+    def needs_probe(self, on_gpu: bool) -> bool:
+        """Whether a run has to prove itself first: where what attends on its device is covered by GPU tests alone."""
+        return self.proven == "gpu-test" or (on_gpu and self.gpu_evidence is not None)
 
 
 def check_packing_backend(attn_impl: str, transformers_version: str | None = None) -> PackingBackend:

@@ -17,6 +17,7 @@ from coordexp.encode.encoder import Encoder
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import build_settings
 from coordexp.forward.head import install_vocabulary_head
+from coordexp.forward.segments import register_segments
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.training.callbacks import CheckpointCallback
@@ -72,6 +73,7 @@ def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, obj
 
     from coordexp.training.optimizer import install_adapter
 
+    register_segments()
     model, _ = arguments.get_model_processor()
     encoder.template.set_mode("train")
     model = TunerMixin.prepare_model(arguments, model, template=encoder.template, train_dataset=None)

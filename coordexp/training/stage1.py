@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from coordexp.config import check_trainer
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
@@ -45,6 +47,8 @@ def build_stage1(config: Config) -> CoordTrainer:
     trainer = build_trainer(arguments, learner, parts, config.training.save_delay_steps)
     if trainer.is_world_process_zero():
         write_run_files(config, arguments.output_dir, foundation, objective.manifest)
-    if foundation.backend is not None and foundation.backend.proven == "gpu-test":
-        probe_packing(learner, foundation.samples["train"], layout["train"])
+    if foundation.backend is not None and foundation.backend.needs_probe(torch.cuda.is_available()):
+        # Autocast decides which kernel attends.
+        with trainer.accelerator.autocast():
+            probe_packing(learner, foundation.samples["train"], layout["train"])
     return trainer

@@ -6,6 +6,7 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, ObjectSlots, TokenSubset, TokenType
+from coordexp.forward.segments import register_segments
 
 IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END, PAD, END = 5, 6, 7, 8, 3, 4
 FIRST_TEXT, FIRST_COORD, ROWS = 10, 88, 1088
@@ -56,6 +57,7 @@ def tiny_model(attn_impl: str = "sdpa", tied: bool = True) -> Qwen3VLForConditio
         model = Qwen3VLForConditionalGeneration(tiny_config(tied)).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(8.0)
+    register_segments()
     model.set_attn_implementation(attn_impl)
     return model
 

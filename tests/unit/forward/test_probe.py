@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coordexp.forward.probe import PackingLeak, check_no_leak, packing_leak
+from coordexp.forward.probe import TOLERANCE, PackingLeak, check_no_leak, packing_leak
 from coordexp.packing.positions import build_rope_index
 from tests.plugins.tiny_qwen import four_samples, random_sample, tiny_config, tiny_model
 
@@ -36,6 +36,17 @@ def test_a_backend_without_boundaries_fails_the_probe(dtype):
     assert packing_leak(model, four_samples(), ROPE) > 0.1
     with pytest.raises(PackingLeak, match="packed samples see each other"):
         check_no_leak(model, four_samples(), ROPE)
+
+
+@pytest.mark.invariant("FWD-010")
+def test_under_autocast_the_probe_allows_what_its_type_rounds():
+    model = tiny_model("segments")
+    exact = check_no_leak(model, four_samples(), ROPE)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = packing_leak(model, four_samples(), ROPE)
+        model.set_attn_implementation("sdpa")
+        assert check_no_leak(model, four_samples(), ROPE) > TOLERANCE[torch.float32]
+    assert exact < TOLERANCE[torch.float32] and rounded < TOLERANCE[torch.bfloat16]
 
 
 @pytest.mark.invariant("FWD-010")

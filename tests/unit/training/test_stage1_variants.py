@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +16,8 @@ from coordexp.config import load_config
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def losses(kit: Stage1Kit, name: str, **sections: dict[str, Any]) -> tuple[list[float], set[str]]:
@@ -46,3 +52,37 @@ def test_bfloat16_with_gradient_checkpointing_trains(stage1_kit: Stage1Kit) -> N
     )
     assert len(found) == 2 and all(math.isfinite(loss) for loss in found)
     assert "model.safetensors" in files
+
+
+@pytest.mark.invariant("FWD-011")
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"gradient_checkpointing": True}, {"packing": False, "per_device_train_batch_size": 2}],
+    ids=["packed", "checkpointed", "padded"],
+)
+def test_a_run_under_segments_logs_the_numbers_of_one_under_sdpa(
+    stage1_kit: Stage1Kit, training: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    logged = {}
+    for attn_impl in ("segments", "sdpa"):
+        name = f"{attn_impl}_{request.node.callspec.id}"
+        path = stage1_kit.write(name, model={"attn_impl": attn_impl}, training=training)
+        lines = run_stage1(load_config(path)).log_history
+        logged[attn_impl] = [line for line in lines if "loss" in line]
+    assert len(logged["sdpa"]) == 2
+    for ours, theirs in zip(logged["segments"], logged["sdpa"], strict=True):
+        terms = [key for key in theirs if key.startswith("loss")]
+        assert len(terms) > 4
+        assert {key: ours[key] for key in terms} == pytest.approx({key: theirs[key] for key in terms}, rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.invariant("FWD-016")
+def test_a_training_process_knows_segments(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
+    path = stage1_kit.write("fresh", model={"attn_impl": "segments"}, training={"max_steps": 1})
+    command = [sys.executable, "-m", "coordexp.entrypoints.train", "--config", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    assert done.returncode == 0
+    assert (path.parent / "run/final/model.safetensors").is_file()
