@@ -7,6 +7,7 @@ from coordexp.config.hierarchy import discover_profiles
 from coordexp.config.loading import load_config
 from coordexp.config.paths import resolve_input, resolve_output
 from coordexp.config.problems import ConfigError, Problem
+from coordexp.config.trainable import build_problem, check_trainable
 from coordexp.config.typed import plain_values, render_identity, render_resolved
 from coordexp.config.types import Config, Sources
 from coordexp.config.warnings import config_warnings
@@ -16,7 +17,9 @@ __all__ = [
     "ConfigError",
     "Problem",
     "Sources",
+    "build_problem",
     "check_effective_batch",
+    "check_trainable",
     "check_trainer",
     "config_warnings",
     "discover_profiles",

@@ -20,6 +20,13 @@ Check = Callable[[View], Iterator[Problem]]
 PIXELS_PER_TOKEN = 32 * 32
 """Image area of one token: patches of 16 pixels, merged 2 by 2."""
 COORD_COUNT = 1000
+ZERO_PRESETS = ("zero0", "zero1", "zero2", "zero2_offload")
+"""ms-swift's own DeepSpeed configurations that keep the weights whole."""
+SHARDED_WEIGHTS = (
+    "ZeRO stage 3 shards the weights, and the objective reads the head's whole; nor can transformers load Qwen3-VL "
+    "under it (its rotary buffers stay without values). Write zero2, which shards gradients and optimizer state"
+)
+"""Why a run under ZeRO-3 is refused."""
 PATHS = (
     "model.model", "training.output_dir", "training.logging_dir", "custom.train_jsonl", "custom.val_jsonl",
     "custom.image_root", "custom.dump_conversation_path", "debug.output_dir", "deepspeed.config",
@@ -152,9 +159,14 @@ def _ranking_metrics() -> tuple[str, ...]:
 
 
 def precision(view: View) -> Iterator[Problem]:
-    """At most one autocast type."""
-    if view["training.bf16"] and view["training.fp16"]:
+    """At most one autocast type, and float32 weights below float16's loss scale."""
+    if not view["training.fp16"]:
+        return
+    if view["training.bf16"]:
         yield view.problem("training.fp16", "bf16 is on already; keep one of them")
+    elif view["model.torch_dtype"] == "bfloat16":
+        text = "autocasts float32 weights, and model.torch_dtype is bfloat16; write bf16: true in its place"
+        yield view.problem("training.fp16", text)
 
 
 def duration(view: View) -> Iterator[Problem]:
@@ -217,19 +229,19 @@ def coord_ids(view: View) -> Iterator[Problem]:
 
 
 def deepspeed(view: View) -> Iterator[Problem]:
-    """DeepSpeed, when on, has a configuration."""
-    if view["deepspeed.enabled"] and view["deepspeed.config"] is None:
-        yield view.problem("deepspeed.config", "needed, because deepspeed.enabled is true: zero2, zero3 or a path")
-
-
-def adapters(view: View) -> Iterator[Problem]:
-    """Training everything has no adapter to set up, and something is trained."""
-    renamed = view.written("tuner.train_type")
-    if view["tuner.tuner_type"] == "full" and view["tuner.use_dora"] and not renamed:
-        yield view.problem("tuner.use_dora", "tuner_type full has no adapter; write tuner_type: lora, or drop this")
-    frozen = all(view[f"tuner.freeze_{part}"] for part in ("llm", "vit", "aligner"))
-    if frozen and not view["custom.coord_offset.enabled"]:
-        yield view.problem("tuner.freeze_llm", "everything is frozen, so nothing is trained; free a part")
+    """DeepSpeed, when on, has a configuration, and one that leaves the weights whole on every rank."""
+    if not view["deepspeed.enabled"]:
+        return
+    written = view["deepspeed.config"]
+    allowed = f"{', '.join(ZERO_PRESETS)}, or the path of a JSON file"
+    if written is None:
+        yield view.problem("deepspeed.config", f"needed, because deepspeed.enabled is true: {allowed}")
+    elif written in ("zero3", "zero3_offload"):
+        yield view.problem("deepspeed.config", f"{show(written)}: {SHARDED_WEIGHTS}")
+    elif written not in ZERO_PRESETS and "/" not in written and not written.endswith(".json"):
+        near = nearest_match(written, ZERO_PRESETS)
+        hint = f"did you mean {near}? " if near else ""
+        yield view.problem("deepspeed.config", f"{show(written)} is no preset; {hint}allowed: {allowed}")
 
 
 GENERAL_CHECKS: tuple[Check, ...] = (
@@ -246,5 +258,4 @@ GENERAL_CHECKS: tuple[Check, ...] = (
     coord_objective,
     coord_ids,
     deepspeed,
-    adapters,
 )

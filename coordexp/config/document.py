@@ -30,6 +30,10 @@ seems to is a line that begins with `warning:`; the configuration loads, and exi
     python -m coordexp.entrypoints.check_config FILE...             # a line a problem; exit 1 when there is one
     python -m coordexp.entrypoints.check_config FILE --resolved     # all values as JSON, which loads to an equal config
     python -m coordexp.entrypoints.check_config FILE --world-size 8 # batches divide over 8 ranks
+    python -m coordexp.entrypoints.train --config FILE --dry-run    # folders, checkpoint, tokenizer and records too
+
+What training refuses, these refuse first, in the same words: `check_config` what the file alone tells, the dry run what
+this machine and these folders tell besides.
 
 - `extends` is the path of a file relative to this one, or a list of them, applied in order. Mappings merge key by key;
   lists and scalars are replaced. `null` on an inherited key removes it, so its default holds again.

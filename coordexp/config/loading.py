@@ -18,6 +18,7 @@ from coordexp.config.problems import ConfigError, KeyPath, Problem, render_path
 from coordexp.config.rules import build_rule
 from coordexp.config.source import Node, UnreadText, node_at, plain
 from coordexp.config.stage2_checks import STAGE2_CHECKS
+from coordexp.config.tuner_checks import TUNER_CHECKS
 from coordexp.config.typed import build_config
 from coordexp.config.types import Config, Sources
 from coordexp.config.validate import Fault, find_faults
@@ -57,7 +58,7 @@ def _all_problems(chain: Chain, values: dict[str, Any]) -> Iterator[Problem]:
         # Keys can't be compared without those of the parent that is not there.
         return
     view = View(rule, values, chain.root, [fault.path for fault in faults])
-    yield from _run_checks(view, (*GENERAL_CHECKS, *STAGE2_CHECKS))
+    yield from _run_checks(view, (*GENERAL_CHECKS, *TUNER_CHECKS, *STAGE2_CHECKS))
 
 
 def _is_told(chain: Chain, fault: Fault) -> bool:

@@ -16,7 +16,7 @@ class ModelConfig:
 
     model: str
     model_type: Literal["qwen3_vl"] = "qwen3_vl"
-    torch_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_impl: Literal["segments", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "segments"
 
 
@@ -69,7 +69,7 @@ class TunerConfig:
     lora_dropout: float = 0.05
     lora_bias: Literal["none", "all"] = "none"
     use_dora: bool = False
-    use_swift_lora: bool = False
+    use_swift_lora: Literal[False] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,16 +115,13 @@ class TrainingConfig:
     packing: bool = False
     packing_buffer: int | None = None
     packing_min_fill_ratio: float | None = None
-    packing_drop_last: bool = False
     eval_packing: bool = False
-    dataloader_drop_last: bool = False
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int | None = None
     save_strategy: Literal["no", "steps", "epoch", "best"] = "steps"
     save_steps: int = 500
     save_total_limit: int | None = None
     save_only_model: Literal[True] = True
-    save_last_epoch: bool = False
     save_delay_steps: int = 0
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None

@@ -26,7 +26,7 @@ def check_checkpoint_folder(folder: Path | str) -> Path:
     if not folder.is_dir():
         raise CheckpointFolderError(f"{folder}: no such checkpoint folder; name a local one, nothing is downloaded")
     for name in CONFIG_FILES:
-        if "auto_map" in _read_config(folder / name):
+        if "auto_map" in read_checkpoint_json(folder / name):
             raise CheckpointFolderError(
                 f"{folder / name}: auto_map names code that loading would run; delete the key, Qwen3-VL's classes are "
                 "those of transformers"
@@ -43,7 +43,8 @@ def check_checkpoint_folder(folder: Path | str) -> Path:
     return folder
 
 
-def _read_config(path: Path) -> dict[str, object]:
+def read_checkpoint_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file of a checkpoint, empty when there is none. Raises `CheckpointFolderError`."""
     if not path.is_file():
         return {}
     try:

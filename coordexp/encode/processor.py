@@ -25,6 +25,12 @@ PATCH = 16
 MERGE = 2
 TEMPORAL_PATCH = 2
 SIZE_MULTIPLE = PATCH * MERGE
+PROCESSOR_FILES = (
+    ("tokenizer.json", "vocab.json"),
+    ("tokenizer_config.json",),
+    ("processor_config.json", "preprocessor_config.json"),
+)
+"""What loading a processor reads; one name of each row is there."""
 _HALF = [0.5, 0.5, 0.5]
 # The text that ms-swift's qwen3_vl template renders, for those who start from the checkpoint alone.
 CHAT_TEMPLATE = (
@@ -43,7 +49,7 @@ CHAT_TEMPLATE = (
 
 
 class ProcessorError(ValueError):
-    """A processor that would change pixels, or that cuts images in patches other than Qwen3-VL's."""
+    """A processor that is not whole, would change pixels, or cuts images in patches other than Qwen3-VL's."""
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
@@ -64,8 +70,20 @@ def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLProcessor:
 
 
 def load_processor(checkpoint: Path | str) -> ProcessorMixin:
-    """The processor saved with a checkpoint, checked; no hub is asked and no code of the folder is run."""
-    return check_processor(AutoProcessor.from_pretrained(check_checkpoint_folder(checkpoint), local_files_only=True))
+    """The processor saved with a checkpoint, checked; no hub is asked and no code of the folder is run.
+
+    Raises `CheckpointFolderError` and `ProcessorError`, a folder that lacks a part of it among them.
+    """
+    folder = check_checkpoint_folder(checkpoint)
+    for names in PROCESSOR_FILES:
+        # transformers makes an empty tokenizer of a folder that holds none.
+        if not any((folder / name).is_file() for name in names):
+            raise ProcessorError(f"{folder}: holds no {' or '.join(names)}; copy it from the model's original folder")
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ProcessorError(f"{folder}: its processor cannot be loaded: {' '.join(str(error).split())}") from error
+    return check_processor(processor)
 
 
 def check_processor(processor: ProcessorMixin) -> ProcessorMixin:

@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when every file can be used, 1 otherwise, with a line on stderr for each problem and each warning."""
+    """Run; 0 when every file can be trained with, 1 otherwise, with a line on stderr for each problem and warning."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.resolved and len(args.files) > 1:
@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.config import (
         ConfigError,
         check_effective_batch,
+        check_trainable,
         config_warnings,
         load_config,
         render_identity,
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     for file in args.files:
         try:
-            config = load_config(file)
+            config = check_trainable(load_config(file))
             if args.world_size is not None:
                 check_effective_batch(config, args.world_size)
         except ConfigError as error:

@@ -34,19 +34,22 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
 
     from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
+    from coordexp.artifacts.folders import FolderError, check_writable
     from coordexp.config import load_config
     from coordexp.evaluation.job import INPUT_ERRORS, build_job, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
     from coordexp.evaluation.summary import build_summary_table, show_progress
 
     try:
+        if args.out is not None:
+            check_writable(args.out)
         settings = GenerationSettings(args.max_new_tokens, args.batch_size, args.scores)
         job = build_job(load_config(args.config), args.checkpoint, settings, jsonl=args.jsonl, limit=args.limit)
         with show_progress("generating") as progress:
             evaluation = evaluate_checkpoint(job, progress)
         if args.out is not None:
             write_evaluation(args.out, evaluation, EvaluatedFiles(args.checkpoint, job.jsonl))
-    except INPUT_ERRORS as error:
+    except (*INPUT_ERRORS, FolderError) as error:
         sys.stderr.write(f"evaluate: {error}\n")
         return 1
     console = Console()

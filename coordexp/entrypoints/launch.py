@@ -8,14 +8,14 @@ import sys
 
 def main(argv: list[str]) -> int:
     """Check the configuration, then become the training process, whose exit code it is; 2 when nothing was started."""
-    from coordexp.config import ConfigError, load_config
-    from coordexp.training.launch import USAGE, LaunchError, build_launch, has_gpu_driver
+    from coordexp.config import ConfigError, check_trainable, load_config
+    from coordexp.training.launch import USAGE, LaunchError, build_launch, count_gpus, has_gpu_driver
 
     try:
         if argv:
             raise LaunchError(f"arguments are not taken ({' '.join(argv)}); write: {USAGE}")
-        launch = build_launch(os.environ, gpu_driver=has_gpu_driver())
-        load_config(launch.config)
+        launch = build_launch(os.environ, gpu_driver=has_gpu_driver(), gpu_count=count_gpus())
+        check_trainable(load_config(launch.config))
     except (LaunchError, ConfigError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 2

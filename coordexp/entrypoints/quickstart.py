@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from rich.console import Console
 
-    from coordexp.evaluation.job import INPUT_ERRORS
+    from coordexp.training.input_errors import INPUT_ERRORS
     from coordexp.training.quickstart import run_quickstart
 
     try:

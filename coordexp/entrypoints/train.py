@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from coordexp.config import ConfigError, check_trainer, config_warnings, load_config
-from coordexp.training.errors import TrainingError
 
 
 def log_progress() -> None:
@@ -20,23 +19,36 @@ def log_progress() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("coordexp")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(logging.INFO if is_first_rank() else logging.WARNING)
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for the run: the first of torchrun's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 after a finished run or dry run, 1 with one message on stderr otherwise."""
+    """Exit code 0 after a finished run or dry run, 1 with one message on stderr for bad input.
+
+    A fault of the program is no bad input: it ends in its traceback.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, type=Path, help="YAML file; everything about the run is in it")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the config and the data, write the resolved config, stop"
+        "--dry-run", action="store_true", help="check all that a run needs, write the resolved config, stop"
     )
     arguments = parser.parse_args(argv)
     console = Console(stderr=True)
     try:
         config = load_config(arguments.config)
-        for warning in config_warnings(config):
+        for warning in config_warnings(config) if is_first_rank() else ():
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         check_trainer(config, "stage1")
+    except ConfigError as error:
+        return refuse(console, error)
+    from coordexp.training.input_errors import INPUT_ERRORS
+
+    try:
         if arguments.dry_run:
             from coordexp.training.dry_run import dry_run
 
@@ -47,11 +59,16 @@ def main(argv: list[str] | None = None) -> int:
         from coordexp.training.stage1 import run_stage1
 
         run = run_stage1(config)
-    except (ConfigError, TrainingError, ValueError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return 1
+    except INPUT_ERRORS as error:
+        return refuse(console, error)
     console.print(f"weights: {run.checkpoint}")
     return 0
+
+
+def refuse(console: Console, error: Exception) -> int:
+    """Show bad input as its message alone; the exit code."""
+    console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.config import ConfigError, resolve_input
 from coordexp.coords.vocab import CoordVocabError
 from coordexp.data.errors import DataError
 from coordexp.data.paths import image_root
 from coordexp.data.records import read_records
-from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder
+from coordexp.encode.checkpoint import CheckpointFolderError
 from coordexp.encode.encoder import build_encoder
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
-from coordexp.encode.processor import ProcessorError
+from coordexp.encode.processor import ProcessorError, load_processor
 from coordexp.encode.settings import EncodeSettings, build_settings
+from coordexp.encode.whole_model import check_whole_model
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.segments import register_segments
@@ -46,7 +47,6 @@ INPUT_ERRORS = (
     RolloutError,
 )
 """Everything that bad input can raise; each message stands alone."""
-_ADAPTER_FILES = ("adapter_config.json", "coord_offset.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,13 @@ def build_job(
 def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) -> Evaluation:
     """Load the checkpoint onto the GPU, or the CPU where there is none, and evaluate it.
 
-    Data is read and checked before the model is loaded. Raises one of `INPUT_ERRORS` for bad input.
+    Folder and data are read and checked before the model is loaded. Raises one of `INPUT_ERRORS` for bad input.
     """
     if job.limit is not None and job.limit < 1:
         raise EvaluationError(f"the limit must be at least 1, got {job.limit}")
+    check_whole_model(job.checkpoint)
     records = read_records(job.jsonl)[: job.limit]
-    encoder = build_encoder(_load_processor(job.checkpoint), job.encoding)
+    encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     return evaluate_model(model, encoder, records, job.generation, progress)
 
@@ -113,17 +114,6 @@ def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwe
         checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl
     )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _load_processor(checkpoint: Path) -> Any:
-    if not (checkpoint / "config.json").is_file():
-        held = [name for name in _ADAPTER_FILES if (checkpoint / name).is_file()]
-        if held:
-            raise EvaluationError(
-                f"{checkpoint}: holds an adapter ({held[0]}), not a whole model; evaluate its merged export instead"
-            )
-        raise EvaluationError(f"{checkpoint}: not a checkpoint folder (it has no config.json)")
-    return _loaded(check_checkpoint_folder(checkpoint), AutoProcessor)
 
 
 def _loaded(checkpoint: Path, kind: Any, **options: Any) -> Any:

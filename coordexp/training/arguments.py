@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coordexp.config import Config, check_effective_batch, resolve_input, resolve_output
+from coordexp.config.checks import ZERO_PRESETS
 
 if TYPE_CHECKING:
     from swift.arguments import SftArguments
@@ -24,10 +25,7 @@ _OWN_TRAINING_KEYS = frozenset(
         "packing",
         "packing_buffer",
         "packing_min_fill_ratio",
-        "packing_drop_last",
         "eval_packing",
-        "dataloader_drop_last",
-        "save_last_epoch",
         "save_delay_steps",
         "gradient_accumulation_steps",
     }
@@ -87,11 +85,19 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
         "average_tokens_across_devices": True,
         "use_cpu": not torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
-        "deepspeed": config.deepspeed.config if config.deepspeed.enabled else None,
+        "deepspeed": deepspeed_configuration(config),
     }
     merged = training | tuner | data | own
     # ms-swift and transformers tell lists from single values by `isinstance(…, list)`.
     return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}
+
+
+def deepspeed_configuration(config: Config) -> str | None:
+    """A preset of ms-swift, the whole path of a DeepSpeed file, or None without DeepSpeed."""
+    written = config.deepspeed.config
+    if not config.deepspeed.enabled or written is None:
+        return None
+    return written if written in ZERO_PRESETS else str(resolve_input(config, "deepspeed.config", written))
 
 
 def build_swift_arguments(config: Config) -> SftArguments:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordexp.config import Config, resolve_input
+from coordexp.config import Config
 from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
 from coordexp.encode.encoder import Encoder
 from coordexp.encode.processor import load_processor
@@ -24,6 +24,7 @@ from coordexp.training.callbacks import CheckpointCallback
 from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
 from coordexp.training.loop import ForwardRunner
+from coordexp.training.preflight import check_run, check_vocabulary
 from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import Placement, Shard
 
@@ -55,16 +56,17 @@ class Learner:
 
 
 def build_foundation(config: Config) -> Foundation:
-    """Read and check the data, seed the run, build the encoder.
+    """Ask whether the run can begin, read and check the data, seed the run, build the encoder.
 
-    Raises for bad data, for a processor or tokenizer that drifted, and for an attention implementation that packing is
-    not proven for.
+    Raises for what `check_run` refuses, for bad data, and for a processor or tokenizer that drifted.
     """
+    model = check_run(config)
     seed_everything(config.training.seed)
     samples = read_run_samples(config)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
-    processor = load_processor(resolve_input(config, "model.model", config.model.model))
-    return Foundation(samples, Encoder(processor, build_settings(config)), backend)
+    encoder = Encoder(load_processor(model.folder), build_settings(config))
+    check_vocabulary(config, encoder.coords, model)
+    return Foundation(samples, encoder, backend)
 
 
 def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, objective: Objective) -> Learner:

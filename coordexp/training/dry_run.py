@@ -1,20 +1,25 @@
-"""What a dry run does: config in; data checked, the resolved config written, lines to show out. TRAIN-012, LOSS-030."""
+"""What a dry run does: config in; all that a run needs checked, the resolved config written, lines to show out.
+
+Contract ids: TRAIN-012, TRAIN-023, LOSS-030.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from coordexp.config import render_resolved, resolve_output
-from coordexp.data.run_inputs import read_run_samples
 from coordexp.losses.defaults import describe_objective, resolve_manifest
+from coordexp.training.build import build_foundation
 
 if TYPE_CHECKING:
     from coordexp.config import Config
 
 
 def dry_run(config: Config) -> tuple[str, ...]:
-    """Check the data, write `resolved_config.json` into the run's folder, and say what would be trained."""
-    found = read_run_samples(config)
+    """Check what a run does before it loads weights, by the same function; write `resolved_config.json` into the run's
+    folder, and say what would be trained.
+    """
+    found = build_foundation(config).samples
     folder = resolve_output(config, config.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved_config.json"

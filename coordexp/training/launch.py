@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ENTRY_POINT = "coordexp.entrypoints.train"
-GPU_LIST = re.compile(r"\d+(,\d+)*")
 USAGE = "config=configs/stage1/smoke/shapes.yaml gpus=0,1 bash scripts/train.sh"
 
 
@@ -47,14 +47,29 @@ def resolve_config(value: str) -> Path:
 
 def parse_gpus(value: str) -> tuple[int, ...]:
     """Device indices of `gpus`; empty when the variable is unset or empty."""
-    compact = value.replace(" ", "")
-    if not compact:
+    if not value.strip():
         return ()
-    if GPU_LIST.fullmatch(compact) is None:
-        raise LaunchError(f"gpus={value}: give device indices separated by commas, such as gpus=0,1")
-    devices = tuple(int(part) for part in compact.split(","))
+    parts = [part.strip() for part in value.split(",")]
+    if not all(re.fullmatch("[0-9]+", part) for part in parts):
+        # "0 1 2" is three devices to its author, and device 12 to whoever squeezes spaces.
+        meant = ",".join(re.findall("[0-9]+", value)) if re.fullmatch("[0-9 ]+", value) else "0,1"
+        raise LaunchError(f"gpus={value}: give device indices separated by commas, such as gpus={meant}")
+    devices = tuple(int(part) for part in parts)
     if len(set(devices)) != len(devices):
         raise LaunchError(f"gpus={value}: a device is named twice")
+    return devices
+
+
+def check_devices(devices: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+    """Return `devices` if the machine has them: torch sees none of a list that names one beyond the last.
+
+    `count` is the number of GPUs, None where nobody knows it. Raises LaunchError.
+    """
+    beyond = [device for device in devices if count is not None and device >= count]
+    if beyond:
+        named = ",".join(str(device) for device in devices)
+        have = f"has {count} GPUs, 0..{count - 1}" if count else "has no GPU"
+        raise LaunchError(f"gpus={named}: there is no device {beyond[0]}; this machine {have}")
     return devices
 
 
@@ -63,10 +78,21 @@ def has_gpu_driver() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
-def build_launch(environment: Mapping[str, str], *, gpu_driver: bool) -> Launch:
+def count_gpus() -> int | None:
+    """Number of GPUs that the driver lists; None without a driver, or when it does not answer."""
+    if not has_gpu_driver():
+        return None
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else None
+
+
+def build_launch(environment: Mapping[str, str], *, gpu_driver: bool, gpu_count: int | None = None) -> Launch:
     """One process for at most one GPU, torchrun for several. Raises LaunchError for variables that make no launch."""
     config = resolve_config(environment.get("config", ""))
-    devices = parse_gpus(environment.get("gpus", ""))
+    devices = check_devices(parse_gpus(environment.get("gpus", "")), gpu_count)
     if devices and not gpu_driver:
         raise LaunchError("gpus is set and there is no NVIDIA driver; leave gpus unset to train on the CPU")
     command = [sys.executable, "-m"]

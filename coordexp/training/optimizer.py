@@ -18,7 +18,7 @@ from coordexp.config.sections import CoordOffsetConfig
 from coordexp.forward.coord_offset import coord_offset_groups, coord_offset_of, install_coord_offset
 
 OPTIMIZER = "multimodal_coord_offset"
-_DTYPES: dict[str, torch.dtype | None] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": torch.float32}
 
 
 class CoordOffsetOptimizerCallback(MultimodalOptimizerCallback):  # type: ignore[misc]
@@ -54,11 +54,6 @@ def install_adapter(model: nn.Module, coord_ids: Sequence[int], knobs: CoordOffs
     """Install the coord-offset adapter when `custom.coord_offset` enables it; says whether it did."""
     if not knobs.enabled:
         return False
-    if knobs.ids is not None and (knobs.ids.start, knobs.ids.end) != (coord_ids[0], coord_ids[-1]):
-        raise ValueError(
-            f"custom.coord_offset.ids is {knobs.ids.start}..{knobs.ids.end}, but the tokenizer's coord tokens are "
-            f"{coord_ids[0]}..{coord_ids[-1]}; correct the range or leave it out"
-        )
     install_coord_offset(model, coord_ids, tie_head=knobs.tie_head, dtype=_DTYPES[knobs.dtype])
     return coord_offset_of(model) is not None
 

@@ -34,8 +34,8 @@ def run_stage1(config: Config) -> FinishedRun:
 def build_stage1(config: Config) -> CoordTrainer:
     """All that a run needs, its manifest written, before its first step.
 
-    Raises before the model is loaded for another trainer's configuration, bad data, an oversize sample, or an attention
-    implementation that packing is not proven for.
+    Raises before the model is loaded for another trainer's configuration, what `check_run` refuses, bad data, or an
+    oversize sample.
     """
     foundation = build_foundation(check_trainer(config, "stage1"))
     layout = lay_out(config, foundation)

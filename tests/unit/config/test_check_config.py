@@ -66,6 +66,24 @@ def test_world_size_checks_that_batches_divide(tmp_path, capsys, ranks, status):
     assert ("no multiple" in capsys.readouterr().err) == bool(status)
 
 
+@pytest.mark.invariant("CONFIG-026")
+def test_a_warning_is_a_line_on_stderr_and_no_failure(tmp_path, capsys):
+    path = write(tmp_path, with_values(STAGE1, {"model.torch_dtype": "bfloat16"}))
+    assert main([str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{path}: OK run_name=run ")
+    assert err.startswith(f"warning: {path}:3: model.torch_dtype: full tuning of bfloat16 weights loses every update")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.invariant("CONFIG-025")
+def test_float16_weights_are_refused_for_training_and_load_for_evaluation(tmp_path, capsys):
+    path = write(tmp_path, with_values(STAGE1, {"model.torch_dtype": "float16"}))
+    assert load_config(path).model.torch_dtype == "float16"
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"{path}:3: model.torch_dtype: float16 weights overflow")
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b", "--resolved"], ["a", "--world-size", "0"], ["a", "--zzz"]])
 def test_a_wrong_command_line_is_refused_with_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

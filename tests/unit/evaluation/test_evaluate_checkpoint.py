@@ -14,6 +14,8 @@ from coordexp.artifacts.files import hash_weights
 from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.data.records import read_records
+from coordexp.encode.checkpoint import CheckpointFolderError
+from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.evaluate import main
 from coordexp.evaluation.detections import build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
@@ -22,6 +24,7 @@ from coordexp.forward.tiny import SMALLEST, build_tiny_model
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import RolloutOutput
 from coordexp.spec import check
+from tests.plugins.checkpoints import change_checkpoint
 
 CONFIG = Path(__file__).parents[3] / "configs/stage1/smoke/shapes.yaml"
 
@@ -96,7 +99,7 @@ def test_the_command_reports_on_a_real_checkpoint(checkpoint, jsonl, tmp_path, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--checkpoint": "missing"}, "not a checkpoint folder"),
+        ({"--checkpoint": "missing"}, "no such checkpoint folder"),
         ({"--config": "missing.yaml"}, "missing.yaml"),
         ({"--jsonl": "missing.jsonl"}, "missing.jsonl"),
         ({"--limit": "0"}, "the limit must be at least 1, got 0"),
@@ -124,6 +127,26 @@ def test_an_adapter_folder_is_refused_by_name(jsonl, tmp_path, capsys):
     (tmp_path / "coord_offset.json").write_text("{}")
     assert main(["--config", str(CONFIG), "--checkpoint", str(tmp_path), "--jsonl", str(jsonl)]) == 1
     assert "holds an adapter (coord_offset.json), not a whole model" in capsys.readouterr().err
+
+
+@pytest.mark.invariant("ENC-020")
+def test_a_cut_file_is_named_in_the_words_of_training(checkpoint, jsonl, tmp_path, capsys):
+    folder = change_checkpoint(checkpoint, tmp_path / "cut", {"cut": {"model.safetensors": 0.5}})
+    with pytest.raises(CheckpointFolderError) as refused:
+        check_whole_model(folder)
+    assert main(["--config", str(CONFIG), "--checkpoint", str(folder), "--jsonl", str(jsonl)]) == 1
+    assert capsys.readouterr().err == f"evaluate: {refused.value}\n"
+    assert "model.safetensors: is cut short" in str(refused.value)
+
+
+@pytest.mark.invariant("ART-010")
+def test_a_file_in_the_place_of_the_output_is_named_before_anything_is_loaded(checkpoint, jsonl, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    given = ["--config", str(CONFIG), "--checkpoint", str(checkpoint), "--jsonl", str(jsonl)]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == (
+        f"evaluate: {tmp_path}/out: is a file, not a folder; move it away, or write another path\n"
+    )
 
 
 def test_a_model_without_records_is_refused(cut_encoder):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from coordexp.training.launch import CHECKOUT, LaunchError, build_launch, parse_gpus, resolve_config
+from coordexp.training.launch import (
+    CHECKOUT,
+    LaunchError,
+    build_launch,
+    count_gpus,
+    has_gpu_driver,
+    parse_gpus,
+    resolve_config,
+)
 
 pytestmark = pytest.mark.invariant("POLICY-018")
 
@@ -53,10 +62,62 @@ def test_gpus_without_a_driver_are_refused(config):
         build_launch({"config": config, "gpus": "0"}, gpu_driver=False)
 
 
-@pytest.mark.parametrize("value", ["a", "0,", "0,,1", "-1", "0;1", "0,0"])
+@pytest.mark.parametrize("value", ["a", "0,", "0,,1", "-1", "0;1", "0,0", "0 1,2", "²", "1.0"])
 def test_a_bad_gpu_list_is_refused(value):
-    with pytest.raises(LaunchError, match=r"^gpus="):
+    with pytest.raises(LaunchError, match=rf"^gpus={re.escape(value)}: "):
         parse_gpus(value)
+
+
+@pytest.mark.parametrize(("value", "meant"), [("0 1 2", "0,1,2"), (" 3  4 ", "3,4"), ("a b", "0,1")])
+def test_spaces_for_commas_are_refused_with_what_is_meant(value, meant):
+    with pytest.raises(LaunchError, match=rf"separated by commas, such as gpus={meant}$"):
+        parse_gpus(value)
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_no_list_is_no_device(value):
+    assert parse_gpus(value or "") == ()
+
+
+@pytest.mark.parametrize(("gpus", "count"), [("0,3", 4), ("7", None), ("", 0)])
+def test_devices_that_the_machine_has_are_taken(config, gpus, count):
+    launch = build_launch({"config": config, "gpus": gpus}, gpu_driver=True, gpu_count=count)
+    assert launch.environment == {"CUDA_VISIBLE_DEVICES": gpus or "0"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "count", "words"),
+    [
+        ("12", 4, "gpus=12: there is no device 12; this machine has 4 GPUs, 0..3"),
+        ("0,4", 4, "gpus=0,4: there is no device 4; this machine has 4 GPUs, 0..3"),
+        ("0", 0, "gpus=0: there is no device 0; this machine has no GPU"),
+    ],
+)
+def test_a_device_beyond_the_last_is_refused_where_torch_would_train_on_the_cpu(config, gpus, count, words):
+    with pytest.raises(LaunchError, match=f"^{re.escape(words)}$"):
+        build_launch({"config": config, "gpus": gpus}, gpu_driver=True, gpu_count=count)
+
+
+@pytest.mark.parametrize(
+    ("script", "count"),
+    [
+        ("echo 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho '  MIG 1g.10gb Device 0: (UUID: MIG-1)'\necho 'GPU 1: x'", 2),
+        ("exit 9", None),
+    ],
+    ids=["two", "broken"],
+)
+def test_gpus_are_counted_as_the_driver_lists_them(tmp_path, monkeypatch, script, count):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\n{script}\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert has_gpu_driver()
+    assert count_gpus() == count
+
+
+def test_without_a_driver_nobody_knows_how_many_gpus_there_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert count_gpus() is None
 
 
 def test_a_relative_config_starts_at_the_checkout(monkeypatch, tmp_path):

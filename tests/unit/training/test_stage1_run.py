@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from coordexp.config import load_config
+from coordexp.config import ConfigError, load_config
 from coordexp.losses.defaults import describe_objective, resolve_manifest
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_ki
 def test_packing_is_refused_for_an_attention_that_is_not_proven(
     stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="sdpa"):
+    with pytest.raises(ConfigError, match=r"model\.attn_impl: training.packing: .*sdpa"):
         run(stage1_kit, "flash", model={"attn_impl": "flash_attention_3"})
 
 
@@ -258,9 +258,10 @@ def test_each_part_of_the_model_has_its_learning_rate(stage1_kit: Stage1Kit) -> 
     }
 
 
+@pytest.mark.invariant("TRAIN-023")
 def test_an_offset_range_that_is_not_the_tokenizers_is_refused(stage1_kit: Stage1Kit) -> None:
     offsets = {"enabled": True, "ids": {"start": 151670, "end": 152669}}
-    with pytest.raises(ValueError, match="the tokenizer's coord tokens are"):
+    with pytest.raises(ConfigError, match=r"ids: is 151670..152669, but the tokenizer's coord tokens are "):
         run(stage1_kit, "wrong_ids", custom={"coord_offset": offsets})
 
 

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from coordexp.artifacts.checkpoint_policy import check_weights_only
-from coordexp.config import load_config
+from coordexp.config import ConfigError, config_warnings, load_config
+from coordexp.config.layers import Depths, all_linear, module_kinds
+from coordexp.encode.whole_model import check_whole_model
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -86,3 +90,56 @@ def test_a_training_process_knows_segments(stage1_kit: Stage1Kit, tmp_path: Path
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
     assert done.returncode == 0
     assert (path.parent / "run/final/model.safetensors").is_file()
+
+
+@pytest.mark.invariant("TRAIN-026")
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_what_is_trained_below_bfloat16_weights_is_float32(stage1_kit: Stage1Kit, tied: bool) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    path = stage1_kit.write(
+        f"adapter_bfloat16_{tied}",
+        model={"torch_dtype": "bfloat16"},
+        tuner={"tuner_type": "lora", "lora_rank": 4},
+        training={"bf16": True},
+        custom={"coord_offset": {"enabled": True, "tie_head": tied}},
+    )
+    config = load_config(path)
+    assert config_warnings(config) == ()
+    folder = run_stage1(config).checkpoint
+    for name in ("adapter_model.safetensors", "coord_offset.safetensors"):
+        tensors = load_file(folder / name)
+        assert tensors and {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    offsets = load_file(folder / "coord_offset.safetensors")
+    assert len(offsets) == (1 if tied else 2)
+    assert all(tensor.abs().max() > 0 for tensor in offsets.values())
+
+
+@pytest.mark.invariant("CONFIG-025")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a GPU applies is another matter")
+def test_a_cpu_applies_bfloat16_autocast_and_drops_float16(
+    stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = losses(stage1_kit, "autocast_none")
+    rounded, _ = losses(stage1_kit, "autocast_bf16", training={"bf16": True})
+    assert rounded != plain and rounded == pytest.approx(plain, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"fp16: .* torch finds none here, so it would change nothing"):
+        losses(stage1_kit, "autocast_fp16", training={"fp16": True})
+    # The premise of that refusal, on the run that it keeps from beginning.
+    monkeypatch.setattr("coordexp.training.build.check_run", lambda _: check_whole_model(stage1_kit.checkpoint))
+    dropped, _ = losses(stage1_kit, "autocast_dropped", training={"fp16": True})
+    assert dropped == plain
+
+
+@pytest.mark.invariant("CONFIG-024")
+@pytest.mark.parametrize("frozen", [(), ("vit",), ("llm", "aligner")], ids=["none", "vit", "all-but-vit"])
+def test_all_linear_is_every_linear_layer_of_what_is_not_frozen(stage1_kit: Stage1Kit, frozen: tuple[str, ...]) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    keys = {f"freeze_{part}": True for part in frozen}
+    path = stage1_kit.write(
+        f"linear_{'_'.join(frozen)}", tuner={"tuner_type": "lora", **keys}, training={"max_steps": 1}
+    )
+    tensors = load_file(run_stage1(load_config(path)).checkpoint / "adapter_model.safetensors")
+    found = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors}
+    assert found == set(all_linear(frozen, module_kinds(Depths(text=2, vision=2, mergers=2))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import coordexp
 from coordexp.config import ConfigError, load_config
+from coordexp.entrypoints.train import main
 from coordexp.losses.defaults import resolve_manifest
 from coordexp.losses.manifest import checksum, render_canonical
 
@@ -48,18 +52,18 @@ def test_a_dry_run_checks_the_data_and_writes_the_resolved_config(stage1_kit: St
 
 
 @pytest.mark.invariant("TRAIN-012")
-def test_bad_records_stop_the_run_before_a_model_is_looked_for(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
+def test_bad_records_stop_the_run_before_a_model_is_loaded(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
     lines = stage1_kit.train.read_text(encoding="utf-8").splitlines()
     bad = stage1_kit.train.parent / "bad.jsonl"
     bad.write_text(
         "\n".join([lines[0], lines[1].replace('"desc"', '"name"', 1), lines[2].replace("images/", "lost/", 1)]) + "\n"
     )
-    path = stage1_kit.write("bad_data", custom={"train_jsonl": str(bad)}, model={"model": "no/such/model"})
+    path = stage1_kit.write("bad_data", custom={"train_jsonl": str(bad)})
     for extra in ((), ("--dry-run",)):
         done = command("--config", str(path), *extra, cwd=tmp_path)
         assert done.returncode == 1
         assert "bad.jsonl:2" in done.stderr and "bad.jsonl:3" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr and "Loading weights" not in done.stderr
 
 
 def test_a_wrong_key_is_named_with_its_line(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
@@ -92,3 +96,86 @@ def test_run_stage1_refuses_another_trainers_configuration(name: str) -> None:
 
     with pytest.raises(ConfigError, match=r"trainer_variant: this command trains stage1"):
         run_stage1(load_config(ROOT / "configs" / name))
+
+
+@pytest.mark.invariant("CONFIG-026")
+@pytest.mark.parametrize(("rank", "count"), [("0", 1), ("1", 0)])
+def test_the_first_rank_shows_a_warning_and_goes_on(
+    stage1_kit: Stage1Kit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, count: int
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    path = stage1_kit.write(f"warned_{rank}", model={"torch_dtype": "bfloat16"})
+    assert main(["--config", str(path), "--dry-run"]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("warning: ") == count
+    told = f"warning: {path}:8: model.torch_dtype: full tuning of bfloat16 weights loses every update"
+    assert (told in shown) == (count == 1)
+    assert "resolved config: " in shown
+
+
+@pytest.mark.invariant("TRAIN-025")
+@pytest.mark.parametrize(
+    ("place", "extra"),
+    [("coordexp.training.stage1.run_stage1", []), ("coordexp.training.dry_run.dry_run", ["--dry-run"])],
+    ids=["run", "dry"],
+)
+def test_a_fault_of_the_program_keeps_its_traceback(
+    stage1_kit: Stage1Kit,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    extra: list[str],
+) -> None:
+    def planted_fault(config: object) -> None:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr(place, planted_fault)
+    with pytest.raises(ValueError, match=r"^a fault of the program$") as raised:
+        main(["--config", str(stage1_kit.write(f"fault{len(extra)}")), *extra])
+    assert raised.traceback[-1].name == "planted_fault"
+    assert "error: " not in capsys.readouterr().err
+
+
+@pytest.mark.invariant("TRAIN-025")
+def test_bad_input_is_one_message_without_a_traceback(
+    stage1_kit: Stage1Kit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stage1_kit.write("large_images", template={"max_pixels": 4096})
+    assert main(["--config", str(path)]) == 1
+    shown = capsys.readouterr().err
+    assert "error: " in shown and "train/records.jsonl:1: " in shown and "max_pixels" in shown
+
+
+@pytest.mark.invariant("TRAIN-025")
+def test_every_error_of_the_package_is_input_or_a_fault() -> None:
+    from coordexp.training.input_errors import INPUT_ERRORS
+
+    found = {name: kind for kind in own_errors() for name in [kind.__name__] if not issubclass(kind, INPUT_ERRORS)}
+    assert sorted(found) == sorted(FAULTS)
+    assert INPUT_ERRORS and not any(issubclass(ValueError, kind) for kind in INPUT_ERRORS)
+
+
+FAULTS = {
+    "CheckpointPolicyError": "what the run itself has written",
+    "ContractFileError": "a contract file of the package; files of the user's are told by those who read them",
+    "ContractViolation": "a document that the package itself has made",
+    "LaunchError": "the launcher's, which shows it before a run begins",
+    "MetricError": "a key that the code logs and the table lacks",
+    "ObjectiveError": "a loss that is not finite; the trainer makes a TrainingError of it",
+    "TokenAlignmentError": "a token of the package's own answer",
+    "UnreadableKeyError": "the configuration's own checks, among themselves",
+}
+"""Errors that are no input's, and whose they are."""
+
+
+def own_errors() -> list[type[Exception]]:
+    """Every exception class that a module of the package defines for others."""
+    found = []
+    for module in pkgutil.walk_packages(coordexp.__path__, "coordexp."):
+        if module.name.startswith("coordexp.bridges.startup"):
+            continue
+        for value in vars(importlib.import_module(module.name)).values():
+            own = isinstance(value, type) and value.__module__ == module.name
+            if own and issubclass(value, Exception) and not value.__name__.startswith("_"):
+                found.append(value)
+    return found
