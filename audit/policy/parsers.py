@@ -48,7 +48,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
     ("coordexp/coordjson/scan.py", "read_object"): "the string literal of a desc with an escape, its grammar checked",
     ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
-    ("coordexp/training/manifest.py", "write_stage1_manifest"): "the resolved configuration, for the run manifest",
+    ("coordexp/training/manifest.py", "write_manifest"): "the resolved configuration, for the run manifest",
 }
 UNSAFE_CALLS = {
     "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all", "pickle.load", "pickle.loads",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.ddp, pytest.mark.timeout(900)]
 PER_STEP = 4
 RATE = 1e-3
+CLOSE = 1e-4
+"""A tenth of what the first update moves a weight by."""
 SETTINGS = {
     "max_steps": -1,
     "num_train_epochs": 1,
@@ -79,7 +81,7 @@ def test_a_short_last_step_over_two_ranks_is_sums_over_counts(stage1_kit: Stage1
     moved = load_file(stage1_kit.checkpoint / "model.safetensors")
     for name, weight in trained.items():
         difference = float((weight - expected[name].detach()).abs().max())
-        assert difference < 0.1 * RATE, name
+        assert difference < CLOSE, name
     assert max(float((trained[name] - moved[name]).abs().max()) for name in moved) > RATE, "weights have moved"
 
 
@@ -98,4 +100,4 @@ def test_zero_2_trains_as_plain_ddp_does(stage1_kit: Stage1Kit) -> None:
     first, second = (load_file(folder / "final/model.safetensors") for folder in (one, two))
     assert first.keys() == second.keys()
     for name, weight in first.items():
-        assert float((weight - second[name]).abs().max()) < 0.1 * RATE, name
+        assert float((weight - second[name]).abs().max()) < CLOSE, name
