@@ -39,13 +39,14 @@ def image_token_bound(max_pixels: int) -> int:
     return max_pixels // PIXELS_PER_TOKEN
 
 
-def check_trainer(config: Config, trainer: str) -> Config:
-    """Return `config` if it is one for this trainer; else raise `ConfigError`: another would train something else."""
+def check_trainer(config: Config, *trainers: str) -> Config:
+    """Return `config` if it is one for these trainers; else raise `ConfigError`: others would train something else."""
     variant = config.custom.trainer_variant
-    if variant != trainer:
+    if variant not in trainers:
         key = "custom.trainer_variant"
         where = config.sources.where(key)
-        message = f"this command trains {trainer}, and the configuration is one for {variant}; give it to that trainer"
+        trained = " and ".join(trainers)
+        message = f"this command trains {trained}, and the configuration is one for {variant}; give it to that trainer"
         raise ConfigError(str(config.sources.path), [Problem(("custom", "trainer_variant"), message, where)])
     return config
 

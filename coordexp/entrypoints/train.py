@@ -1,4 +1,4 @@
-"""`python -m coordexp.entrypoints.train --config FILE`: stage-1 training from one YAML file."""
+"""`python -m coordexp.entrypoints.train --config FILE`: training from one YAML file, by the variant that it names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from coordexp.config import ConfigError, check_trainer, config_warnings, load_config
+
+if TYPE_CHECKING:
+    from coordexp.config import Config
+    from coordexp.training.trainer import FinishedRun
 
 
 def log_progress() -> None:
@@ -20,6 +26,17 @@ def log_progress() -> None:
     logger = logging.getLogger("coordexp")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if is_first_rank() else logging.WARNING)
+
+
+def train_stage1(config: Config) -> FinishedRun:
+    """Ground truth alone."""
+    from coordexp.training.stage1 import run_stage1
+
+    return run_stage1(config)
+
+
+TRAINERS: Mapping[str, Callable[[Config], FinishedRun]] = {"stage1": train_stage1}
+"""What trains which `custom.trainer_variant`; each imports its trainer when it is asked."""
 
 
 def is_first_rank() -> bool:
@@ -43,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(arguments.config)
         for warning in config_warnings(config) if is_first_rank() else ():
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-        check_trainer(config, "stage1")
+        check_trainer(config, *TRAINERS)
     except ConfigError as error:
         return refuse(console, error)
     from coordexp.training.input_errors import INPUT_ERRORS
@@ -56,9 +73,7 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return 0
         log_progress()
-        from coordexp.training.stage1 import run_stage1
-
-        run = run_stage1(config)
+        run = TRAINERS[config.custom.trainer_variant](config)
     except INPUT_ERRORS as error:
         return refuse(console, error)
     console.print(f"weights: {run.checkpoint}")
