@@ -14,7 +14,7 @@ import torch
 from coordexp.coords.codec import MAX_BIN, N_BINS
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import DecodeMode
+    from coordexp.losses.specs.types import DecodeMode
 
 
 def bin_values(like: torch.Tensor) -> torch.Tensor:
