@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordexp.losses.specs.types import Component, Count, ManifestError, ModuleSpec
 from coordexp.spec import ContractFileError
@@ -82,11 +82,9 @@ def module_spec(name: str, modules: Mapping[str, ModuleSpec], section: str) -> M
 
 def build_objective_module(entry: ModuleEntry) -> ObjectiveModule:
     """The objective module that `entry` names, with its config."""
-    module: Any = module_spec(entry.name, OBJECTIVE_MODULES, "objective").build(entry.config)
-    return module  # type: ignore[no-any-return]
+    return module_spec(entry.name, OBJECTIVE_MODULES, "objective").build(entry.config)
 
 
 def build_diagnostic_module(entry: ModuleEntry) -> DiagnosticModule:
     """The diagnostics module that `entry` names, with its config."""
-    module: Any = module_spec(entry.name, DIAGNOSTIC_MODULES, "diagnostics").build(entry.config)
-    return module  # type: ignore[no-any-return]
+    return module_spec(entry.name, DIAGNOSTIC_MODULES, "diagnostics").build(entry.config)
