@@ -27,7 +27,9 @@ from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import build_objective
-from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.registry import OBJECTIVE_MODULES
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.types import ModuleSpec
 from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch, Segment
 
@@ -35,15 +37,14 @@ CLASSES, FIRST_COORD = 152_704, 151_670
 TIME_BAR, MEMORY_BAR = 1.10, 0.5
 SIDES = ("objective", "cross_entropy")
 GROWING = ("wall_seconds", "cpu_seconds", "peak_mb")
-EVERY_TERM = CoordRegConfig(
-    coord_ce_weight=0.1, coord_el1_weight=1.0, coord_ehuber_weight=1.0, coord_entropy_weight=0.01,
-    coord_gate_weight=1.0, text_gate_weight=1.0, soft_ce_weight=1.0, w1_weight=1.0, target_truncate=8,
-)  # fmt: skip
-MODULES = (
-    ModuleEntry("token_ce", TokenCEConfig()),
-    ModuleEntry("bbox_geo", BboxGeoConfig()),
-    ModuleEntry("coord_reg", EVERY_TERM),
-)
+
+
+def weigh_terms(spec: ModuleSpec) -> ModuleEntry:
+    """A module with each of its terms at weight 1."""
+    return ModuleEntry(spec.name, spec.config(**{term.weight: 1.0 for part in spec.components for term in part.terms}))
+
+
+EVERY_TERM = tuple(weigh_terms(spec) for spec in OBJECTIVE_MODULES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def build_sides(case: Case) -> Sides:
     batch = build_batch(case.tokens, case.coords)
     states = torch.randn(1, case.tokens + 1, case.hidden).to(case.dtype).requires_grad_()
     weight = (0.02 * torch.randn(CLASSES, case.hidden)).to(case.dtype).requires_grad_()
-    objective = build_objective(Manifest(MODULES, (ModuleEntry("coord_diag", CoordDiagConfig()),)))
+    objective = build_objective(Manifest(EVERY_TERM, (ModuleEntry("coord_diag", CoordDiagConfig()),)))
     head = OutputHead(weight, torch.arange(FIRST_COORD, FIRST_COORD + 1000))
     context = objective.context(batch, Provenance.STAGE1)
     normalizers = count_normalizers(context)

@@ -51,11 +51,6 @@ COMMANDS = ("coordexp/entrypoints/", "audit/")
 CONFIG_PART = re.compile(r"_?(config|cfg|conf|(resolved|raw|run|train|training)_config|\w+_cfg)")
 LOOKUPS = {"get", "setdefault", "pop"}
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
-# (path, spelling) -> whose `extra` it is, where it is not the open section of the configuration.
-OTHER_EXTRAS: dict[tuple[str, str], str] = {
-    ("coordexp/losses/manifest.py", "manifest.extra"): "a pipeline manifest's, written into its document",
-    ("coordexp/losses/objective.py", "manifest.extra"): "a pipeline manifest's, which says how boxes are decoded",
-}
 PARSER_METHODS = {"add_argument", "add_option", "parse_known_args"}
 COMMAND_LINE = {"sys.argv", "sys.orig_argv"}
 COMMAND_LINE_FILE = re.compile(r"/proc/(self|thread-self|\d+)/cmdline")
@@ -139,7 +134,7 @@ def is_config(chain: str) -> bool:
 def bucket_reads(source: SourceFile) -> Iterator[Violation]:
     """Any `extra` that is read: `custom.extra` is kept and written out as part of the whole, and means nothing."""
     for node in ast.walk(source.tree):
-        if (shown := extra_read(node)) and (source.path, shown) not in OTHER_EXTRAS:
+        if shown := extra_read(node):
             message = f"{shown}: no code reads custom.extra; make the key a field of the configuration"
             yield Violation(source.path, getattr(node, "lineno", 1), message)
 

@@ -157,7 +157,7 @@ def module_keys(rule: Rule) -> Rule | None:
 
 
 def wrong_metrics(code: str) -> Iterator[str]:
-    """Metric names, or patterns of them, that contracts/metrics does not have."""
+    """Metric names, or patterns of them, that the metric table does not have."""
     table = read_metric_table()
     spaces = {key.split("/")[0] for key in table} | KEPT
     for written in METRIC.findall(code):

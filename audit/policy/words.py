@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from audit.policy.mentions import meant
 from audit.policy.places import DATA, SOURCES, WRITTEN
 from audit.tree import listed_files
+from coordexp.metrics.table import read_metric_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,8 @@ class Vocabulary:
 def read_vocabulary(root: Path) -> Vocabulary:
     """Every word of the files that do something: code, contracts, configurations, pins."""
     words: set[str] = set()
-    names: set[str] = set()
+    # Keys of the objective are put together from the contracts of its modules.
+    names: set[str] = set(read_metric_table())
     files: set[str] = set()
     removed: set[str] = set()
     for path in listed_files(root):

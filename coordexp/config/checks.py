@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem, nearest_match, show
 from coordexp.config.view import View
-from coordexp.spec import contract_path, read_yaml
+from coordexp.spec.logged import read_metric_rows
 
 if TYPE_CHECKING:
     from coordexp.config.types import Config
@@ -154,9 +154,9 @@ def _measured(view: View, metric: str) -> Iterator[Problem]:
 @lru_cache(maxsize=1)
 def _ranking_metrics() -> tuple[str, ...]:
     """The loss and the metrics of stage 1 that the contract gives to evaluations; generated answers come later."""
-    rows = read_yaml(contract_path("metrics/metrics.yaml"))["metrics"]
     foreign = {"eval", "A1", "A2", "B"}
-    return ("loss", *(row["key"] for row in rows if "eval" in row["modes"] and not foreign & {*row["key"].split("/")}))
+    rows = [row for row in read_metric_rows() if "eval" in row["modes"]]
+    return ("loss", *(row["key"] for row in rows if not foreign & {*row["key"].split("/")}))
 
 
 def precision(view: View) -> Iterator[Problem]:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveModuleConfig:
-    """`pipeline.objective[i]`: one loss module."""
+    """`pipeline.objective[i]`: one loss module. The schema says which names there are."""
 
-    name: Literal["token_ce", "bbox_geo", "coord_reg"]
+    name: str
     enabled: bool = True
     weight: float = 1.0
     channels: tuple[Literal["A", "B"], ...] = ("A", "B")
@@ -20,9 +20,9 @@ class ObjectiveModuleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnosticModuleConfig:
-    """`pipeline.diagnostics[i]`: one measuring module."""
+    """`pipeline.diagnostics[i]`: one measuring module. The schema says which names there are."""
 
-    name: Literal["coord_diag", "mask_counts"]
+    name: str
     enabled: bool = True
     weight: float = 1.0
     channels: tuple[Literal["A", "B"], ...] = ("A", "B")

@@ -38,7 +38,7 @@ TYPE_NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
-_ANNOTATIONS = {"$schema", "$id", "title", "description", "default", "x-open", "x-moves-to"}
+_ANNOTATIONS = {"$schema", "$id", "title", "description", "default", "x-open", "x-moves-to", "x-components", "x-gauges"}
 _CHECKED = {
     "type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "pattern", "items",
     "minItems", "maxItems", "uniqueItems", "properties", "required", "additionalProperties", "x-removed",

@@ -19,7 +19,7 @@ from coordexp.losses.masks import KNOWN_SUBSETS, ContextKind, Provenance, weight
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from coordexp.losses.specs import MaskWeights
+    from coordexp.losses.specs.types import MaskWeights
     from coordexp.packing.types import PackedBatch, Segment
 
 _NAMED = 8
@@ -168,7 +168,7 @@ def _check_subsets(batch: PackedBatch, supervised: torch.Tensor, provenance: Pro
 def _struct_multiplier(batch: PackedBatch, weights: MaskWeights) -> torch.Tensor:
     """Factor [B, T] on struct tokens of the segments in which an invalid object was dropped; 1 elsewhere."""
     factor = torch.ones(batch.input_ids.shape, dtype=torch.float64, device=batch.input_ids.device)
-    multiplier = weights.token_ce.rollout_drop_invalid_struct_ce_multiplier
+    multiplier = weights.rollout_drop_invalid_struct_ce_multiplier
     if multiplier == 1.0:
         return factor
     for segment in batch.segments:

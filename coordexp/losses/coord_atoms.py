@@ -14,7 +14,7 @@ import torch
 from coordexp.coords.codec import MAX_BIN, N_BINS
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import DecodeMode
+    from coordexp.losses.specs.types import DecodeMode
 
 
 def bin_values(like: torch.Tensor) -> torch.Tensor:
@@ -55,16 +55,17 @@ def cross_entropy(log_p: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
 
 def expected_l1(p: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
     """Σ_k p_k |v_k − v*|, [C]."""
-    return (p * _offsets(p, bins).abs()).sum(-1)
+    return (p * offsets(p, bins).abs()).sum(-1)
 
 
 def expected_huber(p: torch.Tensor, bins: torch.Tensor, delta: float) -> torch.Tensor:
     """Σ_k p_k huber_δ(v_k − v*), [C]: d²/2 within δ, δ(|d| − δ/2) beyond."""
-    distance = _offsets(p, bins).abs()
+    distance = offsets(p, bins).abs()
     return (p * torch.where(distance <= delta, 0.5 * distance.square(), delta * (distance - 0.5 * delta))).sum(-1)
 
 
-def _offsets(p: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+def offsets(p: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+    """v_k − v*, [C, 1000], in the precision of `p`."""
     values = bin_values(p)
     return values - values[bins][:, None]
 

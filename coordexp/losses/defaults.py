@@ -8,15 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from coordexp.losses.manifest import (
-    Manifest,
-    ManifestError,
-    ModuleEntry,
-    describe_modules,
-    parse_modules,
-    render_canonical,
-)
-from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, ModuleConfig, TokenCEConfig
+from coordexp.losses.manifest import Manifest, ModuleEntry, describe_modules, parse_modules, render_canonical
+from coordexp.losses.registry import DIAGNOSTIC_MODULES, OBJECTIVE_MODULES
+from coordexp.losses.specs.types import ManifestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,44 +63,40 @@ def resolve_manifest(config: Config) -> Manifest:
 
 def stage1_manifest(custom: CustomConfig) -> Manifest:
     """CE on text, `coord_soft_ce_w1` on coord positions and `bbox_geo` on boxes where they are enabled."""
-    objective = [ModuleEntry("token_ce", TokenCEConfig(desc_ce_weight=custom.desc_ce_weight))]
+    modules: dict[str, dict[str, Any]] = {"token_ce": {"desc_ce_weight": custom.desc_ce_weight}}
     if custom.bbox_geo.enabled:
-        geo = BboxGeoConfig(custom.bbox_geo.smoothl1_weight, custom.bbox_geo.ciou_weight)
-        objective.append(ModuleEntry("bbox_geo", geo))
+        modules["bbox_geo"] = {key: _read(custom.bbox_geo, key) for key in ("smoothl1_weight", "ciou_weight")}
     if custom.coord_soft_ce_w1.enabled:
-        objective.append(ModuleEntry("coord_reg", CoordRegConfig(**_all_coord_terms(custom.coord_soft_ce_w1))))
-    return Manifest(tuple(objective), _diagnostics(), {"variant": "stage1"})
+        modules["coord_reg"] = _all_coord_terms(custom.coord_soft_ce_w1)
+    return Manifest(_entries(modules), _diagnostics())
 
 
 def two_channel_manifest(stage2_ab: Stage2AbConfig, coord: CoordSoftCeW1Config) -> Manifest:
     """The default pipeline from flat knobs, or the authored one."""
-    extra = {
-        "variant": "stage2_two_channel",
-        "stage2_ab.coord_ctx_embed_mode": stage2_ab.coord_ctx_embed_mode,
-        "stage2_ab.coord_decode_mode": stage2_ab.coord_decode_mode,
-    }
     if stage2_ab.pipeline is not None:
         _check_single_mode(stage2_ab, coord)
-        return _authored(stage2_ab.pipeline, "stage2_ab.pipeline", extra)
-    modules: dict[str, dict[str, Any]] = {"token_ce": {}, "bbox_geo": {}, "coord_reg": _distribution_terms(coord)}
-    for knob, targets in FLAT_KNOBS.items():
-        for module, key in targets:
-            modules[module][key] = _read(stage2_ab, knob)
-    return Manifest(_entries(modules), _diagnostics(), extra)
+        objective, diagnostics = _authored(stage2_ab.pipeline, "stage2_ab.pipeline")
+    else:
+        modules: dict[str, dict[str, Any]] = {"token_ce": {}, "bbox_geo": {}, "coord_reg": _distribution_terms(coord)}
+        for knob, targets in FLAT_KNOBS.items():
+            for module, key in targets:
+                modules[module][key] = _read(stage2_ab, knob)
+        objective, diagnostics = _entries(modules), _diagnostics()
+    decode, embed = stage2_ab.coord_decode_mode, stage2_ab.coord_ctx_embed_mode
+    return Manifest(objective, diagnostics, "stage2_two_channel", decode, embed)
 
 
 def rollout_aligned_manifest(rollout_matching: RolloutMatchingConfig, coord: CoordSoftCeW1Config) -> Manifest:
     """The default pipeline, whose coordinate terms are those of `coord_soft_ce_w1`, or the authored one."""
-    extra = {
-        "variant": "stage2_rollout_aligned",
-        "rollout_matching.coord_decode_mode": rollout_matching.coord_decode_mode,
-    }
     if rollout_matching.pipeline is not None:
         if coord.enabled:
             raise ManifestError(_said_twice("rollout_matching", "custom.coord_soft_ce_w1", "coord_reg"))
-        return _authored(rollout_matching.pipeline, "rollout_matching.pipeline", extra)
-    coord_terms = _all_coord_terms(coord) if coord.enabled else _distribution_terms(coord)
-    return Manifest(_entries({"token_ce": {}, "bbox_geo": {}, "coord_reg": coord_terms}), _diagnostics(), extra)
+        objective, diagnostics = _authored(rollout_matching.pipeline, "rollout_matching.pipeline")
+    else:
+        coord_terms = _all_coord_terms(coord) if coord.enabled else _distribution_terms(coord)
+        objective = _entries({"token_ce": {}, "bbox_geo": {}, "coord_reg": coord_terms})
+        diagnostics = _diagnostics()
+    return Manifest(objective, diagnostics, "stage2_rollout_aligned", rollout_matching.coord_decode_mode)
 
 
 def describe_objective(config: Config, manifest: Manifest) -> str:
@@ -119,13 +109,13 @@ def describe_objective(config: Config, manifest: Manifest) -> str:
     )
 
 
-def _authored(pipeline: PipelineConfig, where: str, extra: Mapping[str, str]) -> Manifest:
-    plain = {
-        section: [_as_authored(entry) for entry in getattr(pipeline, section)]
+def _authored(pipeline: PipelineConfig, where: str) -> tuple[tuple[ModuleEntry, ...], tuple[ModuleEntry, ...]]:
+    """The objective and diagnostics entries of an authored pipeline."""
+    objective, diagnostics = (
+        parse_modules([_as_authored(entry) for entry in getattr(pipeline, section)], section, where)
         for section in ("objective", "diagnostics")
-    }
-    objective, diagnostics = (parse_modules(entries, section, where) for section, entries in plain.items())
-    return Manifest(objective, diagnostics, extra)
+    )
+    return objective, diagnostics
 
 
 def _as_authored(entry: Any) -> dict[str, Any]:
@@ -172,13 +162,8 @@ def _all_coord_terms(coord: CoordSoftCeW1Config) -> dict[str, Any]:
 
 
 def _entries(modules: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleEntry, ...]:
-    kinds: Mapping[str, type[ModuleConfig]] = {
-        "token_ce": TokenCEConfig,
-        "bbox_geo": BboxGeoConfig,
-        "coord_reg": CoordRegConfig,
-    }
-    return tuple(ModuleEntry(name, kinds[name](**config)) for name, config in modules.items())
+    return tuple(ModuleEntry(name, OBJECTIVE_MODULES[name].config(**config)) for name, config in modules.items())
 
 
 def _diagnostics() -> tuple[ModuleEntry, ...]:
-    return (ModuleEntry("coord_diag", CoordDiagConfig()),)
+    return (ModuleEntry("coord_diag", DIAGNOSTIC_MODULES["coord_diag"].config()),)

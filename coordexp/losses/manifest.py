@@ -6,30 +6,41 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
-from coordexp.losses.specs import (
+from coordexp.losses.registry import DIAGNOSTIC_MODULES, OBJECTIVE_MODULES, module_spec
+from coordexp.losses.specs.types import (
     CHANNELS,
-    DIAGNOSTIC_CONFIGS,
-    OBJECTIVE_CONFIGS,
     Channel,
-    CoordRegConfig,
+    DecodeMode,
+    EmbedMode,
+    ManifestError,
     MaskWeights,
     ModuleConfig,
-    TokenCEConfig,
+    Variant,
 )
 from coordexp.spec import ContractViolation, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from coordexp.losses.specs.types import ModuleSpec
+
 Config = TypeVar("Config", bound=ModuleConfig)
-_WHOLE = ("target_truncate",)
-
-
-class ManifestError(ValueError):
-    """A pipeline that can't be run: where, what is wrong, what is allowed."""
+Mode = Literal["coord_ctx_embed_mode", "coord_decode_mode"]
+SECTIONS: Mapping[Variant, str | None] = {
+    "stage1": None,
+    "stage2_two_channel": "stage2_ab",
+    "stage2_rollout_aligned": "rollout_matching",
+}
+"""Where each variant states its pipeline and its modes; stage 1 has neither."""
+MODES: Mapping[Variant, tuple[Mode, ...]] = {
+    "stage1": (),
+    "stage2_two_channel": ("coord_ctx_embed_mode", "coord_decode_mode"),
+    "stage2_rollout_aligned": ("coord_decode_mode",),
+}
+"""The modes that each variant reads, in the order of the canonical document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,25 @@ class ModuleEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Ordered objective and diagnostics modules, and what else identifies the objective (`variant`, coord modes)."""
+    """Ordered objective and diagnostics modules, the variant that runs them, and its modes.
+
+    `coord_decode_mode` says how boxes are decoded, `coord_ctx_embed_mode` what the self-context loop feeds a coord
+    slot. A mode is None where the variant doesn't read it, and given where it does, else `ManifestError` is raised.
+    """
 
     objective: tuple[ModuleEntry, ...]
     diagnostics: tuple[ModuleEntry, ...] = ()
-    extra: Mapping[str, str] = field(default_factory=dict)
+    variant: Variant = "stage1"
+    coord_decode_mode: DecodeMode | None = None
+    coord_ctx_embed_mode: EmbedMode | None = None
+
+    def __post_init__(self) -> None:
+        for mode in get_args(Mode):
+            given, read = getattr(self, mode), mode in MODES[self.variant]
+            if read and given is None:
+                raise ManifestError(f"{self.variant} reads {mode}, which the manifest leaves out; give it")
+            if given is not None and not read:
+                raise ManifestError(f"{self.variant} does not read {mode}, which is {given!r}; leave it out")
 
     def config_of(self, name: str, kind: type[Config]) -> Config:
         """Config of module `name`, or its defaults where the manifest doesn't list it."""
@@ -63,10 +88,13 @@ class Manifest:
         return kind()
 
     def mask_weights(self) -> MaskWeights:
-        """What fills the mask table; the coord-token CE weight counts only where `coord_reg` is enabled."""
-        enabled = any(entry.name == "coord_reg" and entry.enabled for entry in self.objective)
-        coord_ce = self.config_of("coord_reg", CoordRegConfig).coord_ce_weight if enabled else 0.0
-        return MaskWeights(self.config_of("token_ce", TokenCEConfig), coord_ce)
+        """What fills the mask table: every module's mask keys, those of a module that is off or absent at defaults."""
+        weights = {key: getattr(spec.config(), key) for spec in OBJECTIVE_MODULES.values() for key in spec.mask_keys}
+        for entry in self.objective:
+            spec = module_spec(entry.name, OBJECTIVE_MODULES, "objective")
+            if entry.enabled or spec.masks_when_disabled:
+                weights |= {key: getattr(entry.config, key) for key in spec.mask_keys}
+        return MaskWeights(**weights)
 
 
 def resolved_document(manifest: Manifest) -> dict[str, Any]:
@@ -74,8 +102,14 @@ def resolved_document(manifest: Manifest) -> dict[str, Any]:
     return {
         "objective": [_plain_entry(entry) for entry in manifest.objective],
         "diagnostics": [_plain_entry(entry) for entry in manifest.diagnostics],
-        "extra": dict(manifest.extra),
+        "extra": {"variant": manifest.variant} | _modes(manifest),
     }
+
+
+def _modes(manifest: Manifest) -> dict[str, str]:
+    """The modes by the dotted key that states them."""
+    section = SECTIONS[manifest.variant]
+    return {f"{section}.{mode}": getattr(manifest, mode) for mode in MODES[manifest.variant]}
 
 
 def render_canonical(manifest: Manifest) -> str:
@@ -103,23 +137,38 @@ def describe_modules(manifest: Manifest) -> str:
 
 
 def _plain_entry(entry: ModuleEntry) -> dict[str, Any]:
-    config = dataclasses.asdict(entry.config)
     return {
         "name": entry.name,
         "enabled": entry.enabled,
-        "weight": _plain(entry.weight, f"{entry.name}.weight"),
+        "weight": _finite(entry.weight, f"{entry.name}.weight"),
         "channels": [channel for channel in CHANNELS if channel in entry.channels],
-        "config": {name: _plain(value, f"{entry.name}.config.{name}") for name, value in config.items()},
+        "config": _plain_config(type(entry.config), dataclasses.asdict(entry.config), f"{entry.name}.config"),
     }
 
 
-def _plain(value: float | None, where: str) -> float | int | None:
-    """A number as a finite float, so that 1 and 1.0 are one objective, and −0.0 as 0.0; a count of bins as an int."""
+def _plain_config(kind: type[ModuleConfig], values: Mapping[str, Any], where: str) -> dict[str, float | None]:
+    whole = _whole(kind)
+    return {key: _plain(value, f"{where}.{key}", key in whole) for key, value in values.items()}
+
+
+def _plain(value: float | None, where: str, whole: bool) -> float | None:
+    """A config's number; None where a key may be null."""
     if value is None:
         return None
+    number = _finite(value, where)
+    return int(value) if whole else number
+
+
+def _finite(value: float, where: str) -> float:
+    """A finite float, so that 1 and 1.0 are one objective, and −0.0 as 0.0."""
     if not math.isfinite(value):
         raise ManifestError(f"{where} is {value}: a number of a pipeline must be finite")
-    return int(value) if where.endswith(_WHOLE) else float(value) + 0.0
+    return float(value) + 0.0
+
+
+def _whole(kind: type[ModuleConfig]) -> frozenset[str]:
+    """Keys of a config that hold whole numbers."""
+    return frozenset(key for key, hint in get_type_hints(kind).items() if int in (hint, *get_args(hint)))
 
 
 def parse_modules(entries: Sequence[Mapping[str, Any]], section: str, where: str) -> tuple[ModuleEntry, ...]:
@@ -128,7 +177,7 @@ def parse_modules(entries: Sequence[Mapping[str, Any]], section: str, where: str
     Raises `ManifestError` for unknown or duplicate names, unknown keys, wrong types, and numbers out of range or not
     finite, with what is allowed (contracts `coordexp:config/pipeline.*` and `coordexp:losses/*`).
     """
-    kind, known = ("objective", OBJECTIVE_CONFIGS) if section == "objective" else ("diagnostic", DIAGNOSTIC_CONFIGS)
+    kind, known = ("objective", OBJECTIVE_MODULES) if section == "objective" else ("diagnostic", DIAGNOSTIC_MODULES)
     parsed: list[ModuleEntry] = []
     for index, authored in enumerate(entries):
         place = f"{where}.{section}[{index}]"
@@ -137,20 +186,17 @@ def parse_modules(entries: Sequence[Mapping[str, Any]], section: str, where: str
         name = entry["name"]
         if any(name == other.name for other in parsed):
             raise ManifestError(f"{place}: module {name!r} is listed twice; list each module once")
-        _check_finite(entry["weight"], f"{place}.weight")
-        config = parse_config(name, known[name], entry["config"], f"{place}.config")
+        weight = _finite(entry["weight"], f"{place}.weight")
+        config = parse_config(module_spec(name, known, section), entry["config"], f"{place}.config")
         channels = tuple(channel for channel in CHANNELS if channel in entry["channels"])
-        parsed.append(ModuleEntry(name, config, entry["enabled"], float(entry["weight"]), channels))
+        parsed.append(ModuleEntry(name, config, entry["enabled"], weight, channels))
     return tuple(parsed)
 
 
-def parse_config(name: str, kind: type[ModuleConfig], values: Mapping[str, Any], where: str) -> ModuleConfig:
-    """The config of module `name` from authored keys, with defaults for those left out; raises `ManifestError`."""
-    _check(f"losses/{name}", dict(values), where)
-    for key, value in values.items():
-        _check_finite(value, f"{where}.{key}")
-    plain: dict[str, Any] = {key: _plain(value, f"{where}.{key}") for key, value in values.items()}
-    return kind(**plain)
+def parse_config(spec: ModuleSpec, values: Mapping[str, Any], where: str) -> ModuleConfig:
+    """The config of a registered module from authored keys, defaults for those left out; raises `ManifestError`."""
+    _check(f"losses/{spec.name}", dict(values), where)
+    return spec.config(**_plain_config(spec.config, values, where))
 
 
 def _check(schema_id: str, value: object, where: str) -> None:
@@ -159,8 +205,3 @@ def _check(schema_id: str, value: object, where: str) -> None:
     except ContractViolation as error:
         dotted = error.violation.dotted
         raise ManifestError(f"{where}{'.' if dotted else ''}{dotted}: {error.message}") from error
-
-
-def _check_finite(value: float | None, where: str) -> None:
-    if value is not None and not math.isfinite(value):
-        raise ManifestError(f"{where} is {value}: a number of a pipeline must be finite")

@@ -13,7 +13,7 @@ import torch
 from coordexp.encode.types import TokenSubset, TokenType
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import Channel, MaskWeights
+    from coordexp.losses.specs.types import Channel, MaskWeights
 
 
 class ContextKind(StrEnum):
@@ -71,19 +71,18 @@ KNOWN_SUBSETS: dict[ContextKind, tuple[TokenSubset, ...]] = {
 def weight_table(kind: ContextKind, weights: MaskWeights) -> torch.Tensor:
     """Weights float64 [subset, type] of `kind`; a cell that is not named is 0, so false positives are neutral."""
     table = torch.zeros(len(TokenSubset), len(TokenType), dtype=torch.float64)
-    ce = weights.token_ce
 
     def put(subset: TokenSubset, **cells: float) -> None:
         for name, weight in cells.items():
             table[subset, TokenType[name]] = weight
 
     if kind is ContextKind.GT:
-        put(TokenSubset.GT, STRUCT=1.0, DESC=ce.desc_ce_weight, COORD=weights.coord_ce_weight, EOS=1.0)
+        put(TokenSubset.GT, STRUCT=1.0, DESC=weights.desc_ce_weight, COORD=weights.coord_ce_weight, EOS=1.0)
     elif kind is ContextKind.SELF_CONTEXT:
-        put(TokenSubset.GT, STRUCT=ce.self_context_struct_ce_weight, EOS=ce.self_context_struct_ce_weight)
+        put(TokenSubset.GT, STRUCT=weights.self_context_struct_ce_weight, EOS=weights.self_context_struct_ce_weight)
     else:
-        put(TokenSubset.MATCHED, STRUCT=ce.rollout_matched_prefix_struct_weight)
-        put(TokenSubset.FN, STRUCT=1.0, DESC=ce.rollout_fn_desc_weight)
+        put(TokenSubset.MATCHED, STRUCT=weights.rollout_matched_prefix_struct_weight)
+        put(TokenSubset.FN, STRUCT=1.0, DESC=weights.rollout_fn_desc_weight)
         put(TokenSubset.OPENING_INJECTED, STRUCT=1.0)
         put(TokenSubset.CLOSURE, STRUCT=1.0, EOS=1.0)
     return table

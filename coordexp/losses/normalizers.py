@@ -12,35 +12,38 @@ from typing import TYPE_CHECKING
 import torch
 
 from coordexp.encode.types import TokenType
-from coordexp.losses.specs import COORD_REG_TERMS, GEO_TERMS, TERMS
+from coordexp.losses.registry import COMPONENTS, OBJECTIVE_MODULES, TERM_COUNTS, TERMS, loss_key
+from coordexp.losses.specs.types import Count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordexp.losses.context import TeacherForcingContext
 
-TOKEN_CE = "token_ce"
-_COUNTED = (TOKEN_CE, *TERMS)
+_JOINT = {spec.name: spec.joint for spec in OBJECTIVE_MODULES.values() if spec.joint is not None}
+_COUNTED: dict[str, Count] = _JOINT | TERM_COUNTS
+_PLACES = {name: place for place, name in enumerate(_COUNTED)}
 
 
 @dataclass(frozen=True, eq=False)
 class Normalizers:
     """One number per term: weight sums for cross-entropies, positions for coordinate terms, boxes for geometry.
 
-    `values` is float64 [14] in a fixed order, so it can be all-reduced with SUM as it is. `token_ce` is the joint
-    weight sum of struct, desc and eos tokens, by which their total is divided (so that `desc_ce_weight` has an effect).
+    `values` is float64 [K] in the registry's order, so it can be all-reduced with SUM as it is. Before the terms stand
+    the joint counts, by their module's name: `token_ce` is the weight sum of struct, desc and eos tokens, by which
+    their total is divided (so that `desc_ce_weight` has an effect).
     """
 
     values: torch.Tensor
 
     def __getitem__(self, term: str) -> torch.Tensor:
-        return self.values[_COUNTED.index(term)]
+        return self.values[_PLACES[term]]
 
     def __add__(self, other: Normalizers) -> Normalizers:
         return Normalizers(self.values + other.values)
 
     def to_tensor(self) -> torch.Tensor:
-        """A copy of the counts, float64 [14], for a SUM all-reduce."""
+        """A copy of the counts, float64 [K], for a SUM all-reduce."""
         return self.values.clone()
 
     @classmethod
@@ -58,24 +61,30 @@ class Normalizers:
 
 def count_normalizers(context: TeacherForcingContext) -> Normalizers:
     """What `context` contributes to each term's denominator."""
+    counts = _counts(context)
+    zero = context.weight.new_zeros(())
+    values = [
+        counts[kind] if context.takes_coord_losses or not kind.of_coord_losses else zero for kind in _COUNTED.values()
+    ]
+    return Normalizers(torch.stack(values))
+
+
+def _counts(context: TeacherForcingContext) -> dict[Count, torch.Tensor]:
+    """Every kind of count, float64 0-d."""
 
     def weight_sum(*types: TokenType) -> torch.Tensor:
         return context.weight[context.of_type(*types)].sum()
 
     struct, desc = weight_sum(TokenType.STRUCT, TokenType.EOS), weight_sum(TokenType.DESC)
-    counts = {
-        TOKEN_CE: struct + desc,
-        "struct_ce": struct,
-        "desc_ce": desc,
-        "coord_token_ce": weight_sum(TokenType.COORD),
+    return {
+        Count.TEXT_WEIGHT: struct + desc,
+        Count.STRUCT_WEIGHT: struct,
+        Count.DESC_WEIGHT: desc,
+        Count.COORD_WEIGHT: weight_sum(TokenType.COORD),
+        Count.TEXT_TOKENS: context.text.sum().to(context.weight.dtype),
+        Count.SLOTS: context.weight.new_tensor(context.slot_bins.shape[0]),
+        Count.BOXES: context.weight.new_tensor(context.boxes.shape[0]),
     }
-    if context.takes_coord_losses:
-        slots, boxes = context.slot_bins.shape[0], context.boxes.shape[0]
-        counts |= {term: context.weight.new_tensor(slots) for term in COORD_REG_TERMS}
-        counts |= {term: context.weight.new_tensor(boxes) for term in GEO_TERMS}
-        counts["text_gate"] = context.text.sum().to(context.weight.dtype)
-    zero = context.weight.new_zeros(())
-    return Normalizers(torch.stack([counts.get(term, zero) for term in _COUNTED]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +98,18 @@ class TermSum:
 
 @dataclass(frozen=True, eq=False)
 class LossSums:
-    """Detached sums of the terms that were computed: float64 [3, 13], rows sum, weight times sum, and count."""
+    """Detached sums of the terms that were computed: float64 [3, T], rows sum, weight times sum, and count."""
 
     values: torch.Tensor
 
     @classmethod
     def of(cls, terms: Mapping[str, TermSum], device: torch.device) -> LossSums:
-        """Lay `terms` out in the fixed order; a term that is not among them stays 0 with count 0."""
+        """Lay `terms` out in the registry's order; a term that is not among them stays 0 with count 0.
+
+        Raises `ValueError` for a term that no module registers.
+        """
+        if strange := sorted(terms.keys() - TERM_COUNTS.keys()):
+            raise ValueError(f"no module registers the term {', '.join(strange)}; registered are {', '.join(TERMS)}")
         values = torch.zeros(3, len(TERMS), dtype=torch.float64, device=device)
         for name, term in terms.items():
             total = term.total.detach().to(values)
@@ -106,7 +120,7 @@ class LossSums:
         return LossSums(self.values + other.values)
 
     def to_tensor(self) -> torch.Tensor:
-        """A copy of the sums, float64 [3, 13], for a SUM all-reduce."""
+        """A copy of the sums, float64 [3, T], for a SUM all-reduce."""
         return self.values.clone()
 
     @classmethod
@@ -118,13 +132,13 @@ class LossSums:
 
     def metrics(self) -> dict[str, float]:
         """`loss/<component>` and `loss/<component>/<term>`, each sum over count; what was never counted is absent."""
-        total, weighted, count = (dict(zip(TERMS, row, strict=False)) for row in self.values.tolist())
-        seen = [term for term in TERMS if count[term] > 0]
-        metrics = {
-            f"loss/{term}": total[term] / count[term] for term in seen if term.endswith("_ce") and term in TERMS[:3]
-        }
-        for component, terms in (("coord_reg", COORD_REG_TERMS), ("geo", GEO_TERMS)):
-            if computed := [term for term in terms if term in seen]:
-                metrics[f"loss/{component}"] = sum(weighted[term] / count[term] for term in computed)
-                metrics |= {f"loss/{component}/{term}": total[term] / count[term] for term in computed}
+        total, weighted, count = (dict(zip(TERMS, row, strict=True)) for row in self.values.tolist())
+        seen = {term for term in TERMS if count[term] > 0}
+        metrics: dict[str, float] = {}
+        for component in COMPONENTS.values():
+            if component.name in seen:
+                metrics[loss_key(component.name)] = total[component.name] / count[component.name]
+            elif computed := [term.name for term in component.terms if term.name in seen]:
+                metrics[loss_key(component.name)] = sum(weighted[term] / count[term] for term in computed)
+                metrics |= {loss_key(component.name, term): total[term] / count[term] for term in computed}
         return metrics

@@ -29,7 +29,8 @@ from coordexp.losses.modules.types import (
 )
 from coordexp.losses.normalizers import LossSums, Normalizers, TermSum
 from coordexp.losses.registry import build_diagnostic_module, build_objective_module
-from coordexp.losses.specs import CoordRegConfig, DecodeMode
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.types import DecodeMode
 from coordexp.losses.vocab import VocabularyRequest
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ class ObjectiveOutput:
 class Objective:
     """Runs a manifest's modules in order. It has no parameters; which diagnostics are still on is its only state."""
 
-    def __init__(self, manifest: Manifest, decode_mode: DecodeMode = "exp") -> None:
+    def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.checksum = checksum(manifest)
-        self.decode_mode: DecodeMode = decode_mode
+        # Stage 1 has no choice: its boxes are expectations.
+        self.decode_mode: DecodeMode = manifest.coord_decode_mode or "exp"
         self._temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
         self._objective: list[tuple[ModuleEntry, ObjectiveModule]] = [
             (entry, build_objective_module(entry)) for entry in manifest.objective
@@ -114,7 +116,7 @@ class Objective:
     def _request(self, coefficients: Coefficients, context: TeacherForcingContext) -> VocabularyRequest:
         n_tokens, n_rows = context.predict.shape[0], context.rows.shape[0]
         # Slots that only a diagnostics module looks at come after `n_graded`: forward alone, or not at all.
-        gated = self._gate_weight(context) > 0
+        gated = self._grades_slots(context)
         wanted = gated or any(
             module.needs_coord_mass for entry, module in self._diagnostics if entry.runs_in(context.provenance.channel)
         )
@@ -131,14 +133,10 @@ class Objective:
             n_graded=n_rows if gated else n_tokens,
         )
 
-    def _gate_weight(self, context: TeacherForcingContext) -> float:
-        if not context.takes_coord_losses:
-            return 0.0
-        return sum(
-            entry.config.coord_gate_weight
-            for entry, _ in self._objective
-            if isinstance(entry.config, CoordRegConfig) and entry.runs_in(context.provenance.channel)
-        )
+    def _grades_slots(self, context: TeacherForcingContext) -> bool:
+        channel = context.provenance.channel
+        active = (module for entry, module in self._objective if entry.runs_in(channel))
+        return context.takes_coord_losses and any(module.grades_slots for module in active)
 
     def _measure(self, forwarded: Forwarded) -> dict[str, Gauge]:
         gauges: dict[str, Gauge] = {}
@@ -181,11 +179,8 @@ def _check_finite(
 
 
 def build_objective(manifest: Manifest) -> Objective:
-    """The objective that `manifest` describes; its `extra` says how boxes are decoded (exp where it doesn't)."""
-    modes: set[DecodeMode] = {
-        "st" if value == "st" else "exp" for key, value in manifest.extra.items() if key.endswith("coord_decode_mode")
-    }
-    return Objective(manifest, modes.pop() if modes else "exp")
+    """The objective that `manifest` describes."""
+    return Objective(manifest)
 
 
 def build_stage1_objective(custom: CustomConfig) -> Objective:

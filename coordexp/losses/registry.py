@@ -1,42 +1,90 @@
-"""Module names to their classes; `contracts/losses/` and `losses.specs` list the same names. Contract ids: LOSS-026."""
+"""Every module of the objective by name, and every logged part of the loss with what divides it. No torch.
+
+The config schema declares the names, in order; `SPEC` of `coordexp.losses.specs.<name>` is what a module registers of
+itself. Nothing else lists modules or terms. Contract ids: LOSS-026, LOSS-032.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from coordexp.losses.manifest import ManifestError
-from coordexp.losses.modules.bbox_geo import BboxGeo
-from coordexp.losses.modules.coord_diag import CoordDiag
-from coordexp.losses.modules.coord_reg import CoordReg
-from coordexp.losses.modules.mask_counts import MaskCounts
-from coordexp.losses.modules.token_ce import TokenCE
+from coordexp.losses.specs.types import Component, Count, ManifestError, ModuleSpec
+from coordexp.spec import ContractFileError
+from coordexp.spec.logged import diagnostic_names, objective_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Mapping
 
     from coordexp.losses.manifest import ModuleEntry
     from coordexp.losses.modules.types import DiagnosticModule, ObjectiveModule
 
-Module = TypeVar("Module")
-OBJECTIVE_MODULES: dict[str, Callable[[Any], ObjectiveModule]] = {
-    "token_ce": TokenCE,
-    "bbox_geo": BboxGeo,
-    "coord_reg": CoordReg,
-}
-DIAGNOSTIC_MODULES: dict[str, Callable[[Any], DiagnosticModule]] = {"coord_diag": CoordDiag, "mask_counts": MaskCounts}
+_SPECS = "coordexp.losses.specs"
+
+
+def registered_modules(names: Iterable[str]) -> dict[str, ModuleSpec]:
+    """The modules of these names; raises `ContractFileError` for a name that no module has registered."""
+    return {name: _registered(name) for name in names}
+
+
+def _registered(name: str) -> ModuleSpec:
+    place = f"{_SPECS}.{name}"
+    if find_spec(place) is None:
+        raise ContractFileError(f"contracts/config/ declares the module {name!r}, but there is no {place}; write it")
+    spec: ModuleSpec = import_module(place).SPEC
+    if spec.name != name:
+        raise ContractFileError(f"{place} registers {spec.name!r}; its file has to be called so")
+    return spec
+
+
+def logged_components(modules: Iterable[ModuleSpec]) -> dict[str, Component]:
+    """Components of `modules` by name, in order; raises `ContractFileError` for one that two modules register."""
+    found: dict[str, Component] = {}
+    for spec in modules:
+        for component in spec.components:
+            if component.name in found:
+                raise ContractFileError(f"{_SPECS}.{spec.name}: component {component.name!r} is another module's")
+            found[component.name] = component
+    return found
+
+
+def term_counts(components: Iterable[Component]) -> dict[str, Count]:
+    """What divides each term, in a fixed order; raises `ContractFileError` for a term of two components."""
+    found: dict[str, Count] = {}
+    for component in components:
+        own = {component.name: component.count} if component.count else {}
+        for name, count in (own | {term.name: term.count for term in component.terms}).items():
+            if name in found:
+                raise ContractFileError(f"{_SPECS}: two terms are called {name!r}; call the later one otherwise")
+            found[name] = count
+    return found
+
+
+OBJECTIVE_MODULES = registered_modules(objective_names())
+DIAGNOSTIC_MODULES = registered_modules(diagnostic_names())
+COMPONENTS = logged_components(OBJECTIVE_MODULES.values())
+TERM_COUNTS = term_counts(COMPONENTS.values())
+TERMS = tuple(TERM_COUNTS)
+
+
+def loss_key(component: str, term: str | None = None) -> str:
+    """The metric key of a component or of one of its terms: the one place that puts such a key together."""
+    return f"loss/{component}" if term is None else f"loss/{component}/{term}"
+
+
+def module_spec(name: str, modules: Mapping[str, ModuleSpec], section: str) -> ModuleSpec:
+    """The registration of `name` among `modules`; raises `ManifestError` with the names that `section` knows."""
+    if name not in modules:
+        raise ManifestError(f"{name!r} is no {section} module; there are {', '.join(modules)}")
+    return modules[name]
 
 
 def build_objective_module(entry: ModuleEntry) -> ObjectiveModule:
     """The objective module that `entry` names, with its config."""
-    return _registered(entry, OBJECTIVE_MODULES, "objective")(entry.config)
+    return module_spec(entry.name, OBJECTIVE_MODULES, "objective").build(entry.config)
 
 
 def build_diagnostic_module(entry: ModuleEntry) -> DiagnosticModule:
     """The diagnostics module that `entry` names, with its config."""
-    return _registered(entry, DIAGNOSTIC_MODULES, "diagnostics")(entry.config)
-
-
-def _registered(entry: ModuleEntry, modules: dict[str, Module], section: str) -> Module:
-    if entry.name not in modules:
-        raise ManifestError(f"{entry.name!r} is no {section} module; there are {', '.join(modules)}")
-    return modules[entry.name]
+    return module_spec(entry.name, DIAGNOSTIC_MODULES, "diagnostics").build(entry.config)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.metrics.table import read_metric_table
 from coordexp.spec import check, contract_path, read_yaml
+from coordexp.spec.logged import read_components, read_gauges, read_shared_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,13 +38,14 @@ def render_page(text: str) -> str:
 
 def definitions_table() -> str:
     """Symbols of the formulas."""
-    return _table(("symbol", "meaning"), ((f"`{name}`", text) for name, text in _terms()["definitions"].items()))
+    symbols = read_shared_terms()["definitions"]
+    return _table(("symbol", "meaning"), ((f"`{name}`", text) for name, text in symbols.items()))
 
 
 def losses_table() -> str:
     """Every `loss/*` key."""
     head = ("key", "value", "unit", "mean over", "weight", "module", "contract")
-    return _table(head, _loss_rows(_terms()["components"]))
+    return _table(head, _loss_rows(read_components()))
 
 
 def _loss_rows(components: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -62,7 +64,7 @@ def terms_table() -> str:
     """Terms of `coord_reg` and `bbox_geo`, with what they are checked against."""
     rows = (
         (f"`{term}`", part["formula"], _weight(part["weight"]), part.get("reference", ""), _ids(part))
-        for component in _terms()["components"].values()
+        for component in read_components().values()
         for term, part in component.get("terms", {}).items()
     )
     return _table(("term", "value at a position or box", "weight", "reference", "contract"), rows)
@@ -71,9 +73,9 @@ def terms_table() -> str:
 def diagnostics_table() -> str:
     """Every key of the diagnostics modules."""
     rows = (
-        (f"`{module}/<provenance>/{key}`", row["formula"], row["unit"], row["reduction"], _ids(part))
-        for module, part in _terms()["diagnostics"].items()
-        for key, row in part["keys"].items()
+        (f"`{module}/<provenance>/{key}`", row["formula"], row["unit"], row["reduction"], _ids(row))
+        for module, gauges in read_gauges().items()
+        for key, row in gauges.items()
     )
     return _table(("key", "value", "unit", "reduction", "contract"), rows)
 
@@ -123,10 +125,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "manifests": manifests_table,
     "metrics": metrics_table,
 }
-
-
-def _terms() -> Any:
-    return check("losses/terms", read_yaml(contract_path("losses/terms.yaml")))
 
 
 def _ids(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Metric keys and how each is reduced, read once from contracts/metrics/metrics.yaml. Contract ids: ART-006, ART-007.
+"""Metric keys and how each is reduced, read once from the contracts. Contract ids: ART-006, ART-007.
 
 A key that the table does not know is refused with the nearest one, so that a misspelt metric cannot appear beside the
 real one.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from coordexp.spec import ContractFileError, check, contract_path, read_yaml
+from coordexp.spec import ContractFileError
+from coordexp.spec.logged import read_metric_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,12 +40,10 @@ def read_metric_table() -> Mapping[str, Metric]:
     """Every metric by key; raises `ContractFileError` for a key that is there twice, `ContractViolation` for a bad
     row.
     """
-    path = contract_path("metrics/metrics.yaml")
-    rows = check("metric-table", read_yaml(path))["metrics"]
     table: dict[str, Metric] = {}
-    for row in rows:
+    for row in read_metric_rows():
         if row["key"] in table:
-            raise ContractFileError(f"{path}: metric {row['key']!r} is there twice")
+            raise ContractFileError(f"contracts/metrics/metrics.yaml: metric {row['key']!r} is there twice")
         table[row["key"]] = Metric(**{**row, "modes": tuple(row["modes"])})
     return table
 
@@ -62,5 +61,6 @@ def check_key(key: str) -> str:
     near = difflib.get_close_matches(key, table, n=1)
     hint = f"; nearest: {near[0]!r}" if near else ""
     raise MetricError(
-        f"unknown metric key {key!r}{hint}; keys and reductions are declared in contracts/metrics/metrics.yaml"
+        f"unknown metric key {key!r}{hint}; keys and reductions are declared in contracts/metrics/metrics.yaml, "
+        "those of the objective in contracts/losses/"
     )

@@ -10,7 +10,7 @@ from coordexp.artifacts.run_manifest import ArtifactError
 from coordexp.coordjson import CoordJSONError
 from coordexp.evaluation.job import INPUT_ERRORS as EVALUATION_ERRORS
 from coordexp.forward.probe import PackingLeak
-from coordexp.losses.manifest import ManifestError
+from coordexp.losses.specs.types import ManifestError
 from coordexp.packing.backend import UnprovenBackend
 from coordexp.packing.plan import OversizeSample
 from coordexp.training.errors import TrainingError

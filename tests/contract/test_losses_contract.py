@@ -9,46 +9,91 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.losses import specs
 from coordexp.losses.defaults import FLAT_KNOBS
-from coordexp.losses.registry import DIAGNOSTIC_MODULES, OBJECTIVE_MODULES
-from coordexp.spec import check, contracts_root, read_schema, read_yaml
+from coordexp.losses.masks import Provenance
+from coordexp.losses.registry import (
+    COMPONENTS,
+    DIAGNOSTIC_MODULES,
+    OBJECTIVE_MODULES,
+    TERM_COUNTS,
+    logged_components,
+    registered_modules,
+    term_counts,
+)
+from coordexp.losses.specs.types import Component, Count, MaskWeights, Term
+from coordexp.spec import ContractFileError, contracts_root, read_schema, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TERMS = check("losses/terms", read_yaml(contracts_root() / "losses" / "terms.yaml"))
-CONFIGS = specs.OBJECTIVE_CONFIGS | specs.DIAGNOSTIC_CONFIGS
+MODULES = OBJECTIVE_MODULES | DIAGNOSTIC_MODULES
 
 
 @pytest.mark.invariant("LOSS-026")
-def test_registry_contract_and_config_schema_name_the_same_modules() -> None:
-    for section, kind, table, configs in (
-        ("objective", "objective", OBJECTIVE_MODULES, specs.OBJECTIVE_CONFIGS),
-        ("diagnostics", "diagnostic", DIAGNOSTIC_MODULES, specs.DIAGNOSTIC_CONFIGS),
-    ):
-        allowed = read_schema(f"config/pipeline.{kind}")["properties"]["name"]["enum"]
-        assert list(TERMS[section]) == list(table) == list(configs) == allowed
+def test_registry_contracts_and_config_schema_name_the_same_modules() -> None:
+    """A file that no schema declares is a module that nobody can write into a pipeline."""
+    for kind, table in (("objective", OBJECTIVE_MODULES), ("diagnostic", DIAGNOSTIC_MODULES)):
+        assert read_schema(f"config/pipeline.{kind}")["properties"]["name"]["enum"] == list(table)
+    for folder in ("specs", "modules"):
+        files = {path.stem for path in (ROOT / "coordexp" / "losses" / folder).glob("*.py")}
+        assert files - {"__init__", "types"} == set(MODULES)
+    for keyword, table in (("x-components", OBJECTIVE_MODULES), ("x-gauges", DIAGNOSTIC_MODULES)):
+        paths = (contracts_root() / "losses").glob("*.schema.json")
+        ids = {path.name.removesuffix(".schema.json") for path in paths}
+        assert {name for name in ids if keyword in read_schema(f"losses/{name}")} == set(table)
 
 
 @pytest.mark.invariant("LOSS-026")
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", list(MODULES))
 def test_module_config_has_the_keys_and_defaults_of_its_schema(name: str) -> None:
     properties = read_schema(f"losses/{name}").get("properties", {})
-    fields = {field.name: field.default for field in dataclasses.fields(CONFIGS[name])}
+    fields = {field.name: field.default for field in dataclasses.fields(MODULES[name].config)}
     assert fields == {key: value["default"] for key, value in properties.items()}
     assert list(fields) == list(properties)
 
 
 @pytest.mark.invariant("LOSS-026")
-def test_terms_and_components_are_the_contract_s() -> None:
-    components = TERMS["components"]
-    assert list(components) == list(specs.COMPONENTS)
-    assert tuple(components["coord_reg"]["terms"]) == specs.COORD_REG_TERMS
-    assert tuple(components["geo"]["terms"]) == specs.GEO_TERMS
-    assert {component["module"] for component in components.values()} <= set(TERMS["objective"])
-    for component in components.values():
-        keys = {field.name for field in dataclasses.fields(CONFIGS[component["module"]])}
-        weights = [text for term in component.get("terms", {}).values() for text in term["weight"].split("; ")]
-        assert {text.split()[0] for text in weights} <= keys
+@pytest.mark.parametrize("name", list(OBJECTIVE_MODULES))
+def test_a_module_registers_the_terms_of_its_contract(name: str) -> None:
+    """Names, the key that weighs each term, and what its sum is divided by."""
+    promised, spec = read_schema(f"losses/{name}")["x-components"], OBJECTIVE_MODULES[name]
+    assert list(promised) == [component.name for component in spec.components]
+    keys = {field.name for field in dataclasses.fields(spec.config)}
+    for component in spec.components:
+        contract = promised[component.name]
+        parts = contract.get("terms", {})
+        assert list(parts) == [term.name for term in component.terms]
+        assert (component.count is None) == bool(parts)
+        assert component.count is None or contract["mean_over"] == component.count
+        for term in component.terms:
+            weights = [text.split()[0] for text in parts[term.name]["weight"].split("; ")]
+            assert (weights[0], parts[term.name]["mean_over"]) == (term.weight, term.count)
+            assert set(weights) <= keys
+
+
+@pytest.mark.invariant("LOSS-026")
+def test_the_mask_table_is_filled_by_registered_keys() -> None:
+    table = read_yaml(contracts_root() / "losses" / "mask_table.yaml")
+    rows = [row for context in table["contexts"].values() for row in context.values()]
+    named = {cell for row in rows for cell in row.values() if isinstance(cell, str)} | {table["struct_multiplier"]}
+    registered = [key for spec in OBJECTIVE_MODULES.values() for key in spec.mask_keys]
+    assert sorted(registered) == sorted(named) == sorted(field.name for field in dataclasses.fields(MaskWeights))
+
+
+@pytest.mark.invariant("LOSS-026")
+def test_gauges_are_told_apart_by_the_forwards_there_are() -> None:
+    shared = read_yaml(contracts_root() / "losses" / "terms.yaml")
+    assert list(shared["provenances"]) == list(Provenance)
+
+
+@pytest.mark.invariant("LOSS-026")
+def test_a_name_without_a_registration_and_a_name_given_twice_are_refused() -> None:
+    with pytest.raises(ContractFileError, match=r"declares the module 'bbox_gio', but there is no .*bbox_gio; write"):
+        registered_modules(["token_ce", "bbox_gio"])
+    with pytest.raises(ContractFileError, match=r"coord_reg: component 'coord_token_ce' is another module's"):
+        logged_components([OBJECTIVE_MODULES["coord_reg"]] * 2)
+    other = Component("geo2", terms=(Term("ciou", "ciou_weight", Count.BOXES),))
+    with pytest.raises(ContractFileError, match="two terms are called 'ciou'"):
+        term_counts([*COMPONENTS.values(), other])
+    assert "ciou" in TERM_COUNTS
 
 
 @pytest.mark.invariant("LOSS-026")
@@ -65,7 +110,7 @@ def test_every_moved_knob_names_the_key_that_takes_its_place() -> None:
         assert {module for module, _ in targets} == {moves[knob].split()[0]}
         for module, key in targets:
             assert key in moves[knob].split()
-            assert key in {field.name for field in dataclasses.fields(CONFIGS[module])}
+            assert key in {field.name for field in dataclasses.fields(MODULES[module].config)}
 
 
 @pytest.mark.invariant("LOSS-026")

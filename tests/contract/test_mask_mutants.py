@@ -10,14 +10,14 @@ import torch
 
 from coordexp.encode.types import TokenSubset, TokenType
 from coordexp.losses.masks import ContextKind, weight_table
-from coordexp.losses.specs import MaskWeights, TokenCEConfig
+from coordexp.losses.specs.types import MaskWeights
 from coordexp.spec import Mutant, check, contracts_root, load_invariants, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MASKS = "coordexp/losses/masks.py"
 TABLE = check("losses/mask-table", read_yaml(contracts_root() / "losses" / "mask_table.yaml"))["contexts"]
 # Distinct and none of them 0 or 1, so that a cell that is mixed up with another one shows.
-WEIGHTS = MaskWeights(TokenCEConfig(1.7, 0.13, 0.6, 0.4, 2.5), 0.35)
+WEIGHTS = MaskWeights(1.7, 0.13, 0.6, 0.4, 2.5, 0.35)
 Cell = tuple[str, str, str]
 
 

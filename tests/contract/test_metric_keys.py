@@ -1,4 +1,4 @@
-"""What the objective emits, what contracts/losses/terms.yaml says it does, the metric table and the pages: one list."""
+"""What the objective emits, what the contracts of its modules say it does, the metric table and the pages: one list."""
 
 from __future__ import annotations
 
@@ -7,44 +7,34 @@ from typing import Any
 
 import pytest
 
-from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_objective
 from coordexp.losses.registry import DIAGNOSTIC_MODULES, OBJECTIVE_MODULES
-from coordexp.losses.specs import DIAGNOSTIC_CONFIGS, OBJECTIVE_CONFIGS, CoordRegConfig
 from coordexp.metrics.document import FOLDER, PAGES, TABLES, render_page
 from coordexp.metrics.table import read_metric_table
-from coordexp.spec import check, contracts_root, load_invariants, read_yaml
+from coordexp.spec import load_invariants, read_schema
 from coordexp.training.metrics import WindowMetrics
-from tests.unit.losses.synthetic import run_on
+from tests.unit.losses.synthetic import everything_on, run_on
 
 ROOT = Path(__file__).resolve().parents[2]
-TERMS = check("losses/terms", read_yaml(contracts_root() / "losses" / "terms.yaml"))
+CONTRACTS = {name: read_schema(f"losses/{name}") for name in (*OBJECTIVE_MODULES, *DIAGNOSTIC_MODULES)}
 # Families of keys that nothing but the objective emits.
 OWNED = ("loss/", *(f"{module}/" for module in DIAGNOSTIC_MODULES))
-EVERY_TERM = CoordRegConfig(*[1.0] * 12, 2.0)
 
 
 def promised() -> dict[str, tuple[str, str]]:
-    """Key → reduction and unit, for every key that terms.yaml names."""
+    """Key → reduction and unit, for every key that the modules' contracts name."""
     found: dict[str, tuple[str, str]] = {}
-    for name, component in TERMS["components"].items():
-        found[f"loss/{name}"] = ("ratio", component["unit"])
-        for term, part in component.get("terms", {}).items():
-            found[f"loss/{name}/{term}"] = ("ratio", part["unit"])
-    for module, diagnostic in TERMS["diagnostics"].items():
+    for module in OBJECTIVE_MODULES:
+        for name, component in CONTRACTS[module]["x-components"].items():
+            found[f"loss/{name}"] = ("ratio", component["unit"])
+            for term, part in component.get("terms", {}).items():
+                found[f"loss/{name}/{term}"] = ("ratio", part["unit"])
+    for module in DIAGNOSTIC_MODULES:
         for provenance in Provenance:
-            for key, row in diagnostic["keys"].items():
+            for key, row in CONTRACTS[module]["x-gauges"].items():
                 found[f"{module}/{provenance}/{key}"] = (row["reduction"], row["unit"])
     return found
-
-
-def everything_on() -> Manifest:
-    """Every registered module, and every term of `coord_reg`, at a weight above 0."""
-    configs = {name: OBJECTIVE_CONFIGS[name]() for name in OBJECTIVE_MODULES} | {"coord_reg": EVERY_TERM}
-    objective = [ModuleEntry(name, config) for name, config in configs.items()]
-    diagnostics = [ModuleEntry(name, DIAGNOSTIC_CONFIGS[name]()) for name in DIAGNOSTIC_MODULES]
-    return Manifest(tuple(objective), tuple(diagnostics))
 
 
 def emitted() -> tuple[set[str], WindowMetrics]:
@@ -87,7 +77,9 @@ def test_the_contract_s_invariants_exist() -> None:
             return set()
         return set(node.get("invariants", ())).union(*map(named, node.values()))
 
-    assert named(TERMS) <= {invariant.id for invariant in load_invariants()}
+    found = {name: named(contract) for name, contract in CONTRACTS.items()}
+    assert all(found.values())
+    assert set().union(*found.values()) <= {invariant.id for invariant in load_invariants()}
 
 
 @pytest.mark.invariant("LOSS-029")

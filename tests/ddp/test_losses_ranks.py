@@ -18,7 +18,10 @@ from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums, Normalizers, count_normalizers
 from coordexp.losses.objective import build_objective
-from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import COORD_IDS, HIDDEN, VOCABULARY, collate, gt_sample
 

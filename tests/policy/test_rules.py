@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.policy import RULES, parse_source, violations_of
-from audit.policy.boundaries import COMMAND_LINES, CONSOLES, OTHER_EXTRAS, bucket_reads, prints, undeclared_flags
+from audit.policy.boundaries import COMMAND_LINES, CONSOLES, prints, undeclared_flags
 from audit.policy.environment import ENVIRONMENT_HANDED_ON, undocumented_environment
 from audit.policy.failures import BEST_EFFORT, swallowed_errors
 from audit.policy.loss_home import HOME, loss_arithmetic
@@ -155,13 +155,6 @@ def test_every_module_that_hands_the_environment_on_does():
     for path in ENVIRONMENT_HANDED_ON:
         found = list(undocumented_environment(elsewhere(path), documented_variables()))
         assert found, f"{path} hands nothing on: take it off the list"
-
-
-@pytest.mark.invariant("POLICY-009")
-def test_every_other_extra_on_the_list_is_read():
-    for path, spelling in OTHER_EXTRAS:
-        messages = [violation.message for violation in bucket_reads(elsewhere(path))]
-        assert any(message.startswith(f"{spelling}:") for message in messages), f"{path}: take it off the list"
 
 
 @pytest.mark.invariant("POLICY-010")

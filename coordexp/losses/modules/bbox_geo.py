@@ -9,10 +9,13 @@ from coordexp.losses.boxes import canonicalize, complete_iou_loss, smooth_l1
 from coordexp.losses.coord_atoms import bin_values, decode
 from coordexp.losses.modules.types import Coefficients, Forwarded, ModuleOutput
 from coordexp.losses.normalizers import Normalizers, TermSum
+from coordexp.losses.specs.bbox_geo import TERMS, BboxGeoConfig
 
 if TYPE_CHECKING:
     from coordexp.losses.context import TeacherForcingContext
-    from coordexp.losses.specs import BboxGeoConfig
+
+MEASURES = {"smoothl1": smooth_l1, "ciou": complete_iou_loss}
+"""Each term's value [M] from decoded and target boxes [M, 4]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class BboxGeo:
     """Boxes of ground truth, matched and injected objects; false positives are not among the context's boxes."""
 
     config: BboxGeoConfig
+    grades_slots: bool = False
 
     def plan(
         self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float
@@ -36,13 +40,11 @@ class BboxGeo:
         target = canonicalize(values[context.slot_bins][context.boxes])
         loss = boxes.new_zeros(())
         terms = {}
-        for name, term_weight, measure in (
-            ("smoothl1", self.config.smoothl1_weight, smooth_l1),
-            ("ciou", self.config.ciou_weight, complete_iou_loss),
-        ):
+        for term in TERMS:
+            term_weight = getattr(self.config, term.weight)
             if term_weight == 0:
                 continue
-            total = measure(boxes, target).sum()
-            loss = loss + weight * term_weight * normalizers.share(name).to(total.dtype) * total
-            terms[name] = TermSum(total, context.weight.new_tensor(boxes.shape[0]), term_weight)
+            total = MEASURES[term.name](boxes, target).sum()
+            loss = loss + weight * term_weight * normalizers.share(term.name).to(total.dtype) * total
+            terms[term.name] = TermSum(total, context.weight.new_tensor(boxes.shape[0]), term_weight)
         return ModuleOutput(loss, terms)

@@ -15,7 +15,7 @@ from coordexp.losses.coord_atoms import decode
 from coordexp.losses.modules.types import Forwarded, Gauge
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import CoordDiagConfig
+    from coordexp.losses.specs.coord_diag import CoordDiagConfig
 
 _TOP = 5
 

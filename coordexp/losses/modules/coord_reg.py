@@ -6,6 +6,7 @@ Contract ids: LOSS-010, LOSS-024.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,12 +16,41 @@ from coordexp.losses import coord_atoms
 from coordexp.losses.masks import ContextKind
 from coordexp.losses.modules.types import Coefficients, Forwarded, ModuleOutput
 from coordexp.losses.normalizers import Normalizers, TermSum
+from coordexp.losses.specs.coord_reg import TERMS, CoordRegConfig
+from coordexp.losses.specs.types import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from coordexp.losses.context import TeacherForcingContext
-    from coordexp.losses.specs import CoordRegConfig
+
+
+@dataclass(frozen=True, eq=False)
+class CoordSlots:
+    """What a term is measured on: the coord distribution `p` [C, 1000] of each slot, and its target bin [C]."""
+
+    log_p: torch.Tensor
+    p: torch.Tensor
+    bins: torch.Tensor
+    config: CoordRegConfig
+
+    @cached_property
+    def target(self) -> torch.Tensor:
+        """Gaussian target [C, 1000]."""
+        config = self.config
+        return coord_atoms.gaussian_target(self.bins, config.target_sigma, config.target_truncate, self.p.dtype)
+
+
+MEASURES: Mapping[str, Callable[[CoordSlots], torch.Tensor]] = {
+    "soft_ce": lambda slots: coord_atoms.soft_cross_entropy(slots.log_p, slots.target),
+    "w1": lambda slots: coord_atoms.wasserstein(slots.p, slots.target),
+    "entropy": lambda slots: coord_atoms.entropy(slots.log_p),
+    "expected_l1": lambda slots: coord_atoms.expected_l1(slots.p, slots.bins),
+    "expected_huber": lambda slots: coord_atoms.expected_huber(slots.p, slots.bins, slots.config.coord_huber_delta),
+    "coord_ce": lambda slots: coord_atoms.cross_entropy(slots.log_p, slots.bins),
+}
+"""The value [C] of every term of the coord distribution; both gates come from the vocabulary pass."""
+_DISTRIBUTION = tuple(term for term in TERMS if term.name not in ("coord_gate", "text_gate"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +62,11 @@ class CoordReg:
     """
 
     config: CoordRegConfig
+
+    @property
+    def grades_slots(self) -> bool:
+        """The coord gate has a coefficient on every coord slot."""
+        return self.config.coord_gate_weight > 0
 
     def plan(
         self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float
@@ -55,15 +90,26 @@ class CoordReg:
         terms = self._vocabulary_terms(forwarded)
         if not forwarded.context.takes_coord_losses:
             return ModuleOutput(terms=terms)
+        slots = CoordSlots(forwarded.log_p, forwarded.p, forwarded.context.slot_bins, self.config)
         count = forwarded.context.weight.new_tensor(forwarded.p.shape[0])
         loss = forwarded.p.new_zeros(())
-        for name, (term_weight, measure) in self._distribution_terms(forwarded).items():
+        for term in _DISTRIBUTION:
+            term_weight = self._weight(term, forwarded.context.kind)
             if term_weight == 0:
                 continue
-            total = measure().sum()
-            loss = loss + weight * term_weight * normalizers.share(name).to(total.dtype) * total
-            terms[name] = TermSum(total, count, term_weight)
+            total = MEASURES[term.name](slots).sum()
+            loss = loss + weight * term_weight * normalizers.share(term.name).to(total.dtype) * total
+            terms[term.name] = TermSum(total, count, term_weight)
         return ModuleOutput(loss, terms)
+
+    def _weight(self, term: Term, kind: ContextKind) -> float:
+        """The config's, but for two terms that one of the contexts weighs otherwise."""
+        if term.name == "soft_ce" and kind is ContextKind.SELF_CONTEXT:
+            return self.config.self_context_soft_ce_weight
+        if term.name == "coord_ce" and kind is ContextKind.GT:
+            return 0.0
+        weight: float = getattr(self.config, term.weight)
+        return weight
 
     def _vocabulary_terms(self, forwarded: Forwarded) -> dict[str, TermSum]:
         context, vocabulary = forwarded.context, forwarded.vocabulary
@@ -85,26 +131,3 @@ class CoordReg:
                 (vocabulary.text_gate[:n_tokens] * context.text).sum(), context.text.sum(), self.config.text_gate_weight
             )
         return terms
-
-    def _distribution_terms(self, forwarded: Forwarded) -> dict[str, tuple[float, Callable[[], torch.Tensor]]]:
-        config, log_p, p, bins = self.config, forwarded.log_p, forwarded.p, forwarded.context.slot_bins
-        kind = forwarded.context.kind
-        soft_ce = config.self_context_soft_ce_weight if kind is ContextKind.SELF_CONTEXT else config.soft_ce_weight
-
-        def target() -> torch.Tensor:
-            return coord_atoms.gaussian_target(bins, config.target_sigma, config.target_truncate, p.dtype)
-
-        return {
-            "soft_ce": (soft_ce, lambda: coord_atoms.soft_cross_entropy(log_p, target())),
-            "w1": (config.w1_weight, lambda: coord_atoms.wasserstein(p, target())),
-            "entropy": (config.coord_entropy_weight, lambda: coord_atoms.entropy(log_p)),
-            "expected_l1": (config.coord_el1_weight, lambda: coord_atoms.expected_l1(p, bins)),
-            "expected_huber": (
-                config.coord_ehuber_weight,
-                lambda: coord_atoms.expected_huber(p, bins, config.coord_huber_delta),
-            ),
-            "coord_ce": (
-                0.0 if kind is ContextKind.GT else config.coord_ce_weight,
-                lambda: coord_atoms.cross_entropy(log_p, bins),
-            ),
-        }

@@ -12,7 +12,7 @@ from coordexp.encode.types import TokenType
 from coordexp.losses.modules.types import Forwarded, Gauge
 
 if TYPE_CHECKING:
-    from coordexp.losses.specs import MaskCountsConfig
+    from coordexp.losses.specs.mask_counts import MaskCountsConfig
 
 
 @dataclass(frozen=True, slots=True)

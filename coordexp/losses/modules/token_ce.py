@@ -9,11 +9,11 @@ import torch
 
 from coordexp.encode.types import TokenType
 from coordexp.losses.modules.types import Coefficients, Forwarded, ModuleOutput
-from coordexp.losses.normalizers import TOKEN_CE, Normalizers, TermSum
+from coordexp.losses.normalizers import Normalizers, TermSum
+from coordexp.losses.specs.token_ce import SPEC, TokenCEConfig
 
 if TYPE_CHECKING:
     from coordexp.losses.context import TeacherForcingContext
-    from coordexp.losses.specs import TokenCEConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,14 @@ class TokenCE:
     """Its config fills the mask table, so the weights arrive in the context."""
 
     config: TokenCEConfig
+    grades_slots: bool = False
 
     def plan(
         self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float
     ) -> None:
         """w/Σw for every text token, coord tokens excepted."""
         text = context.of_type(TokenType.STRUCT, TokenType.DESC, TokenType.EOS)
-        scale = weight * normalizers.share(TOKEN_CE)
+        scale = weight * normalizers.share(SPEC.name)
         coefficients.ce[: context.predict.shape[0]] += torch.where(text, context.weight, 0.0) * scale
 
     def compute(self, forwarded: Forwarded, normalizers: Normalizers, weight: float) -> ModuleOutput:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from coordexp.losses.context import TeacherForcingContext
     from coordexp.losses.normalizers import Normalizers, TermSum
-    from coordexp.losses.specs import DecodeMode
+    from coordexp.losses.specs.types import DecodeMode
     from coordexp.losses.vocab import VocabularyOutput
 
 
@@ -52,7 +52,13 @@ class ModuleOutput:
 
 
 class ObjectiveModule(Protocol):
-    """Adds its vocabulary-wide terms to the plan, then computes the rest from the outcome. `weight` is the module's."""
+    """Adds its vocabulary-wide terms to the plan, then computes the rest from the outcome. `weight` is the module's.
+
+    `grades_slots`: its plan gives coefficients to coord slots, so the vocabulary pass takes gradients there too.
+    """
+
+    @property
+    def grades_slots(self) -> bool: ...
 
     def plan(
         self, coefficients: Coefficients, context: TeacherForcingContext, normalizers: Normalizers, weight: float

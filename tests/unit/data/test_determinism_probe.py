@@ -18,7 +18,7 @@ from coordexp.forward.tiny import SMALLEST, build_tiny_config
 from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_objective
-from coordexp.losses.specs import TokenCEConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.packing.plan import PackPlan, build_plan
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.training.forwards import ForwardBuilder

@@ -6,15 +6,19 @@ The coord ids are scattered over the vocabulary, so nothing that slices it can p
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
 from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenType
 from coordexp.forward.head import OutputHead
+from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput
+from coordexp.losses.registry import DIAGNOSTIC_MODULES, OBJECTIVE_MODULES
+from coordexp.losses.specs.token_ce import TokenCEConfig
+from coordexp.losses.specs.types import MaskWeights, ModuleSpec
 from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch, Segment
 
@@ -22,6 +26,11 @@ VOCABULARY, HIDDEN = 1080, 6
 COORD_IDS = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(3))[:1000]
 TEXT_IDS = sorted(set(range(VOCABULARY)) - set(COORD_IDS.tolist()))
 OTHER, STRUCT, DESC, COORD, EOS = TokenType
+
+
+def mask_weights(coord_ce: float = 0.0, **token_ce: float) -> MaskWeights:
+    """The mask table's weights: those of `token_ce` at their defaults but for the given ones."""
+    return MaskWeights(**asdict(TokenCEConfig(**token_ce)), coord_ce_weight=coord_ce)
 
 
 @dataclass
@@ -141,6 +150,20 @@ def random_head(seed: int = 1, dtype: torch.dtype = torch.float64, *, offset: bo
     weight = (0.7 * torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype)
     shift = (0.3 * torch.randn(1000, HIDDEN, generator=generator, dtype=torch.float64)).to(dtype) if offset else None
     return OutputHead(weight.requires_grad_(), COORD_IDS, None if shift is None else shift.requires_grad_())
+
+
+def weigh_terms(spec: ModuleSpec, weight: float = 1.0) -> ModuleEntry:
+    """A module with every one of its terms at `weight`, its other keys at their defaults."""
+    weights = {term.weight: weight for component in spec.components for term in component.terms}
+    return ModuleEntry(spec.name, spec.config(**weights))
+
+
+def everything_on() -> Manifest:
+    """Every registered module with every term."""
+    return Manifest(
+        tuple(weigh_terms(spec) for spec in OBJECTIVE_MODULES.values()),
+        tuple(weigh_terms(spec) for spec in DIAGNOSTIC_MODULES.values()),
+    )
 
 
 def run_on(objective: Objective, provenance: Provenance, batch: PackedBatch | None = None) -> ObjectiveOutput:

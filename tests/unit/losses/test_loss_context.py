@@ -10,11 +10,10 @@ import torch
 from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenType
 from coordexp.losses.context import build_context
 from coordexp.losses.masks import Provenance
-from coordexp.losses.specs import MaskWeights
 from coordexp.packing.types import PackedBatch
-from tests.unit.losses.synthetic import COORD_IDS, collate, gt_sample, rollout_sample
+from tests.unit.losses.synthetic import COORD_IDS, collate, gt_sample, mask_weights, rollout_sample
 
-ALL_CE = MaskWeights(coord_ce_weight=1.0)
+ALL_CE = mask_weights(coord_ce=1.0)
 
 
 @pytest.mark.invariant("LOSS-002")
@@ -64,7 +63,7 @@ def test_tokens_with_an_ignored_label_are_left_out() -> None:
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_slots_are_the_coord_tokens_of_ground_truth_in_order(packed: bool) -> None:
     batch = collate([gt_sample(0), gt_sample(1, (4, 2))], packed)
-    context = build_context(batch, Provenance.STAGE1, MaskWeights())
+    context = build_context(batch, Provenance.STAGE1, mask_weights())
     read = batch.input_ids.flatten()[context.slot_predict + 1]
     assert torch.equal(read, COORD_IDS[context.slot_bins])
     assert context.slot_bins.tolist() == [k for item in batch.objects for k in item.bins]
@@ -73,7 +72,7 @@ def test_slots_are_the_coord_tokens_of_ground_truth_in_order(packed: bool) -> No
 @pytest.mark.invariant("LOSS-004")
 def test_boxes_hold_their_own_slots_and_polygons_are_no_boxes() -> None:
     batch = collate([gt_sample(0, (2, 4, 2)), gt_sample(1, (3, 2))])
-    context = build_context(batch, Provenance.STAGE1, MaskWeights())
+    context = build_context(batch, Provenance.STAGE1, mask_weights())
     expected = [item.bins for item in batch.objects if item.kind == "bbox_2d"]
     assert [tuple(box) for box in context.slot_bins[context.boxes].tolist()] == expected
     assert len(expected) == 3
@@ -82,7 +81,7 @@ def test_boxes_hold_their_own_slots_and_polygons_are_no_boxes() -> None:
 @pytest.mark.invariant("LOSS-004")
 def test_rollout_slots_are_matched_and_injected_objects_only() -> None:
     sample = rollout_sample(0)
-    context = build_context(collate([sample]), Provenance.B, MaskWeights())
+    context = build_context(collate([sample]), Provenance.B, mask_weights())
     kept = [item for item in sample.objects if item.subset in (TokenSubset.MATCHED, TokenSubset.FN)]
     assert len(kept) == 4 < len(sample.objects)
     assert (context.slot_predict + 1).tolist() == [p for item in kept for p in item.positions]
@@ -93,14 +92,14 @@ def test_rollout_slots_are_matched_and_injected_objects_only() -> None:
 def test_slots_are_kept_where_labels_are_ignored_on_coord_tokens() -> None:
     batch = collate([gt_sample(0)])
     labels = torch.where(batch.token_types == TokenType.COORD, IGNORE_INDEX, batch.labels)
-    context = build_context(dataclasses.replace(batch, labels=labels), Provenance.STAGE1, MaskWeights())
+    context = build_context(dataclasses.replace(batch, labels=labels), Provenance.STAGE1, mask_weights())
     assert context.slot_bins.shape[0] == 8
 
 
 @pytest.mark.invariant("LOSS-004")
 def test_rows_hold_every_slot_and_every_token_once() -> None:
     batch = collate([rollout_sample(0), rollout_sample(1, ())])
-    for weights in (MaskWeights(), ALL_CE):
+    for weights in (mask_weights(), ALL_CE):
         context = build_context(batch, Provenance.B, weights)
         assert torch.equal(context.rows[context.slot_rows], context.slot_predict)
         assert torch.equal(context.rows[: context.predict.shape[0]], context.predict)
@@ -122,12 +121,12 @@ def test_slots_that_nothing_predicts_are_refused(change: dict[str, tuple[int, ..
     batch: PackedBatch = collate([gt_sample(0)])
     broken: ObjectSlots = dataclasses.replace(batch.objects[0], **change)
     with pytest.raises(ValueError, match=message):
-        build_context(dataclasses.replace(batch, objects=(broken,)), Provenance.STAGE1, MaskWeights())
+        build_context(dataclasses.replace(batch, objects=(broken,)), Provenance.STAGE1, mask_weights())
 
 
 @pytest.mark.invariant("LOSS-004")
 def test_a_context_moves_with_all_its_views() -> None:
-    context = build_context(collate([gt_sample(0)]), Provenance.STAGE1, MaskWeights())
+    context = build_context(collate([gt_sample(0)]), Provenance.STAGE1, mask_weights())
     moved = context.to("meta")
     assert {f.name for f in dataclasses.fields(moved) if isinstance(getattr(moved, f.name), torch.Tensor)} == {
         "token_types", "token_subsets", "predict", "target", "types", "weight", "slot_predict", "slot_bins", "boxes",

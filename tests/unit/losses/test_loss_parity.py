@@ -13,7 +13,10 @@ from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import ObjectiveOutput, build_objective
-from coordexp.losses.specs import BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.reference import Knobs, Reference
 from tests.unit.losses.synthetic import (
@@ -83,7 +86,8 @@ def run_objective(step: Step, packed: bool) -> tuple[ObjectiveOutput, list[torch
             ModuleEntry("coord_reg", CoordRegConfig(**COORD), weight=WEIGHTS["coord_reg"]),
         ),
         (ModuleEntry("coord_diag", CoordDiagConfig()),),
-        {"stage2_ab.coord_decode_mode": step.decode},
+        "stage2_rollout_aligned",
+        step.decode,
     )
     objective, batch = build_objective(manifest), collate(step.samples, packed)
     contexts = [objective.context(batch, Provenance(name)) for name in step.forwards]

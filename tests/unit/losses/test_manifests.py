@@ -17,15 +17,19 @@ from coordexp.config.typed import build_section
 from coordexp.losses.defaults import FLAT_KNOBS, resolve_manifest
 from coordexp.losses.manifest import (
     Manifest,
-    ManifestError,
     ModuleEntry,
     checksum,
     describe_modules,
     parse_modules,
     render_canonical,
+    resolved_document,
 )
-from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, MaskWeights, TokenCEConfig
-from coordexp.spec import check, contracts_root, load_cases, read_yaml
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
+from coordexp.losses.specs.types import ManifestError
+from coordexp.spec import check, contracts_root, load_cases, read_schema, read_yaml
+from tests.unit.losses.synthetic import mask_weights
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "losses"
 CHECKSUMS = load_cases(FIXTURES / "checksums.json").cases
@@ -56,15 +60,25 @@ def two_channel(**knobs: Any) -> dict[str, Any]:
 PIPELINE = {"objective": [{"name": "token_ce"}, {"name": "bbox_geo"}]}
 
 
+def written_out(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a case with every key, defaults from the contracts."""
+    properties = read_schema(f"losses/{entry['name']}")["properties"]
+    config = {key: value["default"] for key, value in properties.items()} | entry.get("config", {})
+    return {"enabled": True, "weight": 1.0, "channels": ["A", "B"], **entry, "config": config}
+
+
 @pytest.mark.invariant("LOSS-015")
 @pytest.mark.invariant("LOSS-016")
 @pytest.mark.parametrize("case", CHECKSUMS, ids=lambda case: case.description)
-def test_objective_has_its_golden_checksum(case: Any) -> None:
-    given = dict(case.input)
+def test_objective_has_its_canonical_form_and_the_checksum_of_it(case: Any) -> None:
+    given, expect = dict(case.input), case.expect
+    document = {section: [written_out(entry) for entry in expect[section]] for section in ("objective", "diagnostics")}
+    document["extra"] = expect["extra"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     manifest = resolve_manifest(make_config(given.pop("variant"), **given))
-    assert render_canonical(manifest) == case.expect["canonical"]
-    assert checksum(manifest) == case.expect["checksum"]
-    assert hashlib.sha256(case.expect["canonical"].encode()).hexdigest() == case.expect["checksum"]
+    assert render_canonical(manifest) == canonical == expect.get("canonical", canonical)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    assert checksum(manifest) == digest == expect.get("checksum", digest)
 
 
 def flat_value(config: Config, dotted: str) -> Any:
@@ -98,7 +112,7 @@ def test_default_manifest_is_the_contract_s(variant: str) -> None:
     manifest, promised = resolve_manifest(config), DEFAULTS[variant]
     assert [entry.name for entry in manifest.objective] == list(promised["objective"])
     assert [entry.name for entry in manifest.diagnostics] == promised["diagnostics"]
-    assert list(manifest.extra) == promised["extra"]
+    assert list(resolved_document(manifest)["extra"]) == promised["extra"]
     assert all(entry.enabled and entry.weight == 1.0 for entry in (*manifest.objective, *manifest.diagnostics))
     for entry in manifest.objective:
         sources, found = promised["objective"][entry.name], dataclasses.asdict(entry.config)
@@ -122,7 +136,7 @@ def test_distribution_terms_are_off_until_their_section_is_enabled(variant: str)
 def test_checksum_ignores_spelling_and_notices_meaning() -> None:
     def manifest(**changes: Any) -> Manifest:
         geo = ModuleEntry("bbox_geo", BboxGeoConfig())
-        return Manifest((dataclasses.replace(geo, **changes), ModuleEntry("token_ce", TokenCEConfig())), (), {"b": "é"})
+        return Manifest((dataclasses.replace(geo, **changes), ModuleEntry("token_ce", TokenCEConfig())))
 
     same = [manifest(weight=1), manifest(channels=("B", "A")), manifest(config=BboxGeoConfig(1, 1))]
     other = [
@@ -130,14 +144,14 @@ def test_checksum_ignores_spelling_and_notices_meaning() -> None:
         manifest(enabled=False),
         manifest(channels=("A",)),
         manifest(config=BboxGeoConfig(0.0, 1.0)),
-        Manifest(tuple(reversed(manifest().objective)), (), {"b": "é"}),
-        Manifest(manifest().objective, (), {"b": "e"}),
-        Manifest(manifest().objective, (ModuleEntry("token_ce", TokenCEConfig()),), {"b": "é"}),
+        Manifest(tuple(reversed(manifest().objective))),
+        Manifest(manifest().objective, (ModuleEntry("token_ce", TokenCEConfig()),)),
+        *(Manifest(manifest().objective, (), "stage2_rollout_aligned", decode) for decode in ("exp", "st")),
+        *(Manifest(manifest().objective, (), "stage2_two_channel", "exp", embed) for embed in ("soft", "st", "hard")),
     ]
     assert {checksum(m) for m in same} == {checksum(manifest())}
     assert len({checksum(m) for m in (manifest(), *other)}) == len(other) + 1
     assert checksum(manifest(weight=-0.0)) == checksum(manifest(weight=0.0))
-    assert '"b":"é"' in render_canonical(manifest())
     assert json.loads(render_canonical(manifest()))["objective"][0]["name"] == "bbox_geo"
 
 
@@ -231,7 +245,7 @@ def test_an_authored_pipeline_alone_is_taken(variant: str) -> None:
     sections[section] = sections[section] | {"pipeline": PIPELINE}
     manifest = resolve_manifest(make_config(variant, **sections))
     assert [entry.name for entry in manifest.objective] == ["token_ce", "bbox_geo"]
-    assert manifest.diagnostics == () and manifest.extra["variant"] == variant
+    assert manifest.diagnostics == () and manifest.variant == variant
 
 
 @pytest.mark.invariant("LOSS-018")
@@ -267,7 +281,44 @@ def test_authored_numbers_are_finite(value: float) -> None:
 @pytest.mark.invariant("LOSS-001")
 def test_mask_weights_come_from_the_enabled_modules() -> None:
     token_ce, coord = ModuleEntry("token_ce", TokenCEConfig(2.0)), ModuleEntry("coord_reg", CoordRegConfig(0.3))
-    assert Manifest((token_ce, coord)).mask_weights() == MaskWeights(TokenCEConfig(2.0), 0.3)
+    assert Manifest((token_ce, coord)).mask_weights() == mask_weights(0.3, desc_ce_weight=2.0)
     off = dataclasses.replace(coord, enabled=False)
-    assert Manifest((token_ce, off)).mask_weights() == MaskWeights(TokenCEConfig(2.0), 0.0)
+    assert Manifest((token_ce, off)).mask_weights() == mask_weights(0.0, desc_ce_weight=2.0)
     assert CoordSoftCeW1Config().ce_weight == 0.0
+    assert Manifest(()).mask_weights() == mask_weights()
+
+
+@pytest.mark.invariant("LOSS-001")
+def test_the_mask_of_text_tokens_stays_while_their_cross_entropy_is_off() -> None:
+    """The text gate reads which tokens have a weight."""
+    off = ModuleEntry("token_ce", TokenCEConfig(0.0, rollout_fn_desc_weight=0.3), enabled=False)
+    assert Manifest((off,)).mask_weights() == mask_weights(desc_ce_weight=0.0, rollout_fn_desc_weight=0.3)
+
+
+@pytest.mark.invariant("LOSS-016")
+@pytest.mark.parametrize(
+    ("variant", "modes", "says"),
+    [
+        ("stage1", {}, None),
+        ("stage1", {"coord_decode_mode": "exp"}, "stage1 does not read coord_decode_mode, which is 'exp'"),
+        ("stage1", {"coord_ctx_embed_mode": "st"}, "stage1 does not read coord_ctx_embed_mode"),
+        ("stage2_two_channel", {"coord_decode_mode": "st", "coord_ctx_embed_mode": "hard"}, None),
+        ("stage2_two_channel", {"coord_decode_mode": "st"}, "reads coord_ctx_embed_mode, which the manifest leaves"),
+        ("stage2_two_channel", {"coord_ctx_embed_mode": "st"}, "reads coord_decode_mode, which the manifest leaves"),
+        ("stage2_rollout_aligned", {"coord_decode_mode": "st"}, None),
+        (
+            "stage2_rollout_aligned",
+            {"coord_decode_mode": "st", "coord_ctx_embed_mode": "st"},
+            "stage2_rollout_aligned does not read coord_ctx_embed_mode, which is 'st'; leave it out",
+        ),
+    ],
+)
+def test_a_manifest_has_the_modes_that_its_variant_reads(variant: Any, modes: Any, says: str | None) -> None:
+    objective = (ModuleEntry("token_ce", TokenCEConfig()),)
+    if says is not None:
+        with pytest.raises(ManifestError, match=says):
+            Manifest(objective, (), variant, **modes)
+        return
+    extra = resolved_document(Manifest(objective, (), variant, **modes))["extra"]
+    assert {key.rpartition(".")[2]: value for key, value in extra.items()} == {"variant": variant, **modes}
+    assert list(extra) == DEFAULTS[variant]["extra"]

@@ -8,9 +8,9 @@ import torch
 from coordexp.encode.types import TokenSubset, TokenType
 from coordexp.losses.context import build_context
 from coordexp.losses.masks import ContextKind, Provenance, weight_table
-from coordexp.losses.specs import MaskWeights, TokenCEConfig
+from coordexp.losses.specs.types import MaskWeights
 from coordexp.spec import check, contracts_root, read_yaml
-from tests.unit.losses.synthetic import PREFIX, Sample, collate, gt_sample, rollout_sample
+from tests.unit.losses.synthetic import PREFIX, Sample, collate, gt_sample, mask_weights, rollout_sample
 
 # Distinct, and none of them 0 or 1, so that no cell can hold another's weight unseen.
 VALUES = {
@@ -21,7 +21,7 @@ VALUES = {
     "rollout_drop_invalid_struct_ce_multiplier": 2.5,
 }
 COORD_CE = 0.35
-WEIGHTS = MaskWeights(TokenCEConfig(**VALUES), COORD_CE)
+WEIGHTS = MaskWeights(**VALUES, coord_ce_weight=COORD_CE)
 TABLE = check("losses/mask-table", read_yaml(contracts_root() / "losses" / "mask_table.yaml"))
 CELLS = [
     (context, subset, kind)
@@ -103,7 +103,7 @@ def test_injected_objects_supervise_structure_and_names() -> None:
 @pytest.mark.parametrize("prefix", [(), PREFIX, (TokenSubset.FP, TokenSubset.FP)])
 def test_closure_and_end_are_always_supervised(prefix: tuple[TokenSubset, ...]) -> None:
     sample = rollout_sample(3, prefix, 0)
-    found = weights_by_position(sample, Provenance.B, MaskWeights())
+    found = weights_by_position(sample, Provenance.B, mask_weights())
     assert [found[p] for p in (len(sample.ids) - 2, len(sample.ids) - 1)] == [1.0, 1.0]
 
 
@@ -116,7 +116,7 @@ def test_injected_opening_is_supervised() -> None:
 @pytest.mark.invariant("LOSS-003")
 def test_ablations_are_weights_not_code() -> None:
     """Rollout-matching's earlier defaults: no CE on matched structure, none on injected names (REG-1.5, 5.4)."""
-    off = MaskWeights(TokenCEConfig(rollout_fn_desc_weight=0.0, rollout_matched_prefix_struct_weight=0.0))
+    off = mask_weights(rollout_fn_desc_weight=0.0, rollout_matched_prefix_struct_weight=0.0)
     sample = rollout_sample(0)
     found = weights_by_position(sample, Provenance.B, off)
     kept = {(sample.subsets[p], sample.types[p]) for p in found}
@@ -141,9 +141,9 @@ def test_dropped_objects_raise_structure_in_their_own_segment_only() -> None:
 @pytest.mark.invariant("LOSS-001")
 def test_unknown_subset_for_a_context_is_refused() -> None:
     with pytest.raises(ValueError, match=r"context gt .* does not know subset .*FN.*it knows GT"):
-        build_context(collate([rollout_sample(0)]), Provenance.A1, MaskWeights())
+        build_context(collate([rollout_sample(0)]), Provenance.A1, mask_weights())
     with pytest.raises(ValueError, match=r"context rollout .* does not know subset GT"):
-        build_context(collate([gt_sample(0)]), Provenance.B, MaskWeights())
+        build_context(collate([gt_sample(0)]), Provenance.B, mask_weights())
 
 
 @pytest.mark.invariant("LOSS-001")

@@ -13,7 +13,11 @@ from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums, Normalizers, TermSum, count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveOutput, build_objective
-from coordexp.losses.specs import COMPONENTS, TERMS, BboxGeoConfig, CoordDiagConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.registry import COMPONENTS, TERMS
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import (
     Sample,
@@ -107,17 +111,18 @@ def test_normalizers_are_counts_of_the_batch() -> None:
 
 @pytest.mark.invariant("LOSS-005")
 def test_vectors_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"a vector of 14 numbers, got shape \(3,\)"):
+    n_terms = len(TERMS)
+    with pytest.raises(ValueError, match=rf"a vector of {n_terms + 1} numbers, got shape \(3,\)"):
         Normalizers.from_tensor(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"shape \(3, 13\), got \(2, 13\)"):
-        LossSums.from_tensor(torch.zeros(2, 13))
+    with pytest.raises(ValueError, match=rf"shape \(3, {n_terms}\), got \(2, {n_terms}\)"):
+        LossSums.from_tensor(torch.zeros(2, n_terms))
 
 
 @pytest.mark.invariant("LOSS-005")
 def test_nothing_counted_contributes_nothing() -> None:
-    empty = Normalizers(torch.zeros(14, dtype=torch.float64))
+    empty = Normalizers(torch.zeros(len(TERMS) + 1, dtype=torch.float64))
     assert empty.share("ciou").item() == 0.0
-    assert (empty + Normalizers(torch.full((14,), 4.0))).share("ciou").item() == 0.25
+    assert (empty + Normalizers(torch.full((len(TERMS) + 1,), 4.0))).share("ciou").item() == 0.25
 
 
 @pytest.mark.invariant("LOSS-006")
@@ -193,4 +198,10 @@ def test_sums_survive_a_reduction_and_divide_afterwards() -> None:
     assert reduced.metrics() == {"loss/coord_reg": 2.0, "loss/coord_reg/w1": 1.0}
     assert (sums(3.0, 1.0) + sums(1.0, 3.0)).metrics() == reduced.metrics()
     assert {key.split("/")[1] for key in reduced.metrics()} <= set(COMPONENTS)
-    assert len(set(TERMS)) == 13
+
+
+@pytest.mark.invariant("LOSS-032")
+def test_a_term_that_no_module_registers_is_refused_by_name() -> None:
+    one = torch.ones(())
+    with pytest.raises(ValueError, match="no module registers the term w2; registered are struct_ce, "):
+        LossSums.of({"w1": TermSum(one, one), "w2": TermSum(one, one)}, torch.device("cpu"))

@@ -21,13 +21,11 @@ from coordexp.losses.objective import (
     ObjectiveOutput,
     build_objective,
 )
-from coordexp.losses.specs import (
-    BboxGeoConfig,
-    CoordDiagConfig,
-    CoordRegConfig,
-    MaskCountsConfig,
-    TokenCEConfig,
-)
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.mask_counts import MaskCountsConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.losses.vocab import score_hidden
 from coordexp.packing.types import PackedBatch
 from tests.unit.losses.synthetic import (
@@ -116,6 +114,7 @@ class Probe:
     calls: list[str]
     fails: bool = False
     needs_coord_mass: bool = False
+    grades_slots: bool = False
 
     def plan(self, coefficients: Coefficients, context: object, normalizers: Normalizers, weight: float) -> None:
         self.calls.append(f"plan {self.name}")
@@ -147,7 +146,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Probe]]:
 
     for table in (registry.OBJECTIVE_MODULES, registry.DIAGNOSTIC_MODULES):
         for name in table:
-            monkeypatch.setitem(table, name, maker(name))
+            monkeypatch.setitem(table, name, replace(table[name], build=maker(name)))
             made[name] = Probe(None, name, calls)
     yield made
 
@@ -291,7 +290,7 @@ def without_segments() -> PackedBatch:
     "batch", [all_masked(), one_token(), without_segments()], ids=["all masked", "one token", "empty"]
 )
 def test_nothing_to_learn_is_a_zero_with_a_gradient(batch: PackedBatch, decode: str) -> None:
-    objective = build_objective(Manifest((TOKEN_CE, GEO, COORD), (DIAG, COUNTS), {"x.coord_decode_mode": decode}))
+    objective = build_objective(Manifest((TOKEN_CE, GEO, COORD), (DIAG, COUNTS), "stage2_rollout_aligned", decode))
     context, head = objective.context(batch, Provenance.STAGE1), random_head(offset=True)
     hidden = torch.randn(*batch.input_ids.shape, HIDDEN, dtype=torch.float64).requires_grad_()
     output = objective(context, score_hidden(hidden, head), count_normalizers(context))

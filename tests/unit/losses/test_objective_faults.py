@@ -14,25 +14,24 @@ from coordexp.encode.types import TokenSubset, TokenType
 from coordexp.losses import registry
 from coordexp.losses.boxes import canonicalize, complete_iou_loss, smooth_l1
 from coordexp.losses.coord_atoms import bin_values, decode, embed_coords, gaussian_target
-from coordexp.losses.manifest import Manifest, ManifestError, ModuleEntry
+from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.modules.types import Forwarded
 from coordexp.losses.normalizers import count_normalizers
 from coordexp.losses.objective import Objective, ObjectiveError, ObjectiveOutput, build_objective
-from coordexp.losses.specs import (
-    BboxGeoConfig,
-    CoordDiagConfig,
-    CoordRegConfig,
-    MaskCountsConfig,
-    MaskWeights,
-    TokenCEConfig,
-)
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_diag import CoordDiagConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.mask_counts import MaskCountsConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
+from coordexp.losses.specs.types import ManifestError, ModuleSpec
 from coordexp.losses.vocab import score_hidden
 from tests.unit.losses.synthetic import (
     Sample,
     collate,
     gt_sample,
     lay_out,
+    mask_weights,
     random_head,
     random_states,
     rollout_sample,
@@ -100,7 +99,7 @@ class Unknown(Exception):
 class Raising:
     """A module that fails with an error of its own."""
 
-    needs_coord_mass = False
+    needs_coord_mass = grades_slots = False
 
     def __init__(self, config: object) -> None:
         self.config = config
@@ -112,9 +111,14 @@ class Raising:
         raise Unknown("no measure")
 
 
+def faulty(spec: ModuleSpec) -> ModuleSpec:
+    """The module's registration with another implementation."""
+    return replace(spec, build=Raising)
+
+
 @pytest.mark.invariant("LOSS-019")
 def test_an_error_of_any_kind_stops_an_objective_module_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.OBJECTIVE_MODULES, "coord_reg", Raising)
+    monkeypatch.setitem(registry.OBJECTIVE_MODULES, "coord_reg", faulty(registry.OBJECTIVE_MODULES["coord_reg"]))
     with pytest.raises(ObjectiveError, match=r"objective module coord_reg failed on the gt context .*: no plan"):
         run([gt_sample(0)], Provenance.STAGE1)
 
@@ -124,7 +128,7 @@ def test_an_error_of_any_kind_switches_a_diagnostic_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = run([gt_sample(0)], Provenance.STAGE1)
-    monkeypatch.setitem(registry.DIAGNOSTIC_MODULES, "coord_diag", Raising)
+    monkeypatch.setitem(registry.DIAGNOSTIC_MODULES, "coord_diag", faulty(registry.DIAGNOSTIC_MODULES["coord_diag"]))
     objective = build_objective(WHOLE)
     with caplog.at_level(logging.WARNING):
         outputs = [run_on(objective, Provenance.STAGE1, collate([gt_sample(0)])) for _ in range(2)]
@@ -142,7 +146,7 @@ def test_an_interrupt_or_a_full_host_is_no_failure_of_a_diagnostic(
         raise kind
 
     monkeypatch.setattr(Raising, "measure", interrupt)
-    monkeypatch.setitem(registry.DIAGNOSTIC_MODULES, "coord_diag", Raising)
+    monkeypatch.setitem(registry.DIAGNOSTIC_MODULES, "coord_diag", faulty(registry.DIAGNOSTIC_MODULES["coord_diag"]))
     with pytest.raises(kind):
         run([gt_sample(0)], Provenance.STAGE1)
 
@@ -300,7 +304,7 @@ def test_a_bfloat16_model_learns_under_the_whole_objective(provenance: Provenanc
 def test_weights_of_zero_leave_a_context_without_text_tokens() -> None:
     from coordexp.losses.context import build_context
 
-    off = MaskWeights(TokenCEConfig(desc_ce_weight=0.0, self_context_struct_ce_weight=0.0))
+    off = mask_weights(desc_ce_weight=0.0, self_context_struct_ce_weight=0.0)
     context = build_context(collate([gt_sample(0)]), Provenance.A2, off)
     assert context.predict.numel() == 0 and context.slot_bins.numel() == 8
     assert torch.equal(context.rows[context.slot_rows], context.slot_predict)

@@ -16,7 +16,9 @@ from coordexp.losses.manifest import Manifest, ModuleEntry
 from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.losses.objective import Objective
-from coordexp.losses.specs import BboxGeoConfig, CoordRegConfig, TokenCEConfig
+from coordexp.losses.specs.bbox_geo import BboxGeoConfig
+from coordexp.losses.specs.coord_reg import CoordRegConfig
+from coordexp.losses.specs.token_ce import TokenCEConfig
 from coordexp.losses.vocab import score_hidden
 from coordexp.packing.collate import collate_packed, collate_padded
 from coordexp.packing.positions import RopeIndex, build_rope_index
@@ -85,7 +87,7 @@ class StageOneLoss:
                 CoordRegConfig(soft_ce_weight=1.0, w1_weight=1.0, coord_gate_weight=1.0, text_gate_weight=1.0),
             ),
         )
-        self.objective = Objective(Manifest(entries, (), {"variant": "stage1"}))
+        self.objective = Objective(Manifest(entries))
 
     def counts(self, batch: PackedBatch) -> torch.Tensor:
         return count_normalizers(self.objective.context(batch, Provenance.STAGE1)).to_tensor()
