@@ -97,10 +97,15 @@ def read_object(match: re.Match[str], layout: Layout) -> CoordObject:
     else:
         x1, y1, x2, y2, poly, desc, _, _ = match.groups()
     if "\\" in desc:
-        desc = json.loads(f'"{desc}"')
+        desc = unescape(desc)
     if poly is None:
         return CoordObject(desc, "bbox_2d", (_BINS[x1], _BINS[y1], _BINS[x2], _BINS[y2]))
     return CoordObject(desc, "poly", tuple(_BINS[digits] for digits in _TOKEN.findall(poly)))
+
+
+def unescape(inner: str) -> str:
+    """What stands between the quotes of a JSON string, its escapes resolved; `inner` fits the grammar's DESC."""
+    return str(json.loads(f'"{inner}"'))
 
 
 def box_start(match: re.Match[str], layout: Layout) -> int:
