@@ -31,15 +31,16 @@ class RolloutParser:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, coords: CoordVocab, *, allow_poly: bool = False) -> None:
-        control = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
-        missing = [token for token, index in control.items() if not isinstance(index, int)]
+        control = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
+        missing = [token for token in CONTROL_TOKENS if token not in control]
         if missing:
             raise RolloutParserError(
                 f"the tokenizer has no {', '.join(missing)}; an answer ends at any of {', '.join(CONTROL_TOKENS)}. "
                 "Use the tokenizer of a Qwen3-VL checkpoint"
             )
         bins = {token_id: value for value, token_id in enumerate(coords.ids)}
-        self._vocabulary = RolloutVocabulary(PieceTable(tokenizer).any_piece, bins, control.values())
+        ends = [control[token] for token in CONTROL_TOKENS]
+        self._vocabulary = RolloutVocabulary(PieceTable(tokenizer).any_piece, bins, ends)
         self._allow_poly = allow_poly
 
     def parse(self, ids: Sequence[int]) -> ParsedRollout:
