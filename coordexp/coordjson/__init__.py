@@ -17,8 +17,16 @@ from coordexp.coordjson.render import (
 )
 from coordexp.coordjson.rollout import parse_rollout
 from coordexp.coordjson.rollout_prefix import OPENING_OWNER, PrefixToken, keep_elements, own_prefix
-from coordexp.coordjson.rollout_tally import ParseTally, tally_rollouts
-from coordexp.coordjson.rollout_types import DROP_REASONS, Cut, DroppedObject, DropReason, ParsedObject, ParsedRollout
+from coordexp.coordjson.rollout_tally import ParseTally, describe_failure, tally_rollouts
+from coordexp.coordjson.rollout_types import (
+    DROP_REASONS,
+    NO_CUT,
+    Cut,
+    DroppedObject,
+    DropReason,
+    ParsedObject,
+    ParsedRollout,
+)
 from coordexp.coordjson.scan import scan_answer
 from coordexp.coordjson.types import CoordJSONError, Fault, ScannedAnswer, ScannedObject, Span
 from coordexp.coordjson.units import RolloutVocabulary
@@ -27,6 +35,7 @@ __all__ = [
     "CLOSURE",
     "DROP_REASONS",
     "FIELD_ORDERS",
+    "NO_CUT",
     "OPENING",
     "OPENING_OWNER",
     "SEPARATOR",
@@ -44,6 +53,7 @@ __all__ = [
     "ScannedAnswer",
     "ScannedObject",
     "Span",
+    "describe_failure",
     "keep_elements",
     "own_prefix",
     "parse_answer",

@@ -1,4 +1,7 @@
-"""Parses in, what was sought, found and skipped out, by reason and with examples. Contract id: PARSE-009."""
+"""Parses in, what was sought, found and skipped out: in numbers by reason, with examples, in words.
+
+Contract id: PARSE-009.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordexp.coordjson.rollout_types import DROP_REASONS
+from coordexp.coordjson.rollout_types import DROP_REASONS, DroppedObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
     from coordexp.coordjson.rollout_types import DropReason, Failure, ParsedRollout
 
 EXAMPLES_KEPT = 3
+_IN_WORDS: dict[str, str] = {
+    "invalid_rollout": 'the answer does not begin with {{"objects": [',
+    "malformed_tail": "{count} objects are followed by neither a comma and an object nor ]",
+    "truncated": "the answer ends before its last }}, after {count} complete objects",
+    "trailing_comma": "a comma stands before the ] of the array",
+    "trailing_text": "the ] of the array is followed by more than }}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,21 @@ class ParseTally:
     dropped: Mapping[DropReason, int]
     failures: Mapping[Failure, int]
     examples: Mapping[DropReason, tuple[str, ...]]
+
+
+def describe_failure(parsed: ParsedRollout) -> str:
+    """Why the answer is not strictly well-formed, in words; raises `ValueError` for one that is."""
+    if parsed.failure is None:
+        raise ValueError("the answer is strictly well-formed: nothing failed")
+    if parsed.failure in _IN_WORDS:
+        return _IN_WORDS[parsed.failure].format(count=len(parsed.elements))
+    number, drop = next(
+        (number, element)
+        for number, element in enumerate(parsed.elements, 1)
+        if isinstance(element, DroppedObject) and element.reason == parsed.failure
+    )
+    where = f"tokens {drop.offending[0]}..{drop.offending[1] - 1}"
+    return f"object {number} of {len(parsed.elements)} is dropped: {drop.reason} at {where}, {drop.excerpt!r}"
 
 
 def tally_rollouts(rollouts: Iterable[ParsedRollout]) -> ParseTally:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from coordexp.coordjson import DROP_REASONS, OPENING_OWNER, PrefixToken, keep_elements, own_prefix, tally_rollouts
+from coordexp.coordjson import (
+    DROP_REASONS,
+    OPENING_OWNER,
+    PrefixToken,
+    describe_failure,
+    keep_elements,
+    own_prefix,
+    tally_rollouts,
+)
 from tests.unit.coordjson.toy_rollouts import ToyTokens
 
 BOX = '"bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]'
@@ -115,3 +123,26 @@ def test_at_most_three_examples_are_kept_and_each_is_short() -> None:
     assert tally.examples["non_coord_token"] == ("w0", "w1", "w2")
     assert tally.examples["key_invalid"] == ('"' + "k" * 79,)
     assert parsed.drop_counts == tally.dropped
+
+
+@pytest.mark.invariant("PARSE-009")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prose", 'the answer does not begin with {"objects": ['),
+        (f'{{"objects": [{CAT}, 5]}}', "1 objects are followed by neither a comma and an object nor ]"),
+        (f'{{"objects": [{CAT}, {DOG}', "the answer ends before its last }, after 2 complete objects"),
+        (f'{{"objects": [{CAT},]}}', "a comma stands before the ] of the array"),
+        (f'{{"objects": [{CAT}]}}!', "the ] of the array is followed by more than }"),
+        (f'{{"objects": [{CAT}, {BAD}, 5]}}', "object 2 of 2 is dropped: missing_desc at tokens 8..8, '\"\"'"),
+    ],
+)
+def test_a_failure_is_said_in_words(text: str, words: str) -> None:
+    parsed = ToyTokens([text]).parse()
+    assert describe_failure(parsed) == words
+
+
+@pytest.mark.invariant("PARSE-009")
+def test_a_well_formed_answer_has_no_failure_to_describe() -> None:
+    with pytest.raises(ValueError, match="strictly well-formed: nothing failed"):
+        describe_failure(ToyTokens([f'{{"objects": [{CAT}]}}']).parse())
