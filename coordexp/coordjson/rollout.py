@@ -92,8 +92,10 @@ def _place(units: UnitText, start: int, end: int, found: Parts | Fault) -> Parse
     span = units.span(start, end)
     offset, cut = start - units.starts[span[0]], units.cut(end)
     if isinstance(found, Fault):
-        shown = units.text[found.start : found.end][: EXCERPT_LENGTH]
-        return DroppedObject(found.reason, span, offset, cut, units.span(found.start, found.end), spell(shown))
+        # A character has at most four bytes.
+        shown = units.text[found.start : min(found.end, found.start + 4 * EXCERPT_LENGTH)]
+        excerpt = spell(shown)[:EXCERPT_LENGTH]
+        return DroppedObject(found.reason, span, offset, cut, units.span(found.start, found.end), excerpt)
     return ParsedObject(
         item=found.item,
         field_order=found.field_order,

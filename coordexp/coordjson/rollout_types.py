@@ -83,7 +83,7 @@ class DroppedObject:
     excerpt: str
 
 
-EXCERPT_LENGTH = 80
+EXCERPT_LENGTH = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "objects: predicted", str(report.predicted_objects)
     yield "answers that parse", _share(report.parse_rate)
     yield "answers without a container", str(report.parses.invalid_rollouts)
+    yield "answers with a malformed tail", str(report.parses.malformed_tails)
     yield "answers truncated", str(report.parses.truncated)
     yield "answers cut by the token limit", str(report.token_limit)
     yield "objects: dropped", str(sum(report.parses.dropped.values()))

@@ -121,8 +121,23 @@ def test_at_most_three_examples_are_kept_and_each_is_short() -> None:
     parsed = ToyTokens([f'{{"objects": [{objects}, {long}]}}']).parse()
     tally = tally_rollouts([parsed])
     assert tally.examples["non_coord_token"] == ("w0", "w1", "w2")
-    assert tally.examples["key_invalid"] == ('"' + "k" * 79,)
+    assert tally.examples["key_invalid"] == ('"' + "k" * 119,)
     assert parsed.drop_counts == tally.dropped
+
+
+@pytest.mark.invariant("PARSE-009")
+@pytest.mark.parametrize(
+    ("fault", "shown"),
+    [
+        ('"bbox_2d": [' + ", ".join(["<|coord_100|>"] * 30) + "]", "[" + ", ".join(["<|coord_100|>"] * 30)[:119]),
+        (f'"{"红" * 130}": 1', '"' + "红" * 119),
+        (f'"{"😀" * 119}": 1', '"' + "😀" * 119),
+        (f'"{"a" * 118}": 1', '"' + "a" * 118 + '"'),
+    ],
+)
+def test_an_excerpt_is_cut_to_120_characters_of_text(fault: str, shown: str) -> None:
+    (drop,) = ToyTokens([f'{{"objects": [{{"desc": "a", {fault}}}]}}']).parse().dropped
+    assert drop.excerpt == shown and len(shown) == 120
 
 
 @pytest.mark.invariant("PARSE-009")

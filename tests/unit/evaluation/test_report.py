@@ -78,6 +78,7 @@ def test_the_terminal_shows_what_was_dropped_and_cut() -> None:
         "objects: dropped": "1",
         "answers that parse": "0.000",
         "answers without a container": "0",
+        "answers with a malformed tail": "0",
         "answers truncated": "1",
         "answers cut by the token limit": "1",
         "answer does not parse: wrong_arity": "1",
