@@ -6,9 +6,14 @@ import re
 from collections.abc import Sequence
 
 from coordexp.coordjson import ParsedRollout, RolloutVocabulary, parse_rollout
-from coordexp.encode.pieces import UNKNOWN_PIECE
-from coordexp.encode.vocabulary import CONTROL_TOKENS
 
+# As coordexp.encode.vocabulary has them, which imports the tokenizers; test_rollout_parser compares.
+CONTROL_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+UNKNOWN_PIECE = "\ufffd".encode()
 _SPECIAL = re.compile("(" + "|".join([r"<\|coord_(?:0|[1-9][0-9]{0,2})\|>", *map(re.escape, CONTROL_TOKENS)]) + ")")
 _COORD_DIGITS = re.compile(r"\d+")
 _FIRST_COORD, _FIRST_TEXT = 100, 3000

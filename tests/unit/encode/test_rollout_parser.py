@@ -10,9 +10,10 @@ from transformers import Qwen2TokenizerFast
 from coordexp.coordjson import OPENING_OWNER, own_prefix, render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import build_coord_vocab
-from coordexp.encode.pieces import PieceTable
+from coordexp.encode.pieces import UNKNOWN_PIECE, PieceTable
 from coordexp.encode.rollout_parse import RolloutParser, RolloutParserError
 from coordexp.encode.vocabulary import CONTROL_TOKENS, TEXTUAL_TOKENS
+from tests.unit.coordjson import toy_rollouts
 
 CAT = CoordObject("black cat", "bbox_2d", (110, 310, 410, 705))
 DOG = CoordObject("dog", "bbox_2d", (1, 2, 3, 4))
@@ -53,6 +54,12 @@ def test_the_seam_between_two_objects_names_both(
     shared = [(pieces.piece(answer[at]), t.first, t.last) for at, t in enumerate(held) if t.first != t.last]
     assert shared == [(b' [{"', OPENING_OWNER, 0), (b' {"', 0, 1)]
     assert [t.first for at, t in enumerate(held) if pieces.piece(answer[at]) == b"]},"] == [0]
+
+
+@pytest.mark.invariant("PARSE-001")
+def test_the_toy_vocabulary_of_the_cases_has_the_same_control_tokens() -> None:
+    assert (toy_rollouts.CONTROL_TOKENS, toy_rollouts.UNKNOWN_PIECE) == (CONTROL_TOKENS, UNKNOWN_PIECE)
+    assert len(CONTROL_TOKENS) == 14
 
 
 @pytest.mark.invariant("PARSE-001")
