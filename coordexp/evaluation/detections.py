@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 from coordexp.coordjson import ParsedRollout
 from coordexp.coords.codec import bin_to_pixel
+from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 from coordexp.rollout.types import RolloutOutput
 
 if TYPE_CHECKING:
     from coordexp.coords.types import CoordObject
     from coordexp.data.types import Record
-    from coordexp.encode.rollout_parse import RolloutParser
+    from coordexp.encode.encoder import Encoder
 
 ScoreMode = Literal["constant", "confidence"]
 Scorer = Callable[[RolloutOutput, ParsedRollout], tuple[float, ...]]
@@ -38,12 +39,17 @@ def build_truth(record: Record) -> ImageTruth:
     )
 
 
+def build_answer_parser(encoder: Encoder) -> RolloutParser:
+    """The parser of answers in `encoder`'s tokens. Polygons are taken, as ground truth may hold them."""
+    return RolloutParser(encoder.tokenizer, encoder.coords, allow_poly=True)
+
+
 def parse_prediction(
     output: RolloutOutput, width: int, height: int, parser: RolloutParser, scorer: Scorer | None = None
 ) -> ImagePrediction:
     """What `output` says about an image of `width` x `height` pixels, scored by `scorer` (1.0 each without one).
 
-    `parser` decides whether polygons count; what it drops is in the prediction's `parse`.
+    `parser` is one of `build_answer_parser`; what it drops is in the prediction's `parse`.
     """
     parsed = parser.parse(output.response_token_ids)
     items = [found.item for found in parsed.objects]

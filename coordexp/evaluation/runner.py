@@ -9,9 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.evaluation.confidence import score_by_coords
-from coordexp.evaluation.detections import ScoreMode, build_truth, parse_prediction
+from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.requests import build_requests
@@ -83,7 +82,7 @@ def evaluate_model(
     started = time.perf_counter()
     outputs = backend.generate(requests, Decoding(settings.max_new_tokens), progress)
     seconds = time.perf_counter() - started
-    parser = RolloutParser(encoder.tokenizer, encoder.coords, allow_poly=True)
+    parser = build_answer_parser(encoder)
     scorer = score_by_coords if confident else None
     truth = tuple(build_truth(record) for record in records)
     predictions = tuple(

@@ -12,9 +12,10 @@ from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.types import Record
+from coordexp.encode.encoder import Encoder
 from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.evaluation.confidence import score_by_coords
-from coordexp.evaluation.detections import build_truth, parse_prediction, pixel_box
+from coordexp.evaluation.detections import build_answer_parser, build_truth, parse_prediction, pixel_box
 from coordexp.evaluation.types import ImagePrediction
 from coordexp.rollout.types import RolloutOutput
 
@@ -25,8 +26,8 @@ Predict = Callable[..., ImagePrediction]
 
 
 @pytest.fixture(scope="module")
-def parser(cut_tokenizer: Qwen2TokenizerFast) -> RolloutParser:
-    return RolloutParser(cut_tokenizer, build_coord_vocab(cut_tokenizer), allow_poly=True)
+def parser(cut_encoder: Encoder) -> RolloutParser:
+    return build_answer_parser(cut_encoder)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.data.records import read_records
 from coordexp.encode.checkpoint import CheckpointFolderError
-from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.evaluate import main
-from coordexp.evaluation.detections import build_truth, parse_prediction
+from coordexp.evaluation.detections import build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.tiny import SMALLEST, build_tiny_model
@@ -165,7 +164,7 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
         RolloutOutput(record.source, (1,), tokens, text, "stop")
         for record, tokens, text in zip(records, ids, texts, strict=True)
     ]
-    parser = RolloutParser(cut_encoder.tokenizer, cut_encoder.coords, allow_poly=True)
+    parser = build_answer_parser(cut_encoder)
     truth = [build_truth(record) for record in records]
     predictions = [parse_prediction(output, 96, 64, parser) for output in outputs]
     evaluation = Evaluation(
