@@ -43,8 +43,8 @@ def own_prefix(parsed: ParsedRollout) -> tuple[PrefixToken, ...]:
         # Tokens before this object's `{`, or before the token that holds it, are all of the owner before.
         tokens += [PrefixToken(owner, owner)] * (begin - len(tokens))
         if element.offset:
-            shared = tokens.pop() if len(tokens) > begin else PrefixToken(owner, owner)
-            tokens.append(replace(shared, last=index))
+            first = tokens.pop().first if len(tokens) > begin else owner
+            tokens.append(PrefixToken(first, index))
         owner = index
     tokens += [PrefixToken(owner, owner)] * (parsed.prefix.tokens - len(tokens))
     for index, element in enumerate(parsed.elements):
