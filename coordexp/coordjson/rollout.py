@@ -35,7 +35,7 @@ def parse_rollout(ids: Sequence[int], vocabulary: RolloutVocabulary, *, allow_po
     units = UnitText(ids, vocabulary)
     opening = _OPENING.match(units.text)
     if opening is None:
-        open_ended = find_close(units.text, 0, 0) < 0
+        open_ended = find_close(units.text, 0, 0) is None
         return ParsedRollout((), units.length, NO_CUT, True, open_ended, False, "invalid_rollout")
     elements, position, comma = _read_elements(units, opening.end(), allow_poly)
     truncated, malformed, failure = _read_tail(units.text, position, comma)
@@ -59,12 +59,11 @@ def _read_elements(units: UnitText, position: int, allow_poly: bool) -> tuple[El
         position = skip_space(text, position)
         if not text.startswith("{", position):
             break
-        found = read_object(text, position, allow_poly)
-        end = found.end if isinstance(found, Parts) else find_close(text, position, 0)
-        if end < 0:
+        end = find_close(text, position, 0)
+        if end is None:
             position = len(text)
             break
-        elements.append(_place(units, position, end, found))
+        elements.append(_place(units, position, end, read_object(text, position, allow_poly)))
         position = skip_space(text, end)
         comma = text.startswith(",", position)
         if not comma:
@@ -77,7 +76,7 @@ def _read_tail(text: str, position: int, comma: bool) -> tuple[bool, bool, Failu
     """Whether the text ends before the outermost `}`, whether something cannot stand at `position`, and the failure."""
     if position == len(text):
         return True, False, "truncated"
-    truncated = find_close(text, position, 1) < 0
+    truncated = find_close(text, position, 1) is None
     if not text.startswith("]", position):
         return truncated, True, "malformed_tail"
     if comma:
@@ -92,9 +91,7 @@ def _place(units: UnitText, start: int, end: int, found: Parts | Fault) -> Parse
     span = units.span(start, end)
     offset, cut = start - units.starts[span[0]], units.cut(end)
     if isinstance(found, Fault):
-        # A character has at most four bytes.
-        shown = units.text[found.start : min(found.end, found.start + 4 * EXCERPT_LENGTH)]
-        excerpt = spell(shown)[:EXCERPT_LENGTH]
+        excerpt = spell(units.text[found.start : found.end])[:EXCERPT_LENGTH]
         return DroppedObject(found.reason, span, offset, cut, units.span(found.start, found.end), excerpt)
     return ParsedObject(
         item=found.item,

@@ -54,13 +54,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A valid object, in units: where its desc's value is written, where each coord token is, and its end after `}`."""
+    """A valid object, and in units: where its desc's value is written, and where each coord token is."""
 
     item: CoordObject
     field_order: FieldOrder
     desc_at: Span
     coords_at: Sequence[int]
-    end: int
 
 
 def skip_space(text: str, position: int) -> int:
@@ -70,8 +69,8 @@ def skip_space(text: str, position: int) -> int:
     return match.end()
 
 
-def find_close(text: str, position: int, depth: int) -> int:
-    """Just after the `}` that closes `depth` open braces, counted outside strings; -1 when there is none.
+def find_close(text: str, position: int, depth: int) -> int | None:
+    """Just after the `}` that closes `depth` open braces, counted outside strings; None when there is none.
 
     `position` is outside any string. With depth 0 it is the `}` that closes the first `{` which any closes.
     """
@@ -83,11 +82,11 @@ def find_close(text: str, position: int, depth: int) -> int:
             depth -= 1
             if depth == 0:
                 return position
-    return -1
+    return None
 
 
 def read_object(text: str, start: int, allow_poly: bool) -> Parts | Fault:
-    """The object whose `{` is at `start`. For one that the text breaks off before its `}` it is some fault or other."""
+    """The object whose `{` is at `start` and whose `}` is there too."""
     desc = geometry = None
     value, coords, position = "", [0], start + 1
     while member := _MEMBER.match(text, position):
@@ -109,7 +108,7 @@ def read_object(text: str, start: int, allow_poly: bool) -> Parts | Fault:
             found: GeometryKind = "poly" if geometry[_KIND] == "poly" else "bbox_2d"
             item = CoordObject(value, found, tuple([bin_of(text[at]) for at in coords]))
             order: FieldOrder = "desc_first" if desc.end() <= geometry.start() else "geometry_first"
-            return _judge(Parts(item, order, desc.span(_DESC), coords, position), geometry, allow_poly)
+            return _judge(Parts(item, order, desc.span(_DESC), coords), geometry, allow_poly)
     return _find_fault(text, start, position, (desc is not None, geometry is not None))
 
 
@@ -187,4 +186,5 @@ def _fault_of_geometry(text: str, at: int, kind: str) -> tuple[Fault | None, int
 
 def _at_lexeme(reason: DropReason, text: str, at: int) -> Fault:
     lexeme = _LEXEME.match(text, at)
-    return Fault(reason, at, at if lexeme is None else lexeme.end())
+    assert lexeme is not None  # the object's own brace at the latest
+    return Fault(reason, at, lexeme.end())

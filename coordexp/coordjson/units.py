@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIRST_COORD = 256
 _END = chr(_FIRST_COORD + N_BINS)
+_BYTES = "latin-1"  # the encoding in which byte b is character b
 COORDS = f"{chr(_FIRST_COORD)}-{chr(_FIRST_COORD + N_BINS - 1)}"
 """The coord tokens as members of a character class."""
 LAST_BYTE = chr(_FIRST_COORD - 1)
@@ -39,7 +40,7 @@ class RolloutVocabulary(dict[int, str]):
         super().__init__(special | dict.fromkeys(control, _END))
 
     def __missing__(self, token_id: int) -> str:
-        units = self[token_id] = self._piece(token_id).decode("latin-1")
+        units = self[token_id] = self._piece(token_id).decode(_BYTES)
         return units
 
 
@@ -67,7 +68,7 @@ class UnitText:
         """The cut just after the unit before `end`, which is a byte of structure."""
         token = bisect_right(self.starts, end - 1)
         start = self.starts[token - 1]
-        return Cut(token, end - start, self.text[start:end].encode("latin-1"))
+        return Cut(token, end - start, self.text[start:end].encode(_BYTES))
 
 
 def spell(units: str) -> str:
@@ -75,7 +76,7 @@ def spell(units: str) -> str:
     if units.isascii():
         return units
     named = _COORD.sub(lambda match: render_coord_token(ord(match[0]) - _FIRST_COORD), units)
-    return named.encode("latin-1").decode("utf-8", errors="replace")
+    return named.encode(_BYTES).decode(errors="replace")
 
 
 def bin_of(unit: str) -> int:

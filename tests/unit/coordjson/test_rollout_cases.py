@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.coordjson import DROP_REASONS, CoordJSONError, ParsedObject, ParsedRollout, parse_answer
+from coordexp.coordjson import DROP_REASONS, CoordJSONError, ParsedObject, ParsedRollout, parse_answer, parse_rollout
 from coordexp.spec import Case, load_cases
 from tests.unit.coordjson.toy_rollouts import BINS, ToyTokens
 
@@ -98,3 +98,11 @@ def test_what_is_strict_is_what_the_strict_parse_accepts(case: Case) -> None:
     else:
         with pytest.raises(CoordJSONError):
             parse_answer(text)
+
+
+@pytest.mark.invariant("PARSE-004")
+def test_polygons_are_dropped_unless_they_are_asked_for() -> None:
+    six = ", ".join(["<|coord_1|>"] * 6)
+    toy = ToyTokens([f'{{"objects": [{{"desc": "a", "poly": [{six}]}}]}}'])
+    assert parse_rollout(toy.ids, toy.vocabulary).drop_counts["poly_unsupported"] == 1
+    assert len(parse_rollout(toy.ids, toy.vocabulary, allow_poly=True).objects) == 1

@@ -159,5 +159,5 @@ def test_a_failure_is_said_in_words(text: str, words: str) -> None:
 
 @pytest.mark.invariant("PARSE-009")
 def test_a_well_formed_answer_has_no_failure_to_describe() -> None:
-    with pytest.raises(ValueError, match="^the answer is strictly well-formed: nothing failed$"):
+    with pytest.raises(ValueError, match=r"^the answer is strictly well-formed: nothing failed$"):
         describe_failure(ToyTokens([f'{{"objects": [{CAT}]}}']).parse())
