@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from coordexp.coordjson.faults import FORMER_GEOMETRY_KEYS, GEOMETRY_KEYS
 from coordexp.coordjson.lexemes import COMMA, ESCAPE, WS
 from coordexp.coordjson.scan import unescape
-from coordexp.coordjson.units import COORDS, LAST_BYTE, bin_of, spell
+from coordexp.coordjson.units import COORDS, bin_of, spell
 from coordexp.coords.types import CoordObject
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _MEMBER = re.compile(
     rf'{WS}"(?:desc"{WS}:{WS}"({_STRING_BODY})"|(bbox_2d|poly)"{WS}:{WS}\[{WS}({_COORD_LIST}){WS}\]){WS}([,}}])'
 )
 _DESC, _KIND, _LIST = 1, 2, 3
+_COORD = re.compile(f"[{COORDS}]")
 _KEY = re.compile(rf'"({_STRING_BODY})"')
 _COLON = re.compile(f"{WS}:{WS}")
 _COORDS = re.compile(rf"\[{WS}({_COORD_LIST}){WS}")
@@ -87,41 +88,41 @@ def find_close(text: str, position: int, depth: int) -> int | None:
 
 def read_object(text: str, start: int, allow_poly: bool) -> Parts | Fault:
     """The object whose `{` is at `start` and whose `}` is there too."""
-    desc = geometry = None
-    value, coords, position = "", [0], start + 1
+    desc: tuple[str, Span, FieldOrder] | None = None
+    geometry: tuple[list[int], re.Match[str]] | None = None
+    position = start + 1
     while member := _MEMBER.match(text, position):
         raw, kind, _, stop = member.groups()
         if kind is None:
             value = _read_desc(raw)
             if desc is not None or not value:
                 break
-            desc = member
+            desc = value, member.span(_DESC), "desc_first" if geometry is None else "geometry_first"
         else:
-            coords = [at for at in range(*member.span(_LIST)) if text[at] > LAST_BYTE]
+            coords = [unit.start() for unit in _COORD.finditer(text, *member.span(_LIST))]
             if geometry is not None or not _has_arity(kind, len(coords)):
                 break
-            geometry = member
+            geometry = coords, member
         position = member.end()
         if stop == "}":
             if desc is None or geometry is None:
                 return Fault("missing_desc" if desc is None else "missing_geom", start, position)
-            found: GeometryKind = "poly" if geometry[_KIND] == "poly" else "bbox_2d"
-            item = CoordObject(value, found, tuple([bin_of(text[at]) for at in coords]))
-            order: FieldOrder = "desc_first" if desc.end() <= geometry.start() else "geometry_first"
-            return _judge(Parts(item, order, desc.span(_DESC), coords), geometry, allow_poly)
+            return _judge(text, desc, geometry, allow_poly)
     return _find_fault(text, start, position, (desc is not None, geometry is not None))
 
 
-def _judge(parts: Parts, geometry: re.Match[str], allow_poly: bool) -> Parts | Fault:
+def _judge(
+    text: str, desc: tuple[str, Span, FieldOrder], geometry: tuple[list[int], re.Match[str]], allow_poly: bool
+) -> Parts | Fault:
     """What may still be wrong with an object that has everything: a kind that is not wanted, corners out of order."""
-    item = parts.item
-    if item.kind == "poly" and not allow_poly:
-        return Fault("poly_unsupported", *geometry.span(_KIND))
-    if item.kind == "bbox_2d":
-        x1, y1, x2, y2 = item.bins
-        if x1 > x2 or y1 > y2:
-            return Fault("bbox_invalid", *geometry.span(_LIST))
-    return parts
+    (value, desc_at, order), (coords_at, member) = desc, geometry
+    kind: GeometryKind = "poly" if member[_KIND] == "poly" else "bbox_2d"
+    if kind == "poly" and not allow_poly:
+        return Fault("poly_unsupported", *member.span(_KIND))
+    bins = tuple([bin_of(text[at]) for at in coords_at])
+    if kind == "bbox_2d" and (bins[0] > bins[2] or bins[1] > bins[3]):
+        return Fault("bbox_invalid", *member.span(_LIST))
+    return Parts(CoordObject(value, kind, bins), order, desc_at, coords_at)
 
 
 def _read_desc(raw: str) -> str:
@@ -176,7 +177,7 @@ def _fault_of_geometry(text: str, at: int, kind: str) -> tuple[Fault | None, int
     coords = _COORDS.match(text, at)
     if coords is None:
         return _at_lexeme("non_coord_token", text, at), at
-    count, end = sum(unit > LAST_BYTE for unit in coords[1]), coords.end()
+    count, end = len(_COORD.findall(coords[1])), coords.end()
     if text.startswith("]", end):
         wrong = not _has_arity(kind, count)
         return (Fault("wrong_arity", at, end + 1) if wrong else None), end + 1

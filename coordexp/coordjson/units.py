@@ -24,7 +24,6 @@ _END = chr(_FIRST_COORD + N_BINS)
 _BYTES = "latin-1"  # the encoding in which byte b is character b
 COORDS = f"{chr(_FIRST_COORD)}-{chr(_FIRST_COORD + N_BINS - 1)}"
 """The coord tokens as members of a character class."""
-LAST_BYTE = chr(_FIRST_COORD - 1)
 _COORD = re.compile(f"[{COORDS}]")
 
 

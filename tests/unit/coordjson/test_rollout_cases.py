@@ -106,3 +106,10 @@ def test_polygons_are_dropped_unless_they_are_asked_for() -> None:
     toy = ToyTokens([f'{{"objects": [{{"desc": "a", "poly": [{six}]}}]}}'])
     assert parse_rollout(toy.ids, toy.vocabulary).drop_counts["poly_unsupported"] == 1
     assert len(parse_rollout(toy.ids, toy.vocabulary, allow_poly=True).objects) == 1
+
+
+@pytest.mark.invariant("PARSE-003")
+def test_the_order_of_the_keys_is_told() -> None:
+    desc, box = '"desc": "a"', '"bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]'
+    parsed = ToyTokens([f'{{"objects": [{{{desc}, {box}}}, {{{box}, {desc}}}]}}']).parse()
+    assert [found.field_order for found in parsed.objects] == ["desc_first", "geometry_first"]
