@@ -36,7 +36,8 @@ def predict(cut_tokenizer: Qwen2TokenizerFast, parser: RolloutParser) -> Predict
 
     def predict_text(text: str, finish_reason: str = "stop") -> ImagePrediction:
         ids = cut_tokenizer(text, add_special_tokens=False)["input_ids"]
-        return parse_prediction(RolloutOutput("a.jsonl:1", (1,), tuple(ids), text, finish_reason), 1000, 1000, parser)
+        output = RolloutOutput("a.jsonl:1", (1,), tuple(ids), text, finish_reason, 0)
+        return parse_prediction(output, 1000, 1000, parser)
 
     return predict_text
 
@@ -109,7 +110,7 @@ def test_the_token_ids_are_read_not_the_text(cut_tokenizer: Qwen2TokenizerFast, 
     parts = (before, "<|coord", "_888|>", after)
     ids = [token for part in parts for token in cut_tokenizer(part, add_special_tokens=False)["input_ids"]]
     assert cut_tokenizer.decode(ids) == text
-    found = parse_prediction(RolloutOutput("a", (1,), tuple(ids), text, "stop"), 1000, 1000, parser)
+    found = parse_prediction(RolloutOutput("a", (1,), tuple(ids), text, "stop", 0), 1000, 1000, parser)
     assert (found.detections, found.parse.failure) == ((), "non_coord_token")
 
 
@@ -119,7 +120,7 @@ def answered(tokenizer: Qwen2TokenizerFast, text: str, chances: Mapping[int, flo
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     bins = [vocab.bin_of(token) for token in ids]
     logprobs = tuple(-9.0 if value is None else math.log(chances[value]) for value in bins)
-    return RolloutOutput("a", (1,), tuple(ids), text, "stop", token_logprobs=logprobs)
+    return RolloutOutput("a", (1,), tuple(ids), text, "stop", 0, token_logprobs=logprobs)
 
 
 CHANCES = {0: 0.9, 111: 0.7, 999: 0.5, 888: 0.3, 100: 0.2, 200: 0.2, 300: 0.4, 400: 0.4, 5: 0.01}
@@ -152,4 +153,4 @@ def test_confidence_without_log_probabilities_is_refused(
     text = render_answer((CAT,))
     ids = tuple(cut_tokenizer(text, add_special_tokens=False)["input_ids"])
     with pytest.raises(ValueError, match="sample a: confidence needs the tokens' log-probabilities"):
-        parse_prediction(RolloutOutput("a", (1,), ids, text, "stop"), 1000, 1000, parser, score_by_coords)
+        parse_prediction(RolloutOutput("a", (1,), ids, text, "stop", 0), 1000, 1000, parser, score_by_coords)

@@ -161,7 +161,7 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
     texts = [render_answer(records[0].objects), render_answer(wrong)[:-2] + ', {"desc": ""}]}', "no answer"]
     ids = [tuple(cut_encoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     outputs = [
-        RolloutOutput(record.source, (1,), tokens, text, "stop")
+        RolloutOutput(record.source, (1,), tokens, text, "stop", 0)
         for record, tokens, text in zip(records, ids, texts, strict=True)
     ]
     parser = build_answer_parser(cut_encoder)
