@@ -17,10 +17,10 @@ FIELD_ORDERS = st.sampled_from(read_schema("config/custom")["properties"]["objec
 
 ANY_DESCS = st.one_of(
     st.sampled_from(["black cat", "Mr.", "bbox_2d", "]}", "list]", "]}]}", "{", '"', 'he said "hi"', "a\\", ", "]),
-    st.sampled_from(["é", "红色", "😀", " ", "two\nlines", "<|coord_3|>"]),
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+    st.sampled_from(["é", "红色", "😀", " a ", "two\nlines", "<|coord_3|>"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda text: bool(text.strip())),
 )
-"""Whatever a string can hold, words of the answer's own syntax among it."""
+"""Whatever a desc can hold, words of the answer's own syntax among it."""
 PLAIN_DESCS = ANY_DESCS.filter(lambda text: "<" not in text and unicodedata.is_normalized("NFC", text))
 """Descs that a tokenizer spells back: no special token, and composed."""
 

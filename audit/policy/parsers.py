@@ -46,7 +46,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/data/rules.py", "find_problems"): "lines of a record file",
     ("coordexp/data/wire.py", ""): "lines of a record file, fast",
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
-    ("coordexp/coordjson/scan.py", "read_object"): "the string literal of a desc with an escape, its grammar checked",
+    ("coordexp/coordjson/scan.py", "unescape"): "the string literal of a desc with an escape, its grammar checked",
     ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
     ("coordexp/training/manifest.py", "write_manifest"): "the resolved configuration, for the run manifest",
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from coordexp.artifacts.files import hash_file, hash_weights, write_bytes, write_json, write_json_lines
+from coordexp.coordjson import describe_failure
 from coordexp.evaluation.gallery import GalleryItem, pick_examples, render_gallery
 from coordexp.evaluation.report import render_report
 from coordexp.evaluation.summary import render_headline
@@ -66,9 +67,10 @@ def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]
 def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     rows = zip(evaluation.truth, evaluation.predictions, evaluation.requests, evaluation.outputs, strict=True)
     for truth, prediction, request, output in rows:
+        parsed = prediction.parse
         failure = None
-        if prediction.failure is not None:
-            failure = {"reason": prediction.failure, "message": prediction.failure_detail or prediction.failure}
+        if parsed.failure is not None:
+            failure = {"reason": parsed.failure, "message": describe_failure(parsed)}
         yield {
             "sample_id": truth.sample_id,
             "image": str(request.image_paths[0]),
@@ -78,6 +80,8 @@ def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             "finish_reason": output.finish_reason,
             "response_tokens": len(output.response_token_ids),
             "failure": failure,
+            "truncated": parsed.truncated,
+            "dropped": [{"reason": drop.reason, "offending": drop.excerpt} for drop in parsed.dropped],
             "predictions": [_detection(d) for d in prediction.detections],
             "ground_truth": [_detection(d) for d in truth.objects],
         }

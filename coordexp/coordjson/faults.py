@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from coordexp.coordjson.lexemes import BLANK, ESCAPE, WS
 from coordexp.coordjson.types import CoordJSONError, Fault
 
 GEOMETRY_KEYS = ("bbox_2d", "poly")
 FORMER_GEOMETRY_KEYS = ("bbox", "polygon", "line", "point", "geometry", "poly_points", "segmentation")
-_WHITESPACE = re.compile(r"[ \t\n\r]*+")
-_STRING_PIECE = re.compile(
-    r'[^"\\\x00-\x1f\ud800-\udfff]++|\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-    r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-)
+_WHITESPACE = re.compile(WS)
+_STRING_PIECE = re.compile(rf'[^"\\\x00-\x1f\ud800-\udfff]++|{ESCAPE}')
+_BLANK_DESC = re.compile(f"{BLANK}*+")
 _TOKEN = re.compile(r"<\|coord_(?:0|[1-9][0-9]{0,2}+)\|>")
 _BOX_ARITY, _POLY_MINIMUM = 4, 6
 
@@ -160,9 +159,9 @@ def _read_field(reader: _Reader, seen: list[str]) -> str:
     reader.skip()
     if key != "desc":
         reader.coords(key)
-    elif reader.string("a string as the desc", "missing_desc") == "":
+    elif _BLANK_DESC.fullmatch(reader.string("a string as the desc", "missing_desc")):
         reader.position -= 1
-        reader.fail("a desc of at least one character", "missing_desc")
+        reader.fail("a desc of more than whitespace", "missing_desc")
     return key
 
 

@@ -12,29 +12,24 @@ import re
 from dataclasses import dataclass
 
 from coordexp.coordjson.faults import explain_container, explain_object, explain_tail
+from coordexp.coordjson.lexemes import BLANK, BLANKS, COMMA, ESCAPE, WS
 from coordexp.coordjson.types import ScannedAnswer, ScannedObject, Span
 from coordexp.coords.codec import N_BINS
 from coordexp.coords.types import CoordObject
 
-_WS = r"[ \t\n\r]*+"
-_COMMA = f"{_WS},{_WS}"
 _BIN = r"<\|coord_(0|[1-9][0-9]{0,2}+)\|>"
 _ANY_BIN = r"<\|coord_(?:0|[1-9][0-9]{0,2}+)\|>"
-# A lone surrogate has no UTF-8 form: neither written out nor escaped does it make a desc.
 _PLAIN = r'[^"\\\x00-\x1f\ud800-\udfff]'
-_ESCAPE = (
-    r'\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-    r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
-)
-_DESC = f'"desc"{_WS}:{_WS}"((?:{_PLAIN}++|{_ESCAPE})++)"'
-_PAIR = f"{_ANY_BIN}{_COMMA}{_ANY_BIN}"
+_SOLID = rf'(?:[^"\\\x00-\x1f\ud800-\udfff{BLANKS}]|(?!{BLANK}){ESCAPE})'
+_DESC = f'"desc"{WS}:{WS}"({BLANK}*+{_SOLID}(?:{_PLAIN}++|{ESCAPE})*+)"'
+_PAIR = f"{_ANY_BIN}{COMMA}{_ANY_BIN}"
 _GEOMETRY = (
-    rf'(?:"bbox_2d"{_WS}:{_WS}\[{_WS}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_COMMA}{_BIN}{_WS}\]'
-    rf'|"poly"{_WS}:{_WS}\[{_WS}({_PAIR}{_COMMA}{_PAIR}{_COMMA}{_PAIR}(?:{_COMMA}{_PAIR})*+){_WS}\])'
+    rf'(?:"bbox_2d"{WS}:{WS}\[{WS}{_BIN}{COMMA}{_BIN}{COMMA}{_BIN}{COMMA}{_BIN}{WS}\]'
+    rf'|"poly"{WS}:{WS}\[{WS}({_PAIR}{COMMA}{_PAIR}{COMMA}{_PAIR}(?:{COMMA}{_PAIR})*+){WS}\])'
 )
-_END = rf"{_WS}(\}}){_WS}([,\]]){_WS}"
-_OPENING = re.compile(rf'{_WS}(\{{{_WS}"objects"{_WS}:{_WS}\[){_WS}')
-_CLOSING = re.compile(rf"(\}}){_WS}\Z")
+_END = rf"{WS}(\}}){WS}([,\]]){WS}"
+_OPENING = re.compile(rf'{WS}(\{{{WS}"objects"{WS}:{WS}\[){WS}')
+_CLOSING = re.compile(rf"(\}}){WS}\Z")
 _TOKEN = re.compile(_BIN)
 _BINS = {str(k): k for k in range(N_BINS)}
 _BEFORE_BIN, _AFTER_BIN = len("<|coord_"), len("|>")
@@ -50,8 +45,8 @@ class Layout:
     poly: int
 
 
-_DESC_FIRST = Layout(re.compile(rf"\{{{_WS}{_DESC}{_COMMA}{_GEOMETRY}{_END}"), 1, (2, 3, 4, 5), 6)
-_GEOMETRY_FIRST = Layout(re.compile(rf"\{{{_WS}{_GEOMETRY}{_COMMA}{_DESC}{_END}"), 6, (1, 2, 3, 4), 5)
+_DESC_FIRST = Layout(re.compile(rf"\{{{WS}{_DESC}{COMMA}{_GEOMETRY}{_END}"), 1, (2, 3, 4, 5), 6)
+_GEOMETRY_FIRST = Layout(re.compile(rf"\{{{WS}{_GEOMETRY}{COMMA}{_DESC}{_END}"), 6, (1, 2, 3, 4), 5)
 _OBJECT_END, _NEXT = 7, 8
 
 Found = tuple[re.Match[str], Layout]
@@ -102,10 +97,15 @@ def read_object(match: re.Match[str], layout: Layout) -> CoordObject:
     else:
         x1, y1, x2, y2, poly, desc, _, _ = match.groups()
     if "\\" in desc:
-        desc = json.loads(f'"{desc}"')
+        desc = unescape(desc)
     if poly is None:
         return CoordObject(desc, "bbox_2d", (_BINS[x1], _BINS[y1], _BINS[x2], _BINS[y2]))
     return CoordObject(desc, "poly", tuple(_BINS[digits] for digits in _TOKEN.findall(poly)))
+
+
+def unescape(inner: str) -> str:
+    """What stands between the quotes of a JSON string, its escapes resolved; `inner` fits the grammar's DESC."""
+    return str(json.loads(f'"{inner}"'))
 
 
 def box_start(match: re.Match[str], layout: Layout) -> int:

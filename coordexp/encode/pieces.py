@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from coordexp.coordjson.types import Span
 
+UNKNOWN_PIECE = "\ufffd".encode()
+_ID_LIMIT = 1 << 32  # a fast tokenizer's ids are unsigned and have 32 bits
+
 
 class PieceTable:
     """Bytes of each token id, looked up once per id."""
@@ -25,11 +28,20 @@ class PieceTable:
         """UTF-8 bytes of one token, which may hold part of a character. `ValueError` for an id without a token."""
         known = self._bytes.get(token_id)
         if known is None:
-            token = self._tokenizer.convert_ids_to_tokens(token_id)
+            token = self._tokenizer.convert_ids_to_tokens(token_id) if 0 <= token_id < _ID_LIMIT else None
             if token is None:
                 raise ValueError(f"token id {token_id} is outside the vocabulary of {len(self._tokenizer)} tokens")
             known = self._bytes[token_id] = unspell(token)
         return known
+
+    def any_piece(self, token_id: int) -> bytes:
+        """As `piece`, but U+FFFD for an id without a token: a head has more rows than there are tokens, and any of them
+        can be sampled.
+        """
+        try:
+            return self.piece(token_id)
+        except ValueError:
+            return UNKNOWN_PIECE
 
     def spans(self, ids: Sequence[int]) -> list[Span]:
         """Half-open byte offsets of each token in the bytes that the tokens spell."""

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: generate answers, parse them strictly, report F1 and COCO mAP: python -m
+"""Evaluate a checkpoint: generate answers, parse them, report F1 and COCO mAP: python -m
 coordexp.entrypoints.evaluate.
 """
 

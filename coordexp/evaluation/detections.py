@@ -1,6 +1,7 @@
 """Answers and records as boxes in pixels. Contract ids: EVAL-006, EVAL-007.
 
-A rollout's text enters a strict parse; what does not parse yields no detection and its reason, and is never repaired.
+A rollout's token ids go through the one parse of an answer: its valid objects become detections, and what is dropped or
+cut is counted and never repaired.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from coordexp.coordjson import CoordJSONError, parse_answer
+from coordexp.coordjson import ParsedRollout
 from coordexp.coords.codec import bin_to_pixel
+from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 from coordexp.rollout.types import RolloutOutput
 
 if TYPE_CHECKING:
     from coordexp.coords.types import CoordObject
     from coordexp.data.types import Record
+    from coordexp.encode.encoder import Encoder
 
 ScoreMode = Literal["constant", "confidence"]
-Scorer = Callable[[RolloutOutput], tuple[float, ...]]
-"""Scores of the objects of an answer that parses, in the order written."""
+Scorer = Callable[[RolloutOutput, ParsedRollout], tuple[float, ...]]
+"""Scores of the valid objects of a parsed answer, in the order written."""
 SPLIT_KEY = "split"
 """Entry of a record's metadata that names its split."""
 
@@ -36,21 +39,25 @@ def build_truth(record: Record) -> ImageTruth:
     )
 
 
-def parse_prediction(output: RolloutOutput, width: int, height: int, scorer: Scorer | None = None) -> ImagePrediction:
+def build_answer_parser(encoder: Encoder) -> RolloutParser:
+    """The parser of answers in `encoder`'s tokens. Polygons are taken, as ground truth may hold them."""
+    return RolloutParser(encoder.tokenizer, encoder.coords, allow_poly=True)
+
+
+def parse_prediction(
+    output: RolloutOutput, width: int, height: int, parser: RolloutParser, scorer: Scorer | None = None
+) -> ImagePrediction:
     """What `output` says about an image of `width` x `height` pixels, scored by `scorer` (1.0 each without one).
 
-    An unparsable answer is a prediction without detections whose `failure` is the parser's reason.
+    `parser` is one of `build_answer_parser`; what it drops is in the prediction's `parse`.
     """
-    truncated = output.finish_reason == "length"
-    try:
-        objects = parse_answer(output.text)
-    except CoordJSONError as error:
-        return ImagePrediction(output.sample_id, (), error.fault, str(error), truncated)
-    scores: Sequence[float] = [1.0] * len(objects) if scorer is None else scorer(output)
+    parsed = parser.parse(output.response_token_ids)
+    items = [found.item for found in parsed.objects]
+    scores: Sequence[float] = [1.0] * len(items) if scorer is None else scorer(output, parsed)
     found = tuple(
-        Detection(obj.desc, pixel_box(obj, width, height), score) for obj, score in zip(objects, scores, strict=True)
+        Detection(item.desc, pixel_box(item, width, height), score) for item, score in zip(items, scores, strict=True)
     )
-    return ImagePrediction(output.sample_id, found, truncated=truncated)
+    return ImagePrediction(output.sample_id, found, parsed, output.finish_reason == "length")
 
 
 def pixel_box(obj: CoordObject, width: int, height: int) -> Box:

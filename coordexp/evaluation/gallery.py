@@ -161,13 +161,12 @@ def _draw_caption(
     extra = len(item.prediction.detections) - true_positives
     pen.text(corner, _shortened(item.truth.sample_id, 46), fill=_FAINT, font=_font(11))
     x, y = float(corner[0]), corner[1] + 18
-    if item.prediction.failure is not None:
-        pen.text((x, y), f"answer does not parse: {item.prediction.failure}", fill=WRONG, font=_font(14))
-        return
     parts = ((f"{true_positives} found", CLOSE), (f"{extra} wrong", WRONG), (f"{missed} missed", MISSED))
     for (text, color), number in zip(parts, (true_positives, extra, missed), strict=True):
         pen.text((x, y), text, fill=color if number else _FAINT, font=_font(14))
         x += pen.textlength(text, font=_font(14)) + 18
+    if item.prediction.parse.failure is not None:
+        pen.text((x, y + 2), f"does not parse: {item.prediction.parse.failure}", fill=WRONG, font=_font(11))
 
 
 def _draw_header(pen: ImageDraw.ImageDraw, title: str) -> None:

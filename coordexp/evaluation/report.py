@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.matching import count_matches
 from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
@@ -60,8 +61,9 @@ def _evaluate(
         images=len(truth),
         ground_truth_objects=sum(len(image.objects) for image in truth),
         predicted_objects=len(found),
-        parsed=sum(answer.failure is None for answer in answers.values()),
-        truncated=sum(answer.truncated for answer in answers.values()),
+        # By sample, so that the examples do not depend on the order of the answers.
+        parses=tally_rollouts(answers[sample].parse for sample in sorted(answers)),
+        token_limit=sum(answer.token_limit for answer in answers.values()),
         unknown_desc=sum(detection.desc not in known for detection in found),
         score_mode=score_mode,
         detection=sum((count_matches(t, p) for t, p in pairs), _NOTHING),
@@ -71,8 +73,6 @@ def _evaluate(
             for name in sorted(known)
         },
         coco=evaluate_coco(truth, answers),
-        parse_failures=_counts(answer.failure for answer in answers.values() if answer.failure is not None),
-        dropped_objects=_counts(reason for a in answers.values() for reason, n in a.dropped.items() for _ in range(n)),
         splits=splits,
     )
 
@@ -97,26 +97,26 @@ def _named(detections: Iterable[Any], name: str) -> list[Any]:
     return [detection for detection in detections if detection.desc == name]
 
 
-def _counts(reasons: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(reasons).items()))
-
-
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
         "predicted_objects": report.predicted_objects,
-        "parsed": report.parsed,
+        "parsed": report.parses.strict,
         "parse_rate": report.parse_rate,
-        "truncated": report.truncated,
+        "invalid_rollouts": report.parses.invalid_rollouts,
+        "truncated": report.parses.truncated,
+        "malformed_tails": report.parses.malformed_tails,
+        "token_limit": report.token_limit,
         "unknown_desc": report.unknown_desc,
         "score_mode": report.score_mode,
         "detection": _match_document(report.detection),
         "localization": _match_document(report.localization),
         "coco": dict(report.coco.summary),
         "per_class": _class_documents(report.per_class, report.coco),
-        "parse_failures": dict(report.parse_failures),
-        "dropped_objects": dict(report.dropped_objects),
+        "parse_failures": dict(report.parses.failures),
+        "dropped_objects": dict(report.parses.dropped),
+        "dropped_examples": {reason: list(shown) for reason, shown in report.parses.examples.items()},
         "splits": {name: _document(split) for name, split in report.splits.items()},
     }
 

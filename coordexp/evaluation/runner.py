@@ -1,4 +1,4 @@
-"""A model and records in, an evaluation out: generate, parse strictly, compare. Contract ids: EVAL-006, EVAL-009.
+"""A model and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009.
 
 The same function serves the command line, the quick start and a trainer that evaluates a model it holds.
 """
@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordexp.evaluation.confidence import build_coord_scorer
-from coordexp.evaluation.detections import ScoreMode, build_truth, parse_prediction
+from coordexp.evaluation.confidence import score_by_coords
+from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.requests import build_requests
@@ -82,10 +82,11 @@ def evaluate_model(
     started = time.perf_counter()
     outputs = backend.generate(requests, Decoding(settings.max_new_tokens), progress)
     seconds = time.perf_counter() - started
-    scorer = build_coord_scorer(encoder.coords) if confident else None
+    parser = build_answer_parser(encoder)
+    scorer = score_by_coords if confident else None
     truth = tuple(build_truth(record) for record in records)
     predictions = tuple(
-        parse_prediction(output, record.width, record.height, scorer)
+        parse_prediction(output, record.width, record.height, parser, scorer)
         for output, record in zip(outputs, records, strict=True)
     )
     report = evaluate_detections(truth, predictions, score_mode=settings.score_mode)

@@ -54,7 +54,11 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "objects: annotated", str(report.ground_truth_objects)
     yield "objects: predicted", str(report.predicted_objects)
     yield "answers that parse", _share(report.parse_rate)
-    yield "answers cut by the token limit", str(report.truncated)
+    yield "answers without a container", str(report.parses.invalid_rollouts)
+    yield "answers with a malformed tail", str(report.parses.malformed_tails)
+    yield "answers truncated", str(report.parses.truncated)
+    yield "answers cut by the token limit", str(report.token_limit)
+    yield "objects: dropped", str(sum(report.parses.dropped.values()))
     yield "precision (IoU 0.5, same desc)", _share(report.detection.precision)
     yield "recall", _share(report.detection.recall)
     yield "F1", _share(report.detection.f1)
@@ -62,10 +66,11 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     for name in ("mAP", "mAP50", "mAP75", "AR100"):
         yield f"COCO {name}", _share(report.coco.summary[name])
     yield "predictions with an unknown desc", str(report.unknown_desc)
-    for reason, count in report.parse_failures.items():
-        yield f"unparsable: {reason}", str(count)
-    for reason, count in report.dropped_objects.items():
-        yield f"dropped object: {reason}", str(count)
+    for failure, count in report.parses.failures.items():
+        yield f"answer does not parse: {failure}", str(count)
+    for reason, count in report.parses.dropped.items():
+        if count:
+            yield f"object dropped: {reason}", str(count)
 
 
 def _share(value: float | None) -> str:

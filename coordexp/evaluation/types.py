@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordexp.coordjson import NO_CUT, ParsedRollout, ParseTally
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Box = tuple[float, float, float, float]
 IOU_THRESHOLD = 0.5
 """Lowest IoU at which a prediction counts as the object it is compared with."""
+NO_ANSWER = ParsedRollout((), 0, NO_CUT, False, False, False, None)
+"""The parse of predictions that come from no answer: nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +43,15 @@ class ImageTruth:
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """What one answer yielded. `failure` is the reason why an unparsable answer yielded nothing (with its text in
-    `failure_detail`), else None.
+    """What one answer yielded: the valid objects of its `parse`, which also says what was dropped and cut.
 
-    `truncated` says that the answer ran into its token limit. `dropped` counts, by reason, objects that a salvaging
-    parser left out of `detections`; a strict parse leaves out none.
+    `token_limit` says that the answer ran into its token limit, which is not the same as being truncated.
     """
 
     sample_id: str
     detections: tuple[Detection, ...]
-    failure: str | None = None
-    failure_detail: str | None = None
-    truncated: bool = False
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    parse: ParsedRollout = NO_ANSWER
+    token_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class CocoMetrics:
 class DetectionReport:
     """The outcome over one set of images.
 
-    `detection` matches box and description, `localization` the box alone. `parse_failures` counts unparsable answers
-    and `dropped_objects` objects that a salvaging parser left out, both by reason; `unknown_desc` counts predictions
+    `detection` matches box and description, `localization` the box alone. `parses` counts what the answers' parse
+    found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc` predictions
     whose description no ground truth of the set has (they are false positives, and outside COCO's categories).
     `splits` holds a report per split name.
     """
@@ -110,22 +110,20 @@ class DetectionReport:
     images: int
     ground_truth_objects: int
     predicted_objects: int
-    parsed: int
-    truncated: int
+    parses: ParseTally
+    token_limit: int
     unknown_desc: int
     score_mode: str
     detection: MatchCounts
     localization: MatchCounts
     per_class: Mapping[str, MatchCounts]
     coco: CocoMetrics
-    parse_failures: Mapping[str, int]
-    dropped_objects: Mapping[str, int]
     splits: Mapping[str, DetectionReport] = field(default_factory=dict)
 
     @property
     def parse_rate(self) -> float | None:
-        """Share of answers that parse strictly; None without images."""
-        return _ratio(self.parsed, self.images)
+        """Share of answers that are strictly well-formed; None without images."""
+        return _ratio(self.parses.strict, self.images)
 
 
 def _ratio(numerator: int, denominator: int) -> float | None:

@@ -47,7 +47,8 @@ FIELDS = [
     ('{"desc": "a", ⟦"bbox": []}', "bbox_2d or poly as the geometry's key", "unknown_geom"),
     ('{"desc" ⟦"a"}', ":", "syntax"),
     ('{"desc": ⟦1}', "a string as the desc", "missing_desc"),
-    ('{"desc": "⟦"}', "a desc of at least one character", "missing_desc"),
+    ('{"desc": "⟦"}', "a desc of more than whitespace", "missing_desc"),
+    ('{"desc": " \\n⟦"}', "a desc of more than whitespace", "missing_desc"),
     ('{"desc": "a⟦\n"}', REST, "missing_desc"),
     ('{"de⟦\n"}', REST, "key_invalid"),
 ]

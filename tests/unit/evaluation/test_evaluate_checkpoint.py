@@ -17,7 +17,7 @@ from coordexp.data.records import read_records
 from coordexp.encode.checkpoint import CheckpointFolderError
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.evaluate import main
-from coordexp.evaluation.detections import build_truth, parse_prediction
+from coordexp.evaluation.detections import build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.tiny import SMALLEST, build_tiny_model
@@ -158,10 +158,15 @@ def test_a_model_without_records_is_refused(cut_encoder):
 def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, tmp_path):
     records = read_records(jsonl)
     wrong = (CoordObject("red circle", "bbox_2d", (600, 600, 900, 900)),)
-    texts = [render_answer(records[0].objects), render_answer(wrong), "no answer"]
-    outputs = [RolloutOutput(r.source, (1,), (2, 3), text, "stop") for r, text in zip(records, texts, strict=True)]
+    texts = [render_answer(records[0].objects), render_answer(wrong)[:-2] + ', {"desc": ""}]}', "no answer"]
+    ids = [tuple(cut_encoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    outputs = [
+        RolloutOutput(record.source, (1,), tokens, text, "stop", 0)
+        for record, tokens, text in zip(records, ids, texts, strict=True)
+    ]
+    parser = build_answer_parser(cut_encoder)
     truth = [build_truth(record) for record in records]
-    predictions = [parse_prediction(output, 96, 64) for output in outputs]
+    predictions = [parse_prediction(output, 96, 64, parser) for output in outputs]
     evaluation = Evaluation(
         evaluate_detections(truth, predictions),
         tuple(truth),
@@ -174,9 +179,15 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
     write_evaluation(tmp_path, evaluation, EvaluatedFiles(checkpoint, jsonl))
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["detection"]["true_positives"], report["detection"]["false_positives"]) == (1, 1)
-    assert report["parse_failures"] == {"container": 1}
+    assert report["parse_failures"] == {"invalid_rollout": 1, "missing_desc": 1}
+    assert report["dropped_examples"] == {"missing_desc": ['""']}
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == texts
     assert lines[0]["predictions"][0]["box"] == lines[0]["ground_truth"][0]["box"]
-    assert lines[1]["failure"] is None and lines[2]["failure"]["reason"] == "container"
+    assert lines[0]["failure"] is None and lines[0]["dropped"] == []
+    assert lines[1]["failure"]["reason"] == "missing_desc"
+    assert lines[1]["failure"]["message"].startswith("object 2 of 2 is dropped: missing_desc at tokens ")
+    assert lines[1]["dropped"] == [{"reason": "missing_desc", "offending": '""'}] and len(lines[1]["predictions"]) == 1
+    assert lines[2]["failure"]["message"] == 'the answer does not begin with {"objects": ['
+    assert [line["truncated"] for line in lines] == [False, False, True]
     assert lines[2]["predictions"] == []

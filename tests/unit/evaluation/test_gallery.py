@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from coordexp.evaluation.gallery import CLOSE, FOUND, LOOSE, MISSED, WRONG, GalleryItem, pick_examples, render_gallery
-from coordexp.evaluation.types import Detection, ImagePrediction, ImageTruth
+from coordexp.evaluation.types import NO_ANSWER, Detection, ImagePrediction, ImageTruth
 
 CAT = Detection("cat", (20, 20, 79, 79))
 
 
 def item(*found: Detection, failure: str | None = None, size: tuple[int, int] = (96, 128)) -> GalleryItem:
     truth = ImageTruth("a.jsonl:1", 96, 128, (CAT,))
-    return GalleryItem(Image.new("RGB", size, (250, 250, 250)), truth, ImagePrediction("a.jsonl:1", found, failure))
+    prediction = ImagePrediction("a.jsonl:1", found, replace(NO_ANSWER, failure=failure))
+    return GalleryItem(Image.new("RGB", size, (250, 250, 250)), truth, prediction)
 
 
 def amount(picture: Image.Image, color: tuple[int, int, int], header: int = 80) -> int:
@@ -40,7 +43,8 @@ def test_colours_say_how_well_a_prediction_fits(found, shown, absent):
 
 @pytest.mark.invariant("EVAL-010")
 def test_an_answer_that_does_not_parse_says_so_in_its_caption():
-    assert amount(render_gallery([item(failure="wrong_arity")]), WRONG) > 0
+    assert amount(render_gallery([item(CAT)]), WRONG) == 0
+    assert amount(render_gallery([item(CAT, failure="wrong_arity")]), WRONG) > 0
 
 
 def test_sixteen_images_make_four_rows_of_four():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from coordexp.coordjson import DROP_REASONS, NO_CUT, DroppedObject, ParsedRollout
 from coordexp.evaluation.report import EvaluationError, evaluate_detections, render_report
-from coordexp.evaluation.types import Detection, ImagePrediction, ImageTruth
+from coordexp.evaluation.summary import build_summary_table
+from coordexp.evaluation.types import NO_ANSWER, Detection, ImagePrediction, ImageTruth, MatchCounts
 
 CAT, DOG, COW = (Detection(name, (0, 0, 40, 40)) for name in ("cat", "dog", "cow"))
 FAR = Detection("cat", (60, 60, 90, 90))
@@ -24,33 +28,69 @@ def test_a_name_that_no_ground_truth_has_is_counted_and_stays_wrong():
     assert report.coco.summary["mAP"] == pytest.approx(1.0)
 
 
+def failed(failure: str, *reasons: str, **flags: bool) -> ParsedRollout:
+    """The parse of an answer that dropped one object for each reason."""
+    dropped = tuple(DroppedObject(reason, (0, 1), 0, NO_CUT, (0, 1), f"what is {reason}") for reason in reasons)
+    return replace(NO_ANSWER, elements=dropped, failure=failure, **flags)
+
+
 @pytest.mark.invariant("EVAL-006")
-def test_unparsable_answers_are_counted_by_reason_and_their_objects_are_missed():
+def test_answers_are_counted_by_their_first_fault_and_what_they_lack_is_missed() -> None:
     predictions = [
         ImagePrediction("a", (CAT,)),
-        ImagePrediction("b", (), "syntax", "…"),
-        ImagePrediction("c", (), "syntax", "…", truncated=True),
-        ImagePrediction("d", (), "wrong_arity", "…"),
+        ImagePrediction("b", (), failed("invalid_rollout", invalid_rollout=True)),
+        ImagePrediction("c", (CAT,), failed("truncated", truncated=True), token_limit=True),
+        ImagePrediction("d", (), failed("wrong_arity", "wrong_arity", malformed_tail=True)),
     ]
     report = evaluate_detections([image(sample, CAT) for sample in "abcd"], predictions)
-    assert (report.parsed, report.parse_rate, report.truncated) == (1, 0.25, 1)
-    assert report.parse_failures == {"syntax": 2, "wrong_arity": 1}
-    assert report.detection.false_negatives == 3
+    assert (report.parses.strict, report.parse_rate, report.token_limit) == (1, 0.25, 1)
+    assert report.parses.failures == {"invalid_rollout": 1, "truncated": 1, "wrong_arity": 1}
+    assert report.detection == MatchCounts(2, 0, 2)
+    document = render_report(report)
+    counts = ("parsed", "invalid_rollouts", "truncated", "malformed_tails", "token_limit")
+    assert {key: document[key] for key in counts} == dict.fromkeys(counts, 1)
 
 
 @pytest.mark.invariant("EVAL-006")
-def test_objects_that_a_parser_left_out_are_summed_by_reason():
+def test_dropped_objects_are_summed_by_reason_with_examples_in_the_order_of_the_samples() -> None:
     predictions = [
-        ImagePrediction("a", (), dropped={"wrong_arity": 2}),
-        ImagePrediction("b", (), dropped={"wrong_arity": 1}),
+        ImagePrediction("b", (), failed("wrong_arity", "wrong_arity", "key_invalid")),
+        ImagePrediction("a", (), failed("missing_geom", "missing_geom", "wrong_arity", "wrong_arity", "wrong_arity")),
     ]
-    assert evaluate_detections([image("a"), image("b")], predictions).dropped_objects == {"wrong_arity": 3}
+    for order in (predictions, predictions[::-1]):
+        document = render_report(evaluate_detections([image("a"), image("b")], order))
+        counted = {reason: count for reason, count in document["dropped_objects"].items() if count}
+        assert counted == {"wrong_arity": 4, "key_invalid": 1, "missing_geom": 1}
+        assert set(document["dropped_objects"]) == set(DROP_REASONS)
+        assert list(document["dropped_examples"]) == ["missing_geom", "wrong_arity", "key_invalid"]
+        assert document["dropped_examples"]["wrong_arity"] == ["what is wrong_arity"] * 3
+
+
+@pytest.mark.invariant("EVAL-006")
+def test_the_terminal_shows_what_was_dropped_and_cut() -> None:
+    predictions = [ImagePrediction("a", (), failed("wrong_arity", "wrong_arity", truncated=True), token_limit=True)]
+    table = build_summary_table(evaluate_detections([image("a", CAT)], predictions))
+    rows = dict(zip(*(list(column.cells) for column in table.columns), strict=True))
+    shown = {name: rows[name] for name in rows if name.startswith(("answer", "object"))}
+    assert shown == {
+        "objects: annotated": "1",
+        "objects: predicted": "0",
+        "objects: dropped": "1",
+        "answers that parse": "0.000",
+        "answers without a container": "0",
+        "answers with a malformed tail": "0",
+        "answers truncated": "1",
+        "answers cut by the token limit": "1",
+        "answer does not parse: wrong_arity": "1",
+        "object dropped: wrong_arity": "1",
+    }
 
 
 @pytest.mark.invariant("EVAL-013")
 def test_each_split_is_reported_as_if_it_were_alone():
     truth = [image("a", CAT, split="plain"), image("b", CAT, FAR, split="crowded"), image("c", DOG)]
-    predictions = [ImagePrediction("a", (CAT,)), ImagePrediction("b", (CAT,)), ImagePrediction("c", (), "syntax", "…")]
+    cut = failed("truncated", truncated=True)
+    predictions = [ImagePrediction("a", (CAT,)), ImagePrediction("b", (CAT,)), ImagePrediction("c", (), cut)]
     report = evaluate_detections(truth, predictions)
     assert set(report.splits) == {"plain", "crowded"}
     assert report.splits["crowded"] == evaluate_detections([image("b", CAT, FAR)], predictions[1:2])
