@@ -208,4 +208,3 @@ def much_broken(draw: st.DrawFn, answers: st.SearchStrategy[str] = ANSWERS) -> s
     for name in draw(st.lists(st.sampled_from(sorted(MUTATORS)), max_size=4)):
         text = MUTATORS[name](draw, text)
     return text
-

@@ -1,5 +1,4 @@
-"""Pieces of the patterns that every reader of answers is built from: text for `re`, not compiled. Contract ids: TEXT-*.
-"""
+"""Pieces of the patterns that every reader of answers is built from: text for `re`, not compiled. TEXT-*."""
 
 from __future__ import annotations
 

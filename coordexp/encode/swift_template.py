@@ -71,8 +71,12 @@ def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
 
 
 def encode_turn(template: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a whole conversation as the template trains on it."""
-    encoded = template.encode({"messages": messages})
+    """Token ids and labels of a whole conversation as the template trains on it, however long."""
+    limit, template.max_length = template.max_length, None
+    try:
+        encoded = template.encode({"messages": messages})
+    finally:
+        template.max_length = limit
     return [int(token) for token in encoded["input_ids"]], [int(label) for label in encoded["labels"]]
 
 

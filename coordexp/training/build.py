@@ -29,9 +29,11 @@ from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import Placement, Shard
 
 if TYPE_CHECKING:
+    import torch
     from swift.arguments import SftArguments
     from torch import nn
 
+    from coordexp.config.sections import DataConfig
     from coordexp.losses.objective import Objective
 
 
@@ -82,14 +84,18 @@ def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, obj
     install_vocabulary_head(model)
     install_adapter(model, encoder.coords.ids, config.custom.coord_offset)
     upstream = arguments.training_args
-    placement = Placement(upstream.device, config.data.dataloader_pin_memory and upstream.device.type == "cuda")
     return Learner(
         model=model,
         rope=build_rope_index(model.config),
-        run=ForwardRunner(encoder, objective, encoder.coords.ids, placement),
+        run=ForwardRunner(encoder, objective, encoder.coords.ids, placement_on(upstream.device, config.data)),
         shard=Shard(upstream.process_index, upstream.world_size),
         pad_id=None if config.training.packing else int(encoder.tokenizer.pad_token_id),
     )
+
+
+def placement_on(device: torch.device, data: DataConfig) -> Placement:
+    """How forwards reach `device`; page-locked memory serves a GPU alone."""
+    return Placement(device, data.dataloader_pin_memory and device.type == "cuda")
 
 
 def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts, save_delay: int) -> CoordTrainer:

@@ -20,7 +20,7 @@ from coordexp.training.stream import RecordStream
 from coordexp.training.types import FORWARD, PLAN, PlannedForward, Shard, StepKind, StepPlan
 
 if TYPE_CHECKING:
-    pass
+    from coordexp.encode.encoder import PreparedRecord
 
 Pack = tuple[int, ...]
 
@@ -49,13 +49,12 @@ class GroundTruthPlans:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.dataset = stream.records
-        self.packs = packs
-        self._stream, self._builder, self._split, self._seed, self._device = stream, builder, split, seed, device
+        self.stream, self.dataset, self.packs, self.split = stream, stream.records, packs, split
+        self._builder, self._seed, self._device = builder, seed, device
         self._epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.packs.packs) // self._split.per_step)
+        return -(-len(self.packs.packs) // self.split.per_step)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -64,17 +63,18 @@ class GroundTruthPlans:
     def shares(self) -> list[list[Sequence[Pack]]]:
         """This rank's packs of the epoch: by step, by forward."""
         order = [self.packs.packs[i] for i in epoch_order(len(self.packs.packs), self._seed, self._epoch)]
-        steps = split_steps(order, self._split.per_step)
-        return [share_of_step(units, self._split.per_forward, self._split.shard) for units in steps]
+        steps = split_steps(order, self.split.per_step)
+        return [share_of_step(units, self.split.per_forward, self.split.shard) for units in steps]
 
     def __iter__(self) -> Iterator[dict[str, StepPlan]]:
         shares = self.shares()
-        prepared = self._stream.read(record_order(shares))
+        prepared = self.stream.read(record_order(shares))
         for share in shares:
-            forwards = [
-                self._builder.from_records([[next(prepared) for _ in pack] for pack in packs]) for packs in share
-            ]
-            yield {PLAN: agree(StepKind.GT, forwards, self._builder.filler, self._device)}
+            yield {PLAN: self._plan(share, prepared)}
+
+    def _plan(self, share: list[Sequence[Pack]], prepared: Iterator[PreparedRecord]) -> StepPlan:
+        forwards = [self._builder.from_records([[next(prepared) for _ in pack] for pack in packs]) for packs in share]
+        return agree(StepKind.GT, forwards, self._builder.filler, self._device)
 
 
 class ValidationForwards:
@@ -83,8 +83,8 @@ class ValidationForwards:
     def __init__(
         self, stream: RecordStream, packs: PackPlan, builder: ForwardBuilder, split: Split, device: torch.device
     ) -> None:
-        self.dataset = stream.records
-        self._stream, self._builder, self._device = stream, builder, device
+        self.stream, self.dataset, self.packs, self.split = stream, stream.records, packs, split
+        self._builder, self._device = builder, device
         groups = split_steps(packs.packs, split.per_forward)
         self._share: list[Sequence[Pack]] = groups[split.shard.rank :: split.shard.world_size]
         self._length = -(-len(groups) // split.shard.world_size)
@@ -94,7 +94,7 @@ class ValidationForwards:
         return self._length
 
     def __iter__(self) -> Iterator[dict[str, PlannedForward]]:
-        prepared = self._stream.read(record_order([self._share]))
+        prepared = self.stream.read(record_order([self._share]))
         for packs in self._share:
             yield {FORWARD: self._builder.from_records([[next(prepared) for _ in pack] for pack in packs])}
         for _ in range(self._length - len(self._share)):

@@ -73,7 +73,7 @@ class RecordStream:
     ) -> None:
         self.records = records
         self._sampler = _ChosenIndices()
-        self._loader: DataLoader[Any] = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             records,
             sampler=self._sampler,
             batch_size=None,
@@ -87,7 +87,7 @@ class RecordStream:
     def read(self, indices: Sequence[int]) -> Iterator[PreparedRecord]:
         """The records at `indices`, in that order; ends a reading that is still open. Raises a record's refusal."""
         self._sampler.indices = indices
-        return map(_accepted, iter(self._loader))
+        return map(_accepted, iter(self.loader))
 
 
 def loader_settings(data: DataConfig) -> LoaderSettings:

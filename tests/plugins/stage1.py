@@ -47,6 +47,14 @@ class Stage1Kit:
         (folder / "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         return folder / "config.yaml"
 
+    def coord_range(self) -> tuple[int, int]:
+        """First and last coord id of the checkpoint's vocabulary."""
+        from coordexp.coords.vocab import build_coord_vocab
+        from coordexp.encode.processor import load_processor
+
+        ids = build_coord_vocab(load_processor(self.checkpoint).tokenizer).ids
+        return ids[0], ids[-1]
+
 
 @pytest.fixture(scope="session")
 def stage1_kit(tmp_path_factory: pytest.TempPathFactory) -> Stage1Kit:

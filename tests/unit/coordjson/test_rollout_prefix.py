@@ -46,9 +46,7 @@ def test_separator_and_whitespace_belong_to_the_object_before_and_the_rest_to_th
         (["no container"], []),
     ],
 )
-def test_a_fused_token_names_the_owners_of_its_two_ends(
-    tokens: list[object], expected: list[tuple[int, int]]
-) -> None:
+def test_a_fused_token_names_the_owners_of_its_two_ends(tokens: list[object], expected: list[tuple[int, int]]) -> None:
     assert [(first, last) for _, first, last in owners(tokens)] == expected
 
 

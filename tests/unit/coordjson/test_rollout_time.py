@@ -60,9 +60,7 @@ UNITS = {
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("stem", STEMS)
 def test_hostile_text_takes_linear_time(stem: str, unit: str) -> None:
-    (short, _), (long, _) = (
-        seconds(ToyTokens([STEMS[stem], *[UNITS[unit]] * count])) for count in (500, 16_000)
-    )
+    (short, _), (long, _) = (seconds(ToyTokens([STEMS[stem], *[UNITS[unit]] * count])) for count in (500, 16_000))
     assert long < max(32 * 8 * short, 0.25)
 
 

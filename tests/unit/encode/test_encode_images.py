@@ -101,6 +101,16 @@ def test_samples_are_put_together_as_the_template_writes_them(
 
 
 @pytest.mark.invariant("ENC-019")
+def test_a_prompt_longer_than_a_row_is_told_of_the_record(
+    cut_processor: ProcessorMixin, make_record: MakeRecord
+) -> None:
+    encoder = build_encoder(cut_processor, EncodeSettings(max_length=20))
+    with pytest.raises(EncodeError, match=r"records\.jsonl:1: \d+ tokens .* exceed global_max_length = 20"):
+        encoder.length(make_record((), 64, 64))
+    assert encoder.template.max_length == 20
+
+
+@pytest.mark.invariant("ENC-019")
 @pytest.mark.parametrize("fault", ["another end", "labels on the prompt"])
 def test_a_template_that_writes_otherwise_is_refused_when_an_encoder_is_built(
     cut_processor: ProcessorMixin, monkeypatch: pytest.MonkeyPatch, fault: str
