@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
-    """Train in `ranks` processes; returns the logged steps and the run's folder."""
+    """Train in `ranks` processes; returns the logged steps and the run's folder, which `read_log` reads too."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -28,5 +28,9 @@ def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
     manifest = json.loads((folder / "run_manifest.json").read_text(encoding="utf-8"))
     said = [line for line in done.stderr.splitlines() if f"config: {config}; run_name: {config.parent.name}" in line]
     assert len(said) == 1 and said[0].endswith(manifest["pipeline_checksum"])
-    lines = [json.loads(line) for line in (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "loss/struct_ce" in line], folder
+    return [line for line in read_log(folder) if "loss/struct_ce" in line], folder
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Every line that a run logged, of steps and of validations."""
+    return [json.loads(line) for line in (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
