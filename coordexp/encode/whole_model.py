@@ -34,12 +34,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class WholeModel:
-    """A folder that holds a whole Qwen3-VL: vocabulary rows, tensors by name and shape, and whether it is quantized."""
+    """A folder with a whole Qwen3-VL: vocabulary rows, tensors by name and shape, and what its config asks for."""
 
     folder: Path
     rows: int
     shapes: Mapping[str, tuple[int, ...]]
     quantized: bool
+    attention_dropout: float
 
     @property
     def parameters(self) -> int:
@@ -62,7 +63,8 @@ def check_whole_model(folder: Path | str) -> WholeModel:
     depths = Depths(text.num_hidden_layers, vision.depth, len(vision.deepstack_visual_indexes))
     _check_complete(folder, depths, shapes, tied=bool(config.tie_word_embeddings))
     _check_rows(folder, shapes, (text.vocab_size, text.hidden_size))
-    return WholeModel(folder, text.vocab_size, shapes, hasattr(config, "quantization_config"))
+    quantized = hasattr(config, "quantization_config")
+    return WholeModel(folder, text.vocab_size, shapes, quantized, float(text.attention_dropout))
 
 
 def _check_no_adapter(folder: Path) -> None:

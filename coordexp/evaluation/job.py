@@ -23,11 +23,12 @@ from coordexp.encode.encoder import build_encoder
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError, load_processor
+from coordexp.encode.rollout_parse import RolloutParserError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
-from coordexp.forward.segments import register_segments
+from coordexp.forward.segments import SegmentAttentionError, register_segments
 from coordexp.rollout.types import Progress, RolloutError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ INPUT_ERRORS = (
     ImageContractError,
     ProcessorError,
     RolloutError,
+    RolloutParserError,
+    SegmentAttentionError,
 )
 """Everything that bad input can raise; each message stands alone."""
 

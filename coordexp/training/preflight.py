@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.artifacts.folders import FolderError, check_room, check_writable, traces_of_run
+from coordexp.bridges.vision_bounds import SEGMENTS
 from coordexp.config import (
     Config,
     ConfigError,
@@ -28,6 +29,7 @@ from coordexp.config import (
 from coordexp.config.checks import SHARDED_WEIGHTS, ZERO_PRESETS
 from coordexp.encode.checkpoint import CheckpointFolderError
 from coordexp.encode.whole_model import WholeModel, check_whole_model
+from coordexp.forward.segments import SegmentAttentionError, load_kernel
 from coordexp.packing.backend import UnprovenBackend, check_packing_backend
 from coordexp.spec import ContractFileError, read_json
 from coordexp.training.arguments import world_size
@@ -48,8 +50,9 @@ def check_run(config: Config) -> WholeModel:
     """
     check_trainable(config)
     model, problems = _starting_point(config)
-    for check in (_batch_problems, _device_problems, _attention_problems, _deepspeed_problems):
+    for check in (_batch_problems, _device_problems, _deepspeed_problems):
         problems += check(config)
+    problems += _attention_problems(config, model)
     if os.environ.get("RANK", "0") == "0":
         problems += _folder_problems(config, model)
     if problems or model is None:
@@ -111,8 +114,10 @@ def _device_problems(config: Config) -> Iterator[Problem]:
         yield build_problem(config, "training.bf16", text)
 
 
-def _attention_problems(config: Config) -> Iterator[Problem]:
+def _attention_problems(config: Config, model: WholeModel | None) -> Iterator[Problem]:
     name = config.model.attn_impl
+    if name == SEGMENTS:
+        yield from (build_problem(config, "model.attn_impl", text) for text in _segment_faults(model))
     package = _FLASH.get(name)
     if package is not None and find_spec(package) is None:
         text = f"{name} needs the package {package}, which is not installed here; write sdpa"
@@ -122,6 +127,20 @@ def _attention_problems(config: Config) -> Iterator[Problem]:
             check_packing_backend(name)
         except UnprovenBackend as error:
             yield build_problem(config, "model.attn_impl", str(error))
+
+
+def _segment_faults(model: WholeModel | None) -> Iterator[str]:
+    """Why the project's own attention cannot train this model here."""
+    import torch
+
+    if model is not None and model.attention_dropout:
+        text = f"{model.folder / 'config.json'} asks for attention_dropout {model.attention_dropout}, and {SEGMENTS} "
+        yield f"{text}has none: set it to 0 there, or write sdpa"
+    if torch.cuda.is_available():
+        try:
+            load_kernel()
+        except SegmentAttentionError as error:
+            yield str(error)
 
 
 def _deepspeed_problems(config: Config) -> Iterator[Problem]:

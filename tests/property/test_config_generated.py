@@ -128,9 +128,17 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
         if result.get(section, {}).get(name) is not None:
             result[section][name] = f"some/{name}"
     training["run_name"] = "run"
-    result.get("tuner", {}).pop("use_dora", None)
-    result.get("tuner", {}).pop("freeze_llm", None)
+    _tame_tuner(result.get("tuner", {}))
     return result
+
+
+def _tame_tuner(tuner: dict[str, Any]) -> None:
+    """Leave out drawn names of layers, and numbers of an adapter where there is none."""
+    for key in ("target_modules", "target_regex", "modules_to_save", "lora_bias", "freeze_llm"):
+        tuner.pop(key, None)
+    if tuner.get("tuner_type") != "lora":
+        for key in ("lora_rank", "lora_alpha", "lora_dropout", "use_dora"):
+            tuner.pop(key, None)
 
 
 def written(document: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def offsets_of(trainer: Any) -> dict[str, torch.nn.Parameter]:
 @pytest.mark.invariant("TRAIN-005")
 @pytest.mark.parametrize(
     ("written", "model", "expected"),
-    [("float32", "bfloat16", FLOAT32), ("bfloat16", "float32", BFLOAT16), ("auto", "bfloat16", BFLOAT16)],
+    [("float32", "bfloat16", FLOAT32), ("bfloat16", "float32", BFLOAT16), ("auto", "bfloat16", FLOAT32)],
 )
 def test_offsets_have_the_dtype_that_is_written(
     stage1_kit: Stage1Kit, written: str, model: str, expected: torch.dtype
