@@ -5,6 +5,7 @@ Contract ids: TEXT-*, PARSE-*.
 
 from __future__ import annotations
 
+from coordexp.coordjson.closure import find_closure
 from coordexp.coordjson.parse import parse_answer, transpile
 from coordexp.coordjson.render import (
     CLOSURE,
@@ -54,6 +55,7 @@ __all__ = [
     "ScannedObject",
     "Span",
     "describe_failure",
+    "find_closure",
     "keep_elements",
     "own_prefix",
     "parse_answer",

@@ -14,13 +14,29 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from coordexp.coordjson import OPENING_OWNER, ParsedObject
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, ObjectSlots, TokenSubset, TokenType, TypedAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from coordexp.coordjson import PrefixToken
     from coordexp.coordjson.types import ScannedAnswer, Span
     from coordexp.coords.vocab import CoordVocab
+    from coordexp.encode.rollout_target import Tail
+    from coordexp.encode.types import TargetPlan
+
+
+# Whose a token is that holds parts of several: a closure is learnt whatever comes before it, a false positive never.
+_PRECEDENCE = (
+    TokenSubset.CLOSURE,
+    TokenSubset.DROPPED,
+    TokenSubset.FP,
+    TokenSubset.MATCHED,
+    TokenSubset.FN,
+    TokenSubset.OPENING_INJECTED,
+    TokenSubset.OPENING,
+)
 
 
 class TokenAlignmentError(ValueError):
@@ -118,6 +134,76 @@ def type_ground_truth(
         if types[index] != TokenType.COORD and coords.bin_of(token_id) is not None:
             raise TokenAlignmentError(f"token {index} of the answer is coord token {token_id}, outside any geometry")
     return TypedAnswer(tuple(ids), tuple(types), (TokenSubset.GT,) * len(ids), tuple(objects), TokenSubset.GT)
+
+
+def type_rollout(plan: TargetPlan, prefix: Sequence[PrefixToken], tail: Tail, coords: CoordVocab) -> TypedAnswer:
+    """Type a rollout's prefix and what is appended to it; `prefix` owns each token of the prefix.
+
+    A token that holds several parts is of the closure, else of a false positive or dropped object, else of an object,
+    else of the opening. A matched object's slots aim at its ground truth; those of false positives are none.
+    Raises `TokenAlignmentError` where a coord token of the appended text is not the one token of its bin.
+    """
+    unchanged = len(prefix) - tail.reencoded
+    ids = (*plan.response[:unchanged], *tail.ids)
+    types = [_prefix_type(token) for token in prefix[:unchanged]]
+    subsets = [_prefix_subset(plan, range(token.first, token.last + 1)) for token in prefix[:unchanged]]
+    objects = [
+        ObjectSlots(element.item.kind, element.coord_positions, fate.bins, fate.subset)
+        for element, fate in zip(plan.parsed.elements, plan.fates, strict=True)
+        if isinstance(element, ParsedObject) and fate.bins is not None
+    ]
+    seam = {owner for token in prefix[unchanged:] for owner in range(token.first, token.last + 1)}
+    owned = _prefix_subset(plan, seam) if seam else None
+    desc_end = _kept_desc_end(prefix[unchanged:], tail)
+    starts = {start: index for index, (start, _) in enumerate(tail.spans)}
+    tail_types = [TokenType.DESC if start < desc_end else TokenType.STRUCT for start, _ in tail.spans]
+    tail_subsets = [_tail_subset(plan, tail, span, owned) for span in tail.spans]
+    for found in tail.scan.objects:
+        _mark_desc(tail_types, tail.spans, starts, tail.place(found.desc_span[0]), tail.place(found.desc_span[1]))
+        positions = []
+        for (start, end), value in zip(found.coord_spans, found.bins, strict=True):
+            index = starts.get(tail.place(start))
+            if index is None or tail.spans[index][1] != tail.place(end) or tail.ids[index] != coords.ids[value]:
+                raise TokenAlignmentError(f"bin {value} of a missed object is not the one token {coords.ids[value]}")
+            tail_types[index] = TokenType.COORD
+            positions.append(unchanged + index)
+        objects.append(ObjectSlots(found.item.kind, tuple(positions), found.bins, TokenSubset.FN))
+    return TypedAnswer(ids, (*types, *tail_types), (*subsets, *tail_subsets), tuple(objects), TokenSubset.CLOSURE)
+
+
+def _prefix_type(token: PrefixToken) -> TokenType:
+    if token.slot is not None:
+        return TokenType.COORD
+    return TokenType.STRUCT if token.desc is None else TokenType.DESC
+
+
+def _prefix_subset(plan: TargetPlan, owners: Collection[int]) -> TokenSubset:
+    """The subset of a token that holds bytes of these elements (or of the opening)."""
+    subsets = {TokenSubset.OPENING if owner == OPENING_OWNER else plan.fates[owner].subset for owner in owners}
+    return next(subset for subset in _PRECEDENCE if subset in subsets)
+
+
+def _tail_subset(plan: TargetPlan, tail: Tail, span: Span, seam: TokenSubset | None) -> TokenSubset:
+    """The subset of a token of the tail: `seam` is that of the kept bytes."""
+    start, end = span
+    parts = set()
+    if start < tail.kept and seam is not None:
+        parts.add(seam)
+    if end > tail.kept:
+        opening, closure = tail.place(tail.scan.opening[1]), tail.place(tail.scan.closure[0])
+        if end > closure:
+            parts.add(TokenSubset.CLOSURE)
+        if max(start, opening) < min(end, closure):
+            parts.add(TokenSubset.FN)
+        if max(start, tail.kept) < min(end, opening):
+            # Before the first missed object comes its separator, or the opening that an invalid rollout lacks.
+            parts.add(TokenSubset.OPENING_INJECTED if plan.parsed.invalid_rollout else TokenSubset.FN)
+    return next(subset for subset in _PRECEDENCE if subset in parts)
+
+
+def _kept_desc_end(reencoded: Sequence[PrefixToken], tail: Tail) -> int:
+    """Where a desc ends whose last bytes are kept: before the quote that closes it. 0 where none is."""
+    return tail.kept_quote if any(token.desc is not None for token in reencoded) else 0
 
 
 def byte_offsets(text: str) -> Sequence[int]:

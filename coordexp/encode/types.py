@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from coordexp.coords.types import GeometryKind
+    from coordexp.coordjson.rollout_types import ParsedRollout
+    from coordexp.coords.types import CoordObject, GeometryKind
 
 IGNORE_INDEX = -100
 
@@ -65,6 +66,26 @@ class TypedAnswer:
     subsets: tuple[TokenSubset, ...]
     objects: tuple[ObjectSlots, ...]
     end_subset: TokenSubset
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of an element of a rollout's prefix: MATCHED with the bins that its slots aim at, FP or DROPPED."""
+
+    subset: TokenSubset
+    bins: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """How a response is completed to a target: `parsed` with the elements that are kept, a fate for each of them, and
+    the objects that it missed, in the order in which they are appended.
+    """
+
+    response: tuple[int, ...]
+    parsed: ParsedRollout
+    fates: tuple[Fate, ...]
+    missed: tuple[CoordObject, ...]
 
 
 @dataclass(frozen=True, eq=False)
