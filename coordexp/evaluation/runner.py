@@ -72,7 +72,7 @@ def evaluate_model(
     if not records:
         raise EvaluationError("there are no records to evaluate")
     requests = build_requests(records, encoder, settings.image_root)
-    confident = settings.score_mode == "confidence"
+    parser, confident = build_answer_parser(encoder), settings.score_mode == "confidence"
     backend = HfBackend(
         model,
         encoder.processor,
@@ -82,7 +82,6 @@ def evaluate_model(
     started = time.perf_counter()
     outputs = backend.generate(requests, Decoding(settings.max_new_tokens), progress)
     seconds = time.perf_counter() - started
-    parser = build_answer_parser(encoder)
     scorer = score_by_coords if confident else None
     truth = tuple(build_truth(record) for record in records)
     predictions = tuple(
