@@ -7,6 +7,7 @@ answer for the project's own name too, in that one module.
 
 from __future__ import annotations
 
+from functools import wraps
 from importlib.metadata import version
 from typing import Any
 
@@ -20,11 +21,13 @@ SEGMENTS = "segments"
 PROVEN_VERSIONS = ("5.19.",)
 
 
+@wraps(is_flash_attention_requested)
 def bounds_requested(config: Any, **options: Any) -> bool:
     """Whether attention takes bounds: upstream's own answer, and yes for `segments`."""
     return config._attn_implementation == SEGMENTS or is_flash_attention_requested(config, **options)
 
 
+@wraps(get_vision_attention_seqlens)
 def image_bounds(grid_thw: torch.Tensor, config: Any, **options: Any) -> tuple[torch.Tensor, int | None]:
     """Upstream's int32 [N + 1] bounds of N images and, for `segments` too, the patches of the largest.
 

@@ -6,6 +6,8 @@ ms-swift takes seconds to import, so it is imported when a template is built.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,23 +62,29 @@ def build_template(processor: ProcessorMixin, max_length: int, max_pixels: int |
     return template
 
 
-def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of the generation prompt, one image placeholder per image."""
-    mode = template.mode
-    template.set_mode("transformers")
+@contextmanager
+def _as(template: Any, mode: str) -> Iterator[None]:
+    """The template in a mode of ms-swift's and without its limit of length, which belongs to records (ENC-019)."""
+    before = template.mode, template.max_length
+    template.set_mode(mode)
+    template.max_length = None
     try:
-        return [int(token) for token in template.encode({"messages": messages})["input_ids"]]
+        yield
     finally:
-        template.set_mode(mode)
+        template.set_mode(before[0])
+        template.max_length = before[1]
+
+
+def encode_prompt(template: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of the generation prompt, one image placeholder per image, however long."""
+    with _as(template, "transformers"):
+        return [int(token) for token in template.encode({"messages": messages})["input_ids"]]
 
 
 def encode_turn(template: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     """Token ids and labels of a whole conversation as the template trains on it, however long."""
-    limit, template.max_length = template.max_length, None
-    try:
+    with _as(template, "train"):
         encoded = template.encode({"messages": messages})
-    finally:
-        template.max_length = limit
     return [int(token) for token in encoded["input_ids"]], [int(label) for label in encoded["labels"]]
 
 

@@ -200,7 +200,15 @@ def test_ctrl_c_ends_the_run_and_keeps_what_is_known(toy: Path) -> None:
         toy, '{file: toy/sums.py, find: "return a + b", replace: "__import__(\'time\').sleep(90)", why: "ends late"}'
     )
     command = [sys.executable, "-m", "audit.mutants", "--jobs", "1"]
-    process = subprocess.Popen(command, cwd=toy, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A suite that a shell runs in the background has SIGINT ignored, and its children inherit that.
+    process = subprocess.Popen(
+        command,
+        cwd=toy,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(3)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)

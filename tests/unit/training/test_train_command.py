@@ -157,6 +157,7 @@ def test_every_error_of_the_package_is_input_or_a_fault() -> None:
 
 FAULTS = {
     "CheckpointPolicyError": "what the run itself has written",
+    "ClosureError": "an answer whose own closing tokens are not found; the phase of rollouts counts it",
     "ContractFileError": "a contract file of the package; files of the user's are told by those who read them",
     "ContractViolation": "a document that the package itself has made",
     "LaunchError": "the launcher's, which shows it before a run begins",
