@@ -26,6 +26,7 @@ from coordexp.evaluation.job import build_job, evaluate_checkpoint
 from coordexp.evaluation.runner import GenerationSettings
 from coordexp.evaluation.summary import show_progress
 from coordexp.evaluation.types import DetectionReport
+from coordexp.rollout.types import Decoding
 from coordexp.training.stage1 import run_stage1
 
 SPLITS = (SplitSpec("train", 3000), SplitSpec("val", 40), SplitSpec("heldout", 100))
@@ -92,7 +93,7 @@ def build_shapes(folder: Path, max_pixels: int, console: Console) -> None:
 
 
 def _evaluate(config: Config, checkpoint: Path, jsonl: Path, out: Path) -> tuple[DetectionReport, Path]:
-    job = build_job(config, checkpoint, GenerationSettings(MAX_NEW_TOKENS), jsonl=jsonl)
+    job = build_job(config, checkpoint, GenerationSettings(Decoding(MAX_NEW_TOKENS)), jsonl=jsonl)
     with show_progress("generating") as bar:
         evaluation = evaluate_checkpoint(job, bar)
     return evaluation.report, write_evaluation(out, evaluation, EvaluatedFiles(checkpoint, jsonl)) / GALLERY_NAME

@@ -99,6 +99,28 @@ def test_each_split_is_reported_as_if_it_were_alone():
     assert render_report(report)["splits"]["crowded"]["detection"]["recall"] == 0.5
 
 
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.invariant("EVAL-015")
+@pytest.mark.parametrize(("written", "answered"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_name_is_found_however_its_characters_are_composed(written: str, answered: str) -> None:
+    truth = [image("a", Detection(written, CAT.box), Detection(answered, FAR.box))]
+    predictions = [ImagePrediction("a", (Detection(answered, CAT.box), Detection(answered, FAR.box)))]
+    report = evaluate_detections(truth, predictions)
+    assert (report.detection, report.unknown_desc) == (MatchCounts(2, 0, 0), 0)
+    assert report.per_class == {COMPOSED: MatchCounts(2, 0, 0)}
+    assert list(report.coco.per_class) == [COMPOSED]
+    assert report.coco.summary["mAP"] == pytest.approx(1.0)
+
+
+@pytest.mark.invariant("EVAL-015")
+def test_names_that_only_look_alike_stay_apart() -> None:
+    ligature = Detection("\ufb01n", CAT.box)
+    report = evaluate_detections([image("a", ligature)], [ImagePrediction("a", (Detection("fin", CAT.box),))])
+    assert (report.detection.true_positives, report.unknown_desc) == (0, 1)
+
+
 @pytest.mark.invariant("EVAL-009")
 @pytest.mark.parametrize(
     ("truth", "predictions", "message"),
