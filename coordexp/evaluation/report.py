@@ -1,6 +1,6 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-009.
+Contract ids: EVAL-001..EVAL-009, EVAL-013.
 """
 
 from __future__ import annotations

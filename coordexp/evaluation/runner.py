@@ -1,4 +1,4 @@
-"""A model and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009.
+"""A model and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009, EVAL-016.
 
 The same function serves the command line, the quick start and a trainer that evaluates a model it holds.
 """
