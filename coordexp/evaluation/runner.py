@@ -1,5 +1,5 @@
 """A rollout backend and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009,
-EVAL-014.
+EVAL-014, EVAL-019.
 
 The same functions serve the command line, the quick start and a trainer that evaluates its own policy: `evaluate_model`
 asks a backend for all answers, `score_outputs` takes answers that were made anywhere, on several ranks for example.
@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from coordexp.coordjson import ParsedRollout
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
     from coordexp.encode.rollout_parse import RolloutParser
+    from coordexp.evaluation.report import CocoEvaluator
     from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
     from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
 
@@ -100,19 +103,31 @@ def evaluate_model(
 
 
 def score_outputs(
-    parser: RolloutParser, truth: Sequence[ImageTruth], outputs: Sequence[RolloutOutput], score_mode: ScoreMode
+    parser: RolloutParser,
+    truth: Sequence[ImageTruth],
+    outputs: Sequence[RolloutOutput],
+    score_mode: ScoreMode,
+    *,
+    constant_score: float = 1.0,
+    coco: CocoEvaluator = evaluate_coco,
 ) -> Scored:
     """Parse `outputs`, `outputs[i]` for the image of `truth[i]`, and compare them with it. Generates nothing.
 
-    `parser` is one of `build_answer_parser`. Raises `EvaluationError` for an output of another image.
+    `coco` computes COCO's numbers, or stands in for them. `parser` is one of `build_answer_parser`. Raises
+    `EvaluationError` for an output of another image.
     """
     if [output.sample_id for output in outputs] != [image.sample_id for image in truth]:
         raise EvaluationError(
             f"{len(outputs)} answers do not follow the {len(truth)} images one by one; gather them in request order"
         )
-    scorer = score_by_coords if score_mode == "confidence" else None
+
+    def constant(_: RolloutOutput, parsed: ParsedRollout) -> tuple[float, ...]:
+        return (constant_score,) * len(parsed.objects)
+
+    scorer = score_by_coords if score_mode == "confidence" else constant
     predictions = tuple(
         parse_prediction(output, image.width, image.height, parser, scorer)
         for output, image in zip(outputs, truth, strict=True)
     )
-    return Scored(evaluate_detections(truth, predictions, score_mode=score_mode), tuple(truth), predictions)
+    report = evaluate_detections(truth, predictions, score_mode=score_mode, coco=coco)
+    return Scored(report, tuple(truth), predictions)
