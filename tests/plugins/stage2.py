@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from coordexp.rollout.types import Progress
     from tests.plugins.stage1 import Stage1Kit
 
-TRAINED = Path(__file__).resolve().parents[2] / "fixtures/tiny-qwen3vl"
+EARLY = Path(__file__).resolve().parents[2] / "fixtures/tiny-qwen3vl-early"
+"""A trained model that still makes mistakes."""
 WEIGHTS = {
     "rollout_fn_desc_weight": 3.0,
     "smoothl1_weight": 2.0,
