@@ -93,8 +93,12 @@ class Encoder:
 
     def length(self, record: Record) -> int:
         """Tokens of the encoded sample, vision ones included; no image is opened. Raises above `max_length`."""
-        answer_ids = self._tokenize(self.answer(record))
-        return self._checked_length(record, self.turn.sample_length(len(self.prompt(record).ids), len(answer_ids)))
+        answer = self.answer_length(record) - 1
+        return self._checked_length(record, self.turn.sample_length(len(self.prompt(record).ids), answer))
+
+    def answer_length(self, record: Record) -> int:
+        """Tokens of the record's answer with its `<|im_end|>`: what a model that answers it generates."""
+        return len(self._tokenize(self.answer(record))) + 1
 
     def prepare(self, record: Record, image_root: Path | str | None = None) -> PreparedRecord:
         """Prompt and image of the record. `image_root` resolves its path (default: the folder of the record's file).

@@ -1,6 +1,6 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-009.
+Contract ids: EVAL-001..EVAL-019.
 """
 
 from __future__ import annotations
@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches
-from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
+from coordexp.evaluation.recall import measure_samples
+from coordexp.evaluation.types import (
+    AnswerLengths,
+    CocoMetrics,
+    DetectionReport,
+    ImagePrediction,
+    ImageTruth,
+    MatchCounts,
+    SampledRecall,
+)
 from coordexp.spec import check
 
 if TYPE_CHECKING:
@@ -28,19 +38,26 @@ class EvaluationError(ValueError):
 
 
 def evaluate_detections(
-    ground_truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction], *, score_mode: ScoreMode = "constant"
+    ground_truth: Sequence[ImageTruth],
+    predictions: Sequence[ImagePrediction],
+    *,
+    score_mode: ScoreMode = "constant",
+    samples: Sequence[Sequence[ImagePrediction]] = (),
 ) -> DetectionReport:
     """Compare every image's predictions with its ground truth; the order of either sequence plays no part.
 
-    `score_mode` says where the scores come from and is recorded. Images that name a split are also reported per split.
+    `score_mode` says where the scores come from and is recorded. Each of `samples` holds a sampled answer for every
+    image; recall alone is measured on them. Images that name a split are also reported per split.
     Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
     """
     answers = _by_sample(ground_truth, predictions)
+    sampled = [_by_sample(ground_truth, sample) for sample in samples]
     splits = {}
     for name in sorted({image.split for image in ground_truth if image.split is not None}):
         part = [image for image in ground_truth if image.split == name]
-        splits[name] = _evaluate(part, {image.sample_id: answers[image.sample_id] for image in part}, score_mode, {})
-    return _evaluate(ground_truth, answers, score_mode, splits)
+        own = {image.sample_id: answers[image.sample_id] for image in part}
+        splits[name] = _evaluate(part, own, score_mode, sampled, {})
+    return _evaluate(ground_truth, answers, score_mode, sampled, splits)
 
 
 def render_report(report: DetectionReport) -> dict[str, Any]:
@@ -52,6 +69,7 @@ def _evaluate(
     truth: Sequence[ImageTruth],
     answers: Mapping[str, ImagePrediction],
     score_mode: ScoreMode,
+    samples: Sequence[Mapping[str, ImagePrediction]],
     splits: Mapping[str, DetectionReport],
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
@@ -73,6 +91,8 @@ def _evaluate(
             for name in sorted(known)
         },
         coco=evaluate_coco(truth, answers),
+        lengths=measure_lengths(truth, answers.values()),
+        samples=measure_samples(truth, answers, samples) if samples else None,
         splits=splits,
     )
 
@@ -99,6 +119,7 @@ def _named(detections: Iterable[Any], name: str) -> list[Any]:
 
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
+        **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
         "predicted_objects": report.predicted_objects,
@@ -106,9 +127,11 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "parse_rate": report.parse_rate,
         "invalid_rollouts": report.parses.invalid_rollouts,
         "truncated": report.parses.truncated,
+        "truncated_rate": report.truncated_rate,
         "malformed_tails": report.parses.malformed_tails,
         "token_limit": report.token_limit,
         "unknown_desc": report.unknown_desc,
+        "lengths": _length_document(report.lengths),
         "score_mode": report.score_mode,
         "detection": _match_document(report.detection),
         "localization": _match_document(report.localization),
@@ -118,6 +141,29 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "dropped_objects": dict(report.parses.dropped),
         "dropped_examples": {reason: list(shown) for reason, shown in report.parses.examples.items()},
         "splits": {name: _document(split) for name, split in report.splits.items()},
+    }
+
+
+def _length_document(lengths: AnswerLengths) -> dict[str, Any]:
+    return {
+        "generated_tokens_mean": lengths.generated,
+        "ground_truth_tokens_mean": lengths.ground_truth,
+        "ratio": lengths.ratio,
+    }
+
+
+def _sample_document(samples: SampledRecall) -> dict[str, Any]:
+    return {
+        "count": len(samples.found),
+        "greedy_recall": samples.greedy_recall,
+        "recall": list(samples.recalls),
+        "recall_mean": samples.mean_recall,
+        "union_recall": list(samples.union_recalls),
+        "seen_not_said": samples.seen_not_said,
+        "not_seen": samples.not_seen,
+        "parse_rate": samples.parse_rate,
+        "truncated_rate": samples.truncated_rate,
+        "lengths": _length_document(samples.lengths),
     }
 
 
