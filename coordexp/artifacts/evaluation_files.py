@@ -1,4 +1,4 @@
-"""Writes an evaluation: report.json, predictions.jsonl, gallery.png. Contract id: ART-005.
+"""Writes an evaluation: report.json, predictions.jsonl, gallery.png. Contract ids: ART-005, ART-011.
 
 The documents are `coordexp:evaluation-report` and `coordexp:evaluation-prediction`, checked before anything is written.
 """

@@ -80,6 +80,15 @@ def check_effective_batch(config: Config, world_size: int) -> int:
     return accumulation
 
 
+def units_per_step(config: Config, world_size: int) -> int:
+    """Rows (stage 1) or records (stage 2) of an optimizer step, over all ranks."""
+    training = config.training
+    if config.custom.trainer_variant == "stage1":
+        return check_effective_batch(config, world_size) * training.per_device_train_batch_size * world_size
+    assert training.effective_batch_size is not None
+    return training.effective_batch_size
+
+
 def paths(view: View) -> Iterator[Problem]:
     """A path is written out: nothing in it is expanded, and it fits a line."""
     for key in PATHS:

@@ -32,7 +32,8 @@ def build_truths(records: Iterable[Record], encoder: Encoder) -> tuple[ImageTrut
 
     Raises `EncodeError` for a description that no answer can hold.
     """
-    return tuple(build_truth(record, encoder.answer_length(record)) for record in records)
+    # A model that answers rightly generates the end token too.
+    return tuple(build_truth(record, encoder.answer_length(record) + 1) for record in records)
 
 
 def build_truth(record: Record, answer_tokens: int | None = None) -> ImageTruth:

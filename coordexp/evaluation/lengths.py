@@ -1,4 +1,4 @@
-"""How long answers are beside the annotated ones, in tokens. Contract id: EVAL-019.
+"""How long answers are beside the annotated ones, in tokens. Contract id: EVAL-022.
 
 Both are counted with their end token, so that a right answer has exactly the length of the annotated one.
 """

@@ -1,11 +1,13 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-019.
+Contract ids: EVAL-001..EVAL-009, EVAL-013, EVAL-016, EVAL-022.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
@@ -25,10 +27,12 @@ from coordexp.evaluation.types import (
 from coordexp.spec import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from coordexp.evaluation.detections import ScoreMode
 
+CocoEvaluator = Callable[[Sequence[ImageTruth], Mapping[str, ImagePrediction]], CocoMetrics]
+"""COCO's numbers of images and their predictions, by sample id."""
 SCHEMA_VERSION = 1
 _NOTHING = MatchCounts(0, 0, 0)
 
@@ -43,21 +47,23 @@ def evaluate_detections(
     *,
     score_mode: ScoreMode = "constant",
     samples: Sequence[Sequence[ImagePrediction]] = (),
+    coco: CocoEvaluator = evaluate_coco,
 ) -> DetectionReport:
     """Compare every image's predictions with its ground truth; the order of either sequence plays no part.
 
-    `score_mode` says where the scores come from and is recorded. Each of `samples` holds a sampled answer for every
-    image; recall alone is measured on them. Images that name a split are also reported per split.
-    Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
+    `score_mode` says where the scores come from and is recorded; `coco` computes COCO's numbers. Each of `samples`
+    holds a sampled answer for every image; recall alone is measured on them. Images that name a split are also reported
+    per split. Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
     """
     answers = _by_sample(ground_truth, predictions)
     sampled = [_by_sample(ground_truth, sample) for sample in samples]
     splits = {}
     for name in sorted({image.split for image in ground_truth if image.split is not None}):
         part = [image for image in ground_truth if image.split == name]
-        own = {image.sample_id: answers[image.sample_id] for image in part}
-        splits[name] = _evaluate(part, own, score_mode, sampled, {})
-    return _evaluate(ground_truth, answers, score_mode, sampled, splits)
+        chosen = {image.sample_id: answers[image.sample_id] for image in part}
+        splits[name] = _compare(part, chosen, score_mode, coco(part, chosen), sampled)
+    whole = _compare(ground_truth, answers, score_mode, coco(ground_truth, answers), sampled)
+    return dataclasses.replace(whole, splits=splits)
 
 
 def render_report(report: DetectionReport) -> dict[str, Any]:
@@ -65,12 +71,12 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
     return check("evaluation-report", {"schema_version": SCHEMA_VERSION, **_document(report)})
 
 
-def _evaluate(
+def _compare(
     truth: Sequence[ImageTruth],
     answers: Mapping[str, ImagePrediction],
     score_mode: ScoreMode,
+    coco: CocoMetrics,
     samples: Sequence[Mapping[str, ImagePrediction]],
-    splits: Mapping[str, DetectionReport],
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
     found = [detection for answer in answers.values() for detection in answer.detections]
@@ -90,10 +96,9 @@ def _evaluate(
             name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING)
             for name in sorted(known)
         },
-        coco=evaluate_coco(truth, answers),
+        coco=coco,
         lengths=measure_lengths(truth, answers.values()),
         samples=measure_samples(truth, answers, samples) if samples else None,
-        splits=splits,
     )
 
 

@@ -1,5 +1,5 @@
 """A rollout backend and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009,
-EVAL-014, EVAL-017.
+EVAL-014, EVAL-019, EVAL-020.
 
 The same functions serve the command line, the quick start and a trainer that evaluates its own policy: `evaluate_model`
 asks a backend for all answers, `score_outputs` takes answers that were made anywhere, on several ranks for example.
@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truths, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from coordexp.coordjson import ParsedRollout
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
     from coordexp.encode.rollout_parse import RolloutParser
+    from coordexp.evaluation.report import CocoEvaluator
     from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
     from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
 
@@ -47,6 +50,14 @@ class GenerationSettings:
     def logprobs(self) -> bool:
         """Whether scores need the log-probabilities of an answer's tokens."""
         return self.score_mode == "confidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Where a prediction's score comes from; with mode `constant` each has the same."""
+
+    mode: ScoreMode
+    constant: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +122,7 @@ def evaluate_model(
         drawn = backend.generate(build_sample_requests(requests, count), settings.samples.decoding, told)
         samples = [tuple(drawn[at : at + len(requests)]) for at in range(0, len(drawn), len(requests))]
     seconds = time.perf_counter() - started
-    scored = score_outputs(parser, truth, outputs, settings.score_mode, samples)
+    scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples)
     return Evaluation(
         scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, samples=tuple(samples)
     )
@@ -121,26 +132,35 @@ def score_outputs(
     parser: RolloutParser,
     truth: Sequence[ImageTruth],
     outputs: Sequence[RolloutOutput],
-    score_mode: ScoreMode,
+    scoring: Scoring,
     samples: Sequence[Sequence[RolloutOutput]] = (),
+    *,
+    coco: CocoEvaluator = evaluate_coco,
 ) -> Scored:
     """Parse `outputs`, `outputs[i]` for the image of `truth[i]`, and compare them with it; each of `samples` holds a
     sampled answer for every image likewise. Generates nothing.
 
-    `parser` is one of `build_answer_parser`. Raises `EvaluationError` for an output of another image.
+    `coco` computes COCO's numbers, or stands in for them. `parser` is one of `build_answer_parser`. Raises
+    `EvaluationError` for an output of another image.
     """
+
+    def constant(_: RolloutOutput, parsed: ParsedRollout) -> tuple[float, ...]:
+        return (scoring.constant,) * len(parsed.objects)
+
+    scorer = score_by_coords if scoring.mode == "confidence" else constant
 
     def parse(answers: Sequence[RolloutOutput]) -> tuple[ImagePrediction, ...]:
         if [output.sample_id for output in answers] != [image.sample_id for image in truth]:
             raise EvaluationError(
                 f"{len(answers)} answers do not follow the {len(truth)} images one by one; gather them in request order"
             )
-        pairs = zip(answers, truth, strict=True)
-        return tuple(parse_prediction(output, image.width, image.height, parser, scorer) for output, image in pairs)
+        return tuple(
+            parse_prediction(output, image.width, image.height, parser, scorer)
+            for output, image in zip(answers, truth, strict=True)
+        )
 
-    scorer = score_by_coords if score_mode == "confidence" else None
     predictions, sampled = parse(outputs), tuple(parse(sample) for sample in samples)
-    report = evaluate_detections(truth, predictions, score_mode=score_mode, samples=sampled)
+    report = evaluate_detections(truth, predictions, score_mode=scoring.mode, samples=sampled, coco=coco)
     return Scored(report, tuple(truth), predictions, sampled)
 
 

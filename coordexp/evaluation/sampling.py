@@ -1,5 +1,5 @@
-"""Sampled answers beside the greedy ones: how many, how they are drawn, and by which seeds. Contract ids: EVAL-017,
-EVAL-018.
+"""Sampled answers beside the greedy ones: how many, how they are drawn, and by which seeds. Contract ids: EVAL-020,
+EVAL-021.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints."""
+"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints.
+
+Contract id: EVAL-018.
+"""
 
 from __future__ import annotations
 

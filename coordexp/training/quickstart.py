@@ -1,6 +1,6 @@
 """The quick start: drawn shapes to a better model and a picture, through the same code as any run.
 
-Contract ids: TRAIN-010.
+Contract ids: EVAL-018.
 
 In: a config whose data folder may not exist yet. Out: held-out metrics of the checkpoint it starts from and of the
 one it trains.

@@ -111,7 +111,7 @@ def test_the_terminal_shows_each_sample_for_the_whole_and_the_splits() -> None:
     assert "samples" not in render_report(evaluate_detections(TRUTH, GREEDY))
 
 
-@pytest.mark.invariant("EVAL-019")
+@pytest.mark.invariant("EVAL-022")
 def test_lengths_stand_beside_those_of_the_annotated_answers() -> None:
     report, found = measured([answers((), (), 40), answers((), (), 60)])
     assert (report.lengths.generated, report.lengths.ground_truth, report.lengths.ratio) == (25, 25, 1)
@@ -125,13 +125,13 @@ def test_lengths_stand_beside_those_of_the_annotated_answers() -> None:
     assert (document["truncated_rate"], rows["answers truncated, share"]) == (0, "0.000")
 
 
-@pytest.mark.invariant("EVAL-019")
+@pytest.mark.invariant("EVAL-022")
 def test_a_length_that_nobody_counted_makes_no_mean() -> None:
     _, found = measured([[*answers((), (), 40)[:1], *answers((), ())[1:]]])
     assert (found.lengths.generated, found.lengths.ground_truth, found.lengths.ratio) == (None, 25, None)
 
 
-@pytest.mark.invariant("EVAL-017")
+@pytest.mark.invariant("EVAL-020")
 def test_each_answer_has_its_own_place_and_more_samples_move_none() -> None:
     requests = [RolloutRequest(name, (1,), (), index) for index, name in enumerate("abc")]
     four, two = build_sample_requests(requests, 4), build_sample_requests(requests, 2)
@@ -140,14 +140,14 @@ def test_each_answer_has_its_own_place_and_more_samples_move_none() -> None:
     assert four[:6] == two
 
 
-@pytest.mark.invariant("EVAL-017")
+@pytest.mark.invariant("EVAL-020")
 def test_samples_draw_from_the_evaluations_own_stream() -> None:
     settings = SampleSettings(2, Decoding(9, temperature=0.7, top_p=0.9))
     assert settings.seeded(17) == SampleSettings(2, Decoding(9, 0.7, 0.9, seed_base=evaluation_seed_base(17)))
     assert settings.seeded(17) != settings.seeded(18)
 
 
-@pytest.mark.invariant("EVAL-018")
+@pytest.mark.invariant("EVAL-021")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -173,7 +173,7 @@ def test_samples_that_say_nothing_are_refused(
         read_samples(*given, 9)
 
 
-@pytest.mark.invariant("EVAL-018")
+@pytest.mark.invariant("EVAL-021")
 def test_what_can_be_asked_for_is_taken_as_it_is() -> None:
     assert read_samples(None, None, None, None, 9) is None
     assert read_samples(3, 0.7, 0.9, 5, 9) == SampleSettings(3, Decoding(9, 0.7, 0.9, 5))

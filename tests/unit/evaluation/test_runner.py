@@ -15,7 +15,7 @@ from coordexp.encode.encoder import Encoder
 from coordexp.encode.types import IGNORE_INDEX
 from coordexp.evaluation.detections import build_answer_parser, build_truths
 from coordexp.evaluation.report import EvaluationError
-from coordexp.evaluation.runner import GenerationSettings, evaluate_model, score_outputs
+from coordexp.evaluation.runner import GenerationSettings, Scoring, evaluate_model, score_outputs
 from coordexp.evaluation.sampling import SampleSettings
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import BackendSettings, Decoding, Progress, RolloutOutput, RolloutRequest
@@ -94,7 +94,7 @@ def test_answers_made_in_shares_score_like_those_of_one_call(
     assert [request for share in shares for request in share] == list(whole.requests)
     outputs = [output for share in shares for output in backend.generate(share, CONSTANT.decoding)]
     truth = build_truths(records, cut_encoder)
-    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, "constant")
+    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, Scoring("constant"))
     assert scored.report == whole.report
     assert (scored.truth, scored.predictions) == (whole.scored.truth, whole.scored.predictions)
 
@@ -107,9 +107,11 @@ def test_answers_in_another_order_than_the_images_are_refused(
     outputs = backend.generate(build_requests(records, cut_encoder), CONSTANT.decoding)
     truth = build_truths(records, cut_encoder)
     with pytest.raises(EvaluationError, match=r"\d answers do not follow the 4 images one by one"):
-        score_outputs(build_answer_parser(cut_encoder), truth, [outputs[i] for i in order], "constant")
+        score_outputs(build_answer_parser(cut_encoder), truth, [outputs[i] for i in order], Scoring("constant"))
     with pytest.raises(EvaluationError, match=r"\d answers do not follow the 4 images one by one"):
-        score_outputs(build_answer_parser(cut_encoder), truth, outputs, "constant", [[outputs[i] for i in order]])
+        score_outputs(
+            build_answer_parser(cut_encoder), truth, outputs, Scoring("constant"), [[outputs[i] for i in order]]
+        )
 
 
 @pytest.mark.invariant("EVAL-014")
@@ -121,7 +123,7 @@ def test_scores_that_the_backend_cannot_give_are_refused_before_it_is_asked(
     assert backend.asked == []
 
 
-@pytest.mark.invariant("EVAL-017")
+@pytest.mark.invariant("EVAL-020")
 def test_samples_are_asked_for_with_their_own_decoding_and_told_as_one_work(
     backend: Reciter, cut_encoder: Encoder, records: list[Record]
 ) -> None:
@@ -137,7 +139,7 @@ def test_samples_are_asked_for_with_their_own_decoding_and_told_as_one_work(
     assert found is not None and (found.greedy, found.found, found.not_seen) == (2, (2, 2), 1)
 
 
-@pytest.mark.invariant("EVAL-019")
+@pytest.mark.invariant("EVAL-022")
 def test_the_annotated_answer_is_as_long_as_what_training_teaches(cut_encoder: Encoder, records: list[Record]) -> None:
     for record, truth in zip(records, build_truths(records, cut_encoder), strict=True):
         assert truth.answer_tokens == int((cut_encoder.sample(record).labels != IGNORE_INDEX).sum())

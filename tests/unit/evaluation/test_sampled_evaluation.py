@@ -46,8 +46,8 @@ def written(line: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.invariant("EVAL-017")
-@pytest.mark.invariant("EVAL-019")
+@pytest.mark.invariant("EVAL-020")
+@pytest.mark.invariant("EVAL-022")
 @pytest.mark.invariant("ART-005")
 def test_sampled_answers_differ_and_do_not_depend_on_the_batch(
     jsonl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
