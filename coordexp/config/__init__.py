@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordexp.config.checks import check_effective_batch, check_trainer, image_token_bound
+from coordexp.config.checks import check_effective_batch, check_trainer, image_token_bound, units_per_step
 from coordexp.config.hierarchy import discover_profiles
 from coordexp.config.loading import load_config
 from coordexp.config.paths import resolve_input, resolve_output
@@ -30,4 +30,5 @@ __all__ = [
     "render_resolved",
     "resolve_input",
     "resolve_output",
+    "units_per_step",
 ]

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem, nearest_match, show
+from coordexp.config.trainable import build_problem
 from coordexp.config.view import View
 from coordexp.spec.logged import read_metric_rows
 
@@ -20,6 +21,8 @@ Check = Callable[[View], Iterator[Problem]]
 PIXELS_PER_TOKEN = 32 * 32
 """Image area of one token: patches of 16 pixels, merged 2 by 2."""
 COORD_COUNT = 1000
+STAGE1 = "stage1"
+_MAP = "rollout/mAP"
 ZERO_PRESETS = ("zero0", "zero1", "zero2", "zero2_offload")
 """ms-swift's own DeepSpeed configurations that keep the weights whole."""
 SHARDED_WEIGHTS = (
@@ -52,7 +55,7 @@ def check_trainer(config: Config, *trainers: str) -> Config:
 
 
 def check_effective_batch(config: Config, world_size: int) -> int:
-    """Gradient accumulation steps for `world_size` ranks.
+    """Gradient accumulation steps of stage 1 for `world_size` ranks.
 
     effective_batch_size = per_device_train_batch_size x world_size x accumulation. Accumulation is derived, or equal to
     what is written; without effective_batch_size it is what is written, or 1. Raises `ConfigError` when it doesn't
@@ -80,6 +83,25 @@ def check_effective_batch(config: Config, world_size: int) -> int:
     return accumulation
 
 
+def units_per_step(config: Config, world_size: int) -> int:
+    """Rows (stage 1) or records (stage 2) of an optimizer step over all ranks.
+
+    Raises `ConfigError` when they do not divide over `world_size` ranks.
+    """
+    training = config.training
+    if config.custom.trainer_variant == STAGE1:
+        return check_effective_batch(config, world_size) * training.per_device_train_batch_size * world_size
+    if world_size < 1:
+        raise ValueError(f"world size is the number of ranks, at least 1, got {world_size}")
+    records = training.effective_batch_size
+    assert records is not None, "the loader asks stage 2 for it"
+    if records % world_size:
+        text = f"the {records} records of a step do not divide over {world_size} ranks; write a multiple of "
+        text += f"{world_size}, such as {records + -records % world_size}"
+        raise ConfigError(str(config.sources.path), [build_problem(config, "training.effective_batch_size", text)])
+    return records
+
+
 def paths(view: View) -> Iterator[Problem]:
     """A path is written out: nothing in it is expanded, and it fits a line."""
     for key in PATHS:
@@ -101,7 +123,9 @@ def run_name(view: View) -> Iterator[Problem]:
 
 
 def batch_sizes(view: View) -> Iterator[Problem]:
-    """effective_batch_size is a multiple of the device's batch and of the accumulation that is written."""
+    """The rows of stage 1 are a multiple of the device's batch and of the accumulation that is written."""
+    if view["custom.trainer_variant"] != STAGE1:
+        return
     effective = view["training.effective_batch_size"]
     per_device = view["training.per_device_train_batch_size"]
     written = view["training.gradient_accumulation_steps"]
@@ -129,7 +153,7 @@ def evaluation(view: View) -> Iterator[Problem]:
 def best_checkpoint(view: View) -> Iterator[Problem]:
     """Ranking checkpoints needs a metric, its direction, and evaluations."""
     metric = view["training.metric_for_best_model"]
-    if metric is not None and view["custom.trainer_variant"] == "stage1":
+    if metric is not None:
         yield from _measured(view, metric)
     if metric is not None and view["training.greater_is_better"] is None:
         yield view.problem("training.greater_is_better", f"needed, because checkpoints are ranked by {metric}")
@@ -142,21 +166,27 @@ def best_checkpoint(view: View) -> Iterator[Problem]:
 
 
 def _measured(view: View, metric: str) -> Iterator[Problem]:
-    name = metric.removeprefix("eval_")
-    known = _ranking_metrics()
+    key, name = "training.metric_for_best_model", metric.removeprefix("eval_")
+    stage = 1 if view["custom.trainer_variant"] == STAGE1 else 2
+    known = _ranking_metrics(stage)
     if name not in known:
         near = nearest_match(name, known)
         hint = f"did you mean {near}? " if near else ""
-        text = f"no evaluation of stage 1 measures {show(metric)}; {hint}allowed: {', '.join(known)}"
-        yield view.problem("training.metric_for_best_model", text)
+        text = f"no evaluation of stage {stage} measures {show(metric)}; {hint}allowed: {', '.join(known)}"
+        yield view.problem(key, text)
+    elif name == _MAP and view["rollout_matching.eval_detection.enabled"] is False:
+        text = f"nothing measures {_MAP} while rollout_matching.eval_detection.enabled is false"
+        yield view.problem(key, f"{text}; turn it on, or rank by another metric")
 
 
-@lru_cache(maxsize=1)
-def _ranking_metrics() -> tuple[str, ...]:
-    """The loss and the metrics of stage 1 that the contract gives to evaluations; generated answers come later."""
-    foreign = {"eval", "A1", "A2", "B"}
-    rows = [row for row in read_metric_rows() if "eval" in row["modes"]]
-    return ("loss", *(row["key"] for row in rows if not foreign & {*row["key"].split("/")}))
+@lru_cache(maxsize=2)
+def _ranking_metrics(stage: int) -> tuple[str, ...]:
+    """What the contract gives to the evaluations of a stage: the loss and its parts, and in stage 2 the rollouts'."""
+    foreign = {"eval", "A1", "A2", "B", "rollout"}
+    measured = [row["key"] for row in read_metric_rows() if "eval" in row["modes"]]
+    common = (key for key in measured if not foreign & {*key.split("/")})
+    rollouts = (key for key in measured if key.startswith("rollout/") and stage == 2)
+    return ("loss", *common, *rollouts)
 
 
 def precision(view: View) -> Iterator[Problem]:

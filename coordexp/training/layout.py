@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from coordexp.config import check_effective_batch
+from coordexp.config import units_per_step
 from coordexp.data.seeds import derive_seed
 from coordexp.packing.plan import PackPlan, build_plan
 from coordexp.training.ground_truth import GroundTruthPlans, Split, ValidationForwards
@@ -63,7 +63,7 @@ def build_parts(
         prepared = PreparedRecords(samples.records, foundation.encoder, samples.file.image_root)
         return RecordStream(prepared, settings, generator)
 
-    rows = check_effective_batch(config, shard.world_size) * training.per_device_train_batch_size * shard.world_size
+    rows = units_per_step(config, shard.world_size)
     split = Split(training.per_device_train_batch_size, rows, shard)
     validation = None
     if "val" in foundation.samples:

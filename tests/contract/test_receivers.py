@@ -217,7 +217,7 @@ ELSEWHERE = {
     "rlhf": "an empty section",
 }
 # Stage 2 has no trainer yet: these keys get their rows with their receivers.
-WAITING = ("stage2_ab", "rollout_matching", "training.packing_buffer", "training.packing_min_fill_ratio")
+WAITING = ("stage2_ab", "rollout_matching")
 
 
 def leaves(rule: Rule, path: tuple[str, ...] = ()) -> dict[str, Rule]:

@@ -73,7 +73,7 @@ def test_a_wrong_key_is_named_with_its_line(stage1_kit: Stage1Kit, tmp_path: Pat
     assert "training.learning_rat" in done.stderr and "config.yaml:" in done.stderr and "Traceback" not in done.stderr
 
 
-STAGE2 = ("stage2_two_channel/smoke/ab_mixed.yaml", "stage2_rollout_aligned/smoke/minimal_hf.yaml")
+STAGE2 = ("stage2_two_channel/smoke/ab_mixed.yaml", "stage2_rollout_aligned/smoke/hf.yaml")
 
 
 @pytest.mark.invariant("TRAIN-014")
