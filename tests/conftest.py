@@ -11,7 +11,12 @@ import coordexp  # noqa: F401  (makes torchvision importable before a test modul
 
 pytest_plugins = ["audit.recording"]
 if (Path(__file__).parent / "plugins" / "models.py").is_file():
-    pytest_plugins += ["tests.plugins.models", "tests.plugins.stage1", "tests.plugins.receivers"]
+    pytest_plugins += [
+        "tests.plugins.models",
+        "tests.plugins.stage1",
+        "tests.plugins.stage2",
+        "tests.plugins.receivers",
+    ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("fast", max_examples=20, deadline=None, suppress_health_check=_TOLERATED)

@@ -5,6 +5,7 @@ What was judged is kept as long as nothing changed that could change a verdict; 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +21,7 @@ from audit.tree import listed_files
 FOLDER = Path(".audit") / "core"
 INPUTS_FILE = "inputs.txt"
 MIXED_FILE = "mixed.txt"
-# What the tests read besides the sources and the tests themselves; folders end in a slash.
+# What the tests read besides the sources, the tests themselves and what they import of `tests`; folders end in a slash.
 SUPPORT = (
     "audit/__init__.py", "audit/recording.py", "audit/tree.py", "audit/core/", "configs/", "contracts/",
     "docs/configuration.md", "fixtures/config/", "fixtures/coordjson/", "fixtures/packing/", "pyproject.toml",
@@ -88,12 +89,40 @@ def _wanted(root: Path) -> list[str]:
     selection = [entry for entry in settings["pytest_add_cli_args_test_selection"] if not entry.startswith("-")]
     chosen = (*settings["source_paths"], *selection)
     snapshots = {f"{Path(entry).parent}/__snapshots__/{Path(entry).stem}.ambr" for entry in selection}
-    return [
+    listed = listed_files(root)
+    wanted = [
         name
-        for name in listed_files(root)
+        for name in listed
         if (name.startswith(SUPPORT) or name in snapshots or any(_below(name, entry) for entry in chosen))
         and not name.startswith(NO_INFLUENCE)
     ]
+    return wanted + _imported_tests(root, wanted, listed)
+
+
+def _imported_tests(root: Path, names: list[str], listed: list[str]) -> list[str]:
+    """Modules of `tests` that the named ones import, inside functions too, and what those import in turn."""
+    pending, found = [name for name in names if _is_test_module(name)], list[str]()
+    left = {name for name in listed if _is_test_module(name)} - set(names)
+    while pending:
+        tree = ast.parse((root / pending.pop()).read_bytes())
+        fresh = left & {f"{module.replace('.', '/')}.py" for node in ast.walk(tree) for module in _imports(node)}
+        left -= fresh
+        found += fresh
+        pending += fresh
+    return found
+
+
+def _imports(node: ast.AST) -> list[str]:
+    """Modules that a statement may import; `from a import b` may mean a module `a.b`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def _is_test_module(name: str) -> bool:
+    return name.startswith("tests/") and name.endswith(".py")
 
 
 def _below(name: str, entry: str) -> bool:

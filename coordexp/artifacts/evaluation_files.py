@@ -1,4 +1,4 @@
-"""Writes an evaluation: report.json, predictions.jsonl, gallery.png. Contract id: ART-005.
+"""Writes an evaluation: report.json, predictions.jsonl, gallery.png. Contract ids: ART-005, ART-011.
 
 The documents are `coordexp:evaluation-report` and `coordexp:evaluation-prediction`, checked before anything is written.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from coordexp.evaluation.runner import Evaluation
     from coordexp.evaluation.types import Detection
+    from coordexp.rollout.types import BackendSettings, Decoding
 
 REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl", "gallery.png"
 GALLERY_IMAGES = 16
@@ -59,13 +60,30 @@ def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]
         "weights_sha256": hash_weights(about.checkpoint),
         "jsonl": str(about.jsonl),
         "jsonl_sha256": hash_file(about.jsonl),
-        "max_new_tokens": evaluation.settings.max_new_tokens,
+        "max_new_tokens": evaluation.settings.decoding.max_new_tokens,
+        "backend": _backend(evaluation.backend),
+        "decoding": _decoding(evaluation.settings.decoding),
         "seconds": round(evaluation.seconds, 3),
     }
 
 
+def _backend(backend: BackendSettings) -> dict[str, Any]:
+    return {"name": backend.name, "dtype": backend.dtype, "decode_batch_size": backend.decode_batch_size}
+
+
+def _decoding(decoding: Decoding) -> dict[str, Any]:
+    return {
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+        "repetition_penalty": decoding.repetition_penalty,
+        "seed_base": decoding.seed_base,
+    }
+
+
 def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    rows = zip(evaluation.truth, evaluation.predictions, evaluation.requests, evaluation.outputs, strict=True)
+    scored = evaluation.scored
+    rows = zip(scored.truth, scored.predictions, evaluation.requests, evaluation.outputs, strict=True)
     for truth, prediction, request, output in rows:
         parsed = prediction.parse
         failure = None
@@ -92,8 +110,8 @@ def _detection(detection: Detection) -> dict[str, Any]:
 
 
 def _gallery(evaluation: Evaluation, title: str) -> Image.Image:
-    items = []
-    for index in pick_examples(evaluation.truth, GALLERY_IMAGES):
+    items, scored = [], evaluation.scored
+    for index in pick_examples(scored.truth, GALLERY_IMAGES):
         with Image.open(evaluation.requests[index].image_paths[0]) as opened:
-            items.append(GalleryItem(opened.convert("RGB"), evaluation.truth[index], evaluation.predictions[index]))
+            items.append(GalleryItem(opened.convert("RGB"), scored.truth[index], scored.predictions[index]))
     return render_gallery(items, title=title)

@@ -23,6 +23,8 @@ PIXELS_PER_TOKEN = 32 * 32
 COORD_COUNT = 1000
 STAGE1 = "stage1"
 _MAP = "rollout/mAP"
+_OF_ROLLOUTS = ("rollout/", "time/rollout_")
+"""How the metrics begin that only a trainer with rollouts measures."""
 ZERO_PRESETS = ("zero0", "zero1", "zero2", "zero2_offload")
 """ms-swift's own DeepSpeed configurations that keep the weights whole."""
 SHARDED_WEIGHTS = (
@@ -182,10 +184,11 @@ def _measured(view: View, metric: str) -> Iterator[Problem]:
 @lru_cache(maxsize=2)
 def _ranking_metrics(stage: int) -> tuple[str, ...]:
     """What the contract gives to the evaluations of a stage: the loss and its parts, and in stage 2 the rollouts'."""
-    foreign = {"eval", "A1", "A2", "B", "rollout"}
-    measured = [row["key"] for row in read_metric_rows() if "eval" in row["modes"]]
-    common = (key for key in measured if not foreign & {*key.split("/")})
-    rollouts = (key for key in measured if key.startswith("rollout/") and stage == 2)
+    foreign = {"eval", "A1", "A2", "B"}
+    rows = [row["key"] for row in read_metric_rows() if "eval" in row["modes"]]
+    measured = [key for key in rows if not foreign & {*key.split("/")}]
+    common = (key for key in measured if not key.startswith(_OF_ROLLOUTS))
+    rollouts = (key for key in measured if key.startswith(_OF_ROLLOUTS) and stage == 2)
     return ("loss", *common, *rollouts)
 
 

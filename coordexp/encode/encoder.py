@@ -22,9 +22,10 @@ from coordexp.encode.pieces import PieceTable
 from coordexp.encode.pixels import make_patches
 from coordexp.encode.processor import PATCH, SIZE_MULTIPLE, check_processor
 from coordexp.encode.prompts import render_prompt
+from coordexp.encode.rollout_target import TargetWriter
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.swift_template import TEMPLATE_TAGS, TurnParts, build_template, check_turn, encode_prompt
-from coordexp.encode.types import EncodedSample, TypedAnswer
+from coordexp.encode.types import EncodedSample, TargetPlan, TypedAnswer
 from coordexp.encode.vocabulary import END_OF_TURN, IMAGE_PAD
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Encoder:
         self.prompt_text = render_prompt(settings.field_order, settings.ordering, settings.variant)
         self.template = build_template(processor, settings.max_length, settings.max_pixels)
         self.pieces = PieceTable(self.tokenizer)
+        self._targets = TargetWriter(self._tokenize, self.pieces, self.coords, settings.field_order)
         self.turn = TurnTokens(
             image=int(self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)),
             end=int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN)),
@@ -91,10 +93,18 @@ class Encoder:
         check_image_size(record, self.settings.max_pixels)
         return self._prompt(record.source, record.width, record.height)
 
+    def prompt_length(self, record: Record) -> int:
+        """Tokens of the generation prompt, vision ones included; no image is opened."""
+        return len(self._prompt_ids) - 1 + count_image_tokens(record)
+
     def length(self, record: Record) -> int:
         """Tokens of the encoded sample, vision ones included; no image is opened. Raises above `max_length`."""
-        answer_ids = self._tokenize(self.answer(record))
-        return self._checked_length(record, self.turn.sample_length(len(self.prompt(record).ids), len(answer_ids)))
+        length = self.turn.sample_length(len(self.prompt(record).ids), self.answer_length(record))
+        return self._checked_length(record, length)
+
+    def answer_length(self, record: Record) -> int:
+        """Tokens of the record's ground truth as an answer, without its `<|im_end|>`."""
+        return len(self._tokenize(self.answer(record)))
 
     def prepare(self, record: Record, image_root: Path | str | None = None) -> PreparedRecord:
         """Prompt and image of the record. `image_root` resolves its path (default: the folder of the record's file).
@@ -127,6 +137,13 @@ class Encoder:
         sample = assemble(self.prompt(record) if prompt is None else prompt, self.ground_truth(record), self.turn)
         self._checked_length(record, len(sample))
         return sample
+
+    def target(self, prompt: Prompt, plan: TargetPlan) -> EncodedSample:
+        """A rollout, completed as `plan` says, as the answer to `prompt`; without pixels, however long.
+
+        Raises `ClosureError` where the answer's closure is not found where it was put.
+        """
+        return assemble(prompt, self._targets.write(plan), self.turn)
 
     def encode(self, record: Record, image_root: Path | str | None = None) -> EncodedSample:
         """`sample` with its pixels. Raises what `sample` and `prepare` raise."""

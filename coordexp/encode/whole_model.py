@@ -34,13 +34,17 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class WholeModel:
-    """A folder with a whole Qwen3-VL: vocabulary rows, tensors by name and shape, and what its config asks for."""
+    """A folder with a whole Qwen3-VL: vocabulary rows, tensors by name and shape, and what its config asks for.
+
+    `positions` is the longest prompt and answer together.
+    """
 
     folder: Path
     rows: int
     shapes: Mapping[str, tuple[int, ...]]
     quantized: bool
     attention_dropout: float
+    positions: int
 
     @property
     def parameters(self) -> int:
@@ -64,7 +68,14 @@ def check_whole_model(folder: Path | str) -> WholeModel:
     _check_complete(folder, depths, shapes, tied=bool(config.tie_word_embeddings))
     _check_rows(folder, shapes, (text.vocab_size, text.hidden_size))
     quantized = hasattr(config, "quantization_config")
-    return WholeModel(folder, text.vocab_size, shapes, quantized, float(text.attention_dropout))
+    return WholeModel(
+        folder,
+        text.vocab_size,
+        shapes,
+        quantized,
+        float(text.attention_dropout),
+        int(text.max_position_embeddings),
+    )
 
 
 def _check_no_adapter(folder: Path) -> None:

@@ -38,13 +38,20 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.config import load_config
     from coordexp.evaluation.job import INPUT_ERRORS, build_job, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
-    from coordexp.evaluation.summary import build_summary_table, show_progress
+    from coordexp.evaluation.summary import build_summary_table, render_decoding, show_progress
+    from coordexp.rollout.types import Decoding
 
     try:
         if args.out is not None:
             check_writable(args.out)
-        settings = GenerationSettings(args.max_new_tokens, args.batch_size, args.scores)
-        job = build_job(load_config(args.config), args.checkpoint, settings, jsonl=args.jsonl, limit=args.limit)
+        job = build_job(
+            load_config(args.config),
+            args.checkpoint,
+            GenerationSettings(Decoding(args.max_new_tokens), args.scores),
+            jsonl=args.jsonl,
+            limit=args.limit,
+            decode_batch_size=args.batch_size,
+        )
         with show_progress("generating") as progress:
             evaluation = evaluate_checkpoint(job, progress)
         if args.out is not None:
@@ -54,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     console = Console()
     console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)
+    console.print(render_decoding(evaluation.backend, evaluation.settings.decoding), highlight=False, soft_wrap=True)
     console.print(build_summary_table(evaluation.report))
     return 0
 

@@ -35,7 +35,25 @@ def train_stage1(config: Config) -> FinishedRun:
     return run_stage1(config)
 
 
-TRAINERS: Mapping[str, Callable[[Config], FinishedRun]] = {"stage1": train_stage1}
+def train_two_channel(config: Config) -> FinishedRun:
+    """Ground truth and rollouts, by the schedule."""
+    from coordexp.training.stage2_two_channel import run_stage2_two_channel
+
+    return run_stage2_two_channel(config)
+
+
+def train_rollout_aligned(config: Config) -> FinishedRun:
+    """Rollouts alone."""
+    from coordexp.training.stage2_rollout_aligned import run_stage2_rollout_aligned
+
+    return run_stage2_rollout_aligned(config)
+
+
+TRAINERS: Mapping[str, Callable[[Config], FinishedRun]] = {
+    "stage1": train_stage1,
+    "stage2_two_channel": train_two_channel,
+    "stage2_rollout_aligned": train_rollout_aligned,
+}
 """What trains which `custom.trainer_variant`; each imports its trainer when it is asked."""
 
 

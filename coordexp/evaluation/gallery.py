@@ -1,7 +1,7 @@
 """Draws ground truth and predictions over their images. In: pictures and boxes in pixels; out: one picture (RGB).
 
 A dashed outline is ground truth (dark: found, magenta: missed), a solid one a prediction, coloured by the IoU of its
-match. Contract id: EVAL-010.
+match. Contract ids: EVAL-010, EVAL-017.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CLOSE, LOOSE, WRONG, MISSED, FOUND = (16, 150, 72), (232, 150, 0), (220, 30, 40)
 _PAGE, _CARD, _INK, _FAINT = (244, 245, 247), (255, 255, 255), (28, 30, 34), (104, 108, 116)
 _GAP, _HEADER, _CAPTION = 16, 76, 52
 _LABEL_HEIGHT = 17
+_LEGEND_WIDTH = 848
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def render_gallery(items: Sequence[GalleryItem], *, columns: int = 4, tile: int 
         raise ValueError("a gallery needs at least one image")
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
-    width = max(columns * (tile + _GAP) + _GAP, 780)
+    width = max(columns * (tile + _GAP) + _GAP, _LEGEND_WIDTH)
     page = Image.new("RGB", (width, _HEADER + rows * (tile + _CAPTION + _GAP)), _PAGE)
     pen = ImageDraw.Draw(page)
     _draw_header(pen, title)

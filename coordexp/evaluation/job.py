@@ -1,4 +1,4 @@
-"""From a configuration and a checkpoint folder to an evaluation. Contract id: EVAL-009.
+"""From a configuration and a checkpoint folder to an evaluation. Contract id: EVAL-012.
 
 What decides prompts and images comes from the configuration that trained the model; the rest is said on the command
 line.
@@ -29,6 +29,7 @@ from coordexp.encode.whole_model import check_whole_model
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.segments import SegmentAttentionError, register_segments
+from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Progress, RolloutError
 
 if TYPE_CHECKING:
@@ -54,15 +55,25 @@ INPUT_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """What to evaluate. `limit` takes the first records of the file; None takes all."""
+    """What to evaluate. `limit` takes the first records of the file; None takes all.
+
+    Raises `EvaluationError` for a limit or a `decode_batch_size` below 1.
+    """
 
     checkpoint: Path
     jsonl: Path
     encoding: EncodeSettings
     generation: GenerationSettings
     limit: int | None = None
+    decode_batch_size: int = 32
     torch_dtype: str = "float32"
     attn_impl: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise EvaluationError(f"the limit must be at least 1, got {self.limit}")
+        if self.decode_batch_size < 1:
+            raise EvaluationError(f"decode_batch_size must be at least 1, got {self.decode_batch_size}")
 
 
 def build_job(
@@ -72,6 +83,7 @@ def build_job(
     *,
     jsonl: Path | None = None,
     limit: int | None = None,
+    decode_batch_size: int = 32,
 ) -> EvaluationJob:
     """A job for a checkpoint that `config` trained; without `jsonl` it is about `custom.val_jsonl`.
 
@@ -91,6 +103,7 @@ def build_job(
         encoding=build_settings(config),
         generation=replace(generation, image_root=root),
         limit=limit,
+        decode_batch_size=decode_batch_size,
         torch_dtype=config.model.torch_dtype,
         attn_impl=config.model.attn_impl,
     )
@@ -101,13 +114,14 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
 
     Folder and data are read and checked before the model is loaded. Raises one of `INPUT_ERRORS` for bad input.
     """
-    if job.limit is not None and job.limit < 1:
-        raise EvaluationError(f"the limit must be at least 1, got {job.limit}")
     check_whole_model(job.checkpoint)
     records = read_records(job.jsonl)[: job.limit]
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
-    return evaluate_model(model, encoder, records, job.generation, progress)
+    backend = HfBackend(
+        model, encoder.processor, decode_batch_size=job.decode_batch_size, logprobs=job.generation.logprobs
+    )
+    return evaluate_model(backend, encoder, records, job.generation, progress)
 
 
 def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:

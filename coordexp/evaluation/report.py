@@ -1,11 +1,13 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-009.
+Contract ids: EVAL-001..EVAL-009, EVAL-013.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
@@ -15,10 +17,12 @@ from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePredict
 from coordexp.spec import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from coordexp.evaluation.detections import ScoreMode
 
+CocoEvaluator = Callable[[Sequence[ImageTruth], Mapping[str, ImagePrediction]], CocoMetrics]
+"""COCO's numbers of images and their predictions, by sample id."""
 SCHEMA_VERSION = 1
 _NOTHING = MatchCounts(0, 0, 0)
 
@@ -28,19 +32,26 @@ class EvaluationError(ValueError):
 
 
 def evaluate_detections(
-    ground_truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction], *, score_mode: ScoreMode = "constant"
+    ground_truth: Sequence[ImageTruth],
+    predictions: Sequence[ImagePrediction],
+    *,
+    score_mode: ScoreMode = "constant",
+    coco: CocoEvaluator = evaluate_coco,
 ) -> DetectionReport:
     """Compare every image's predictions with its ground truth; the order of either sequence plays no part.
 
-    `score_mode` says where the scores come from and is recorded. Images that name a split are also reported per split.
-    Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
+    `score_mode` says where the scores come from and is recorded; `coco` computes COCO's numbers. Images that name a
+    split are also reported per split. Raises `EvaluationError` unless each image has exactly one prediction and each
+    prediction its image.
     """
     answers = _by_sample(ground_truth, predictions)
     splits = {}
     for name in sorted({image.split for image in ground_truth if image.split is not None}):
         part = [image for image in ground_truth if image.split == name]
-        splits[name] = _evaluate(part, {image.sample_id: answers[image.sample_id] for image in part}, score_mode, {})
-    return _evaluate(ground_truth, answers, score_mode, splits)
+        chosen = {image.sample_id: answers[image.sample_id] for image in part}
+        splits[name] = _compare(part, chosen, score_mode, coco(part, chosen))
+    whole = _compare(ground_truth, answers, score_mode, coco(ground_truth, answers))
+    return dataclasses.replace(whole, splits=splits)
 
 
 def render_report(report: DetectionReport) -> dict[str, Any]:
@@ -48,11 +59,8 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
     return check("evaluation-report", {"schema_version": SCHEMA_VERSION, **_document(report)})
 
 
-def _evaluate(
-    truth: Sequence[ImageTruth],
-    answers: Mapping[str, ImagePrediction],
-    score_mode: ScoreMode,
-    splits: Mapping[str, DetectionReport],
+def _compare(
+    truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction], score_mode: ScoreMode, coco: CocoMetrics
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
     found = [detection for answer in answers.values() for detection in answer.detections]
@@ -72,8 +80,7 @@ def _evaluate(
             name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING)
             for name in sorted(known)
         },
-        coco=evaluate_coco(truth, answers),
-        splits=splits,
+        coco=coco,
     )
 
 

@@ -1,92 +1,133 @@
-"""A model and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009.
+"""A rollout backend and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009,
+EVAL-014, EVAL-019.
 
-The same function serves the command line, the quick start and a trainer that evaluates a model it holds.
+The same functions serve the command line, the quick start and a trainer that evaluates its own policy: `evaluate_model`
+asks a backend for all answers, `score_outputs` takes answers that were made anywhere, on several ranks for example.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truth, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
-from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.requests import build_requests
-from coordexp.rollout.types import Decoding
+from coordexp.rollout.types import BackendSettings, Decoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from transformers import Qwen3VLForConditionalGeneration
-
+    from coordexp.coordjson import ParsedRollout
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
+    from coordexp.encode.rollout_parse import RolloutParser
+    from coordexp.evaluation.report import CocoEvaluator
     from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
-    from coordexp.rollout.types import Progress, RolloutOutput, RolloutRequest
+    from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
+
+DEFAULT_MAX_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How answers are generated and scored. `image_root` None means the folder of each record's file."""
+    """How answers are asked for and scored. `image_root` None means the folder of each record's file."""
 
-    max_new_tokens: int = 512
-    decode_batch_size: int = 32
+    decoding: Decoding = field(default_factory=lambda: Decoding(DEFAULT_MAX_NEW_TOKENS))
     score_mode: ScoreMode = "confidence"
     image_root: Path | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "decode_batch_size"):
-            if getattr(self, name) < 1:
-                raise EvaluationError(f"{name} must be at least 1, got {getattr(self, name)}")
+    @property
+    def logprobs(self) -> bool:
+        """Whether scores need the log-probabilities of an answer's tokens."""
+        return self.score_mode == "confidence"
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One evaluation with all that led to it; the sequences are parallel and follow the records. `seconds` is
-    generation.
-    """
+class Scored:
+    """A report with what it compares; both sequences follow the records."""
 
     report: DetectionReport
     truth: tuple[ImageTruth, ...]
     predictions: tuple[ImagePrediction, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluation with all that led to it; `requests` and `outputs` follow the records. `seconds` is generation."""
+
+    scored: Scored
     requests: tuple[RolloutRequest, ...]
     outputs: tuple[RolloutOutput, ...]
     settings: GenerationSettings
+    backend: BackendSettings
     seconds: float
+
+    @property
+    def report(self) -> DetectionReport:
+        """The outcome."""
+        return self.scored.report
 
 
 def evaluate_model(
-    model: Qwen3VLForConditionalGeneration,
+    backend: RolloutBackend,
     encoder: Encoder,
     records: Sequence[Record],
     settings: GenerationSettings,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on `records`, with the prompts and the processor of `encoder`.
+    """Evaluate the policy behind `backend` on `records`, with the prompts of `encoder`.
 
-    Raises `EvaluationError` without records, and what encoding and generation raise for unfit ones.
+    Raises `EvaluationError` without records, and for scores that `backend` gives no log-probabilities for; and what
+    encoding and generation raise for unfit records.
     """
     if not records:
         raise EvaluationError("there are no records to evaluate")
-    requests = build_requests(records, encoder, settings.image_root)
-    parser, confident = build_answer_parser(encoder), settings.score_mode == "confidence"
-    backend = HfBackend(
-        model,
-        encoder.processor,
-        decode_batch_size=settings.decode_batch_size,
-        logprobs=confident,
-    )
-    started = time.perf_counter()
-    outputs = backend.generate(requests, Decoding(settings.max_new_tokens), progress)
-    seconds = time.perf_counter() - started
-    scorer = score_by_coords if confident else None
+    if settings.logprobs and not backend.settings.logprobs:
+        raise EvaluationError(
+            f"score_mode {settings.score_mode!r} needs the tokens' log-probabilities, and the {backend.settings.name} "
+            "backend gives none: build it with logprobs=True, or score with 'constant'"
+        )
+    parser = build_answer_parser(encoder)
     truth = tuple(build_truth(record) for record in records)
+    requests = build_requests(records, encoder, settings.image_root)
+    started = time.perf_counter()
+    outputs = backend.generate(requests, settings.decoding, progress)
+    seconds = time.perf_counter() - started
+    scored = score_outputs(parser, truth, outputs, settings.score_mode)
+    return Evaluation(scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds)
+
+
+def score_outputs(
+    parser: RolloutParser,
+    truth: Sequence[ImageTruth],
+    outputs: Sequence[RolloutOutput],
+    score_mode: ScoreMode,
+    *,
+    constant_score: float = 1.0,
+    coco: CocoEvaluator = evaluate_coco,
+) -> Scored:
+    """Parse `outputs`, `outputs[i]` for the image of `truth[i]`, and compare them with it. Generates nothing.
+
+    `coco` computes COCO's numbers, or stands in for them. `parser` is one of `build_answer_parser`. Raises
+    `EvaluationError` for an output of another image.
+    """
+    if [output.sample_id for output in outputs] != [image.sample_id for image in truth]:
+        raise EvaluationError(
+            f"{len(outputs)} answers do not follow the {len(truth)} images one by one; gather them in request order"
+        )
+
+    def constant(_: RolloutOutput, parsed: ParsedRollout) -> tuple[float, ...]:
+        return (constant_score,) * len(parsed.objects)
+
+    scorer = score_by_coords if score_mode == "confidence" else constant
     predictions = tuple(
-        parse_prediction(output, record.width, record.height, parser, scorer)
-        for output, record in zip(outputs, records, strict=True)
+        parse_prediction(output, image.width, image.height, parser, scorer)
+        for output, image in zip(outputs, truth, strict=True)
     )
-    report = evaluate_detections(truth, predictions, score_mode=settings.score_mode)
-    return Evaluation(report, truth, predictions, tuple(requests), tuple(outputs), settings, seconds)
+    report = evaluate_detections(truth, predictions, score_mode=score_mode, coco=coco)
+    return Scored(report, tuple(truth), predictions)

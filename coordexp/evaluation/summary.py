@@ -1,4 +1,7 @@
-"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints."""
+"""What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints.
+
+Contract id: EVAL-018.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from coordexp.evaluation.types import DetectionReport
+    from coordexp.rollout.types import BackendSettings, Decoding
     from coordexp.rollout.types import Progress as OnProgress
 
 
@@ -46,6 +50,19 @@ def render_headline(report: DetectionReport) -> str:
     return (
         f"{report.images} images · parse {_share(report.parse_rate)} · F1 {_share(report.detection.f1)} · "
         f"mAP@.5 {_share(coco['mAP50'])} · mAP {_share(coco['mAP'])}"
+    )
+
+
+def render_decoding(backend: BackendSettings, decoding: Decoding) -> str:
+    """With what the answers were made, in one line."""
+    if decoding.greedy:
+        chosen = "greedy"
+    else:
+        top_k = "all" if decoding.top_k == -1 else decoding.top_k
+        chosen = f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}, top_k {top_k}"
+    return (
+        f"{backend.name} · {backend.dtype} · batches of {backend.decode_batch_size} · {chosen} · "
+        f"up to {decoding.max_new_tokens} tokens"
     )
 
 

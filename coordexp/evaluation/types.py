@@ -6,6 +6,7 @@ Boxes are `(x1, y1, x2, y2)` in pixels of the image the model saw, corners in or
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,15 @@ NO_ANSWER = ParsedRollout((), 0, NO_CUT, False, False, False, None)
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object: its description, its box in pixels, and how sure the model is (1.0 for ground truth)."""
+    """One object: its description in NFC, its box in pixels, and how sure the model is (1.0 for ground truth)."""
 
     desc: str
     box: Box
     score: float = 1.0
+
+    def __post_init__(self) -> None:
+        # The one place: whatever compares or groups by description sees one name for one text.
+        object.__setattr__(self, "desc", unicodedata.normalize("NFC", self.desc))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ are the encoder's business.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from coordexp.coordjson import ParsedObject, keep_elements
+from coordexp.coordjson import NO_CUT, ParsedObject, keep_elements
 from coordexp.encode.types import Fate, TargetPlan, TokenSubset
 
 if TYPE_CHECKING:
@@ -64,3 +65,8 @@ def fit_target(
 def shortened(plan_of: Callable[[ParsedRollout], TargetPlan], parsed: ParsedRollout) -> Callable[[int], TargetPlan]:
     """What `fit_target` shortens with: the plan of the rollout's first elements."""
     return lambda count: plan_of(keep_elements(parsed, count))
+
+
+def without_prefix(parsed: ParsedRollout) -> ParsedRollout:
+    """The parse of which nothing is kept, as of an invalid rollout: its target is ground truth's own answer."""
+    return dataclasses.replace(parsed, elements=(), opening=NO_CUT, invalid_rollout=True)

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from coordexp.rollout.batching import check_length_budget, left_pad, plan_batches
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.sampling import TokenChooser
-from coordexp.rollout.types import Decoding, FinishReason, Progress, RolloutOutput, RolloutRequest
+from coordexp.rollout.types import BackendSettings, Decoding, FinishReason, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,6 +51,12 @@ class HfBackend:
         self._image_id = int(model.config.image_token_id)
         pad_id = processor.tokenizer.pad_token_id
         self._pad_id = self._stop_id if pad_id is None else int(pad_id)
+
+    @property
+    def settings(self) -> BackendSettings:
+        """The data type of the model's weights, and what the backend was built with."""
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return BackendSettings("hf", dtype, self._batch_size, self._logprobs)
 
     @property
     def policy_version(self) -> int:

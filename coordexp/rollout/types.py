@@ -88,8 +88,25 @@ class RolloutOutput:
     token_logprobs: tuple[float, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """What a backend decodes with, which a report states: below float32 an answer may depend on `dtype` and on
+    `decode_batch_size`. `logprobs` says that outputs carry the log-probabilities of their tokens.
+    """
+
+    name: str
+    dtype: str
+    decode_batch_size: int
+    logprobs: bool = False
+
+
 class RolloutBackend(Protocol):
     """Answers requests in the order they were given, whatever order it works in."""
+
+    @property
+    def settings(self) -> BackendSettings:
+        """What its answers are decoded with, as long as the model stays as it is."""
+        ...
 
     @property
     def policy_version(self) -> int:

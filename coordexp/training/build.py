@@ -1,7 +1,7 @@
 """What every variant's run is made of, each part built once and handed on. Contract ids: TRAIN-*.
 
-In: a resolved config. Out: first what is known before weights are loaded (records, encoder, upstream's arguments), then
-the model with its tuner, and the trainer around a variant's plans.
+In: a resolved config. Out: first what is known before weights are loaded (records, encoder, rows, upstream's
+arguments), then the model with its tuner, and the trainer around a variant's plans.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from coordexp.config import Config
 from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
 from coordexp.encode.encoder import Encoder
@@ -18,23 +20,32 @@ from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import build_settings
 from coordexp.forward.head import install_vocabulary_head
 from coordexp.forward.segments import register_segments
+from coordexp.losses.defaults import resolve_manifest
+from coordexp.losses.objective import build_objective
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
+from coordexp.training.arguments import build_swift_arguments
 from coordexp.training.callbacks import CheckpointCallback
 from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
+from coordexp.training.forwards import ForwardBuilder
+from coordexp.training.layout import lay_out
 from coordexp.training.loop import ForwardRunner
+from coordexp.training.manifest import write_run_files
 from coordexp.training.preflight import check_run, check_vocabulary
+from coordexp.training.probe import probe_packing
+from coordexp.training.stage2_preflight import check_answer_room, check_boxes_only, check_supported
 from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import Placement, Shard
 
 if TYPE_CHECKING:
-    import torch
     from swift.arguments import SftArguments
     from torch import nn
 
     from coordexp.config.sections import DataConfig
+    from coordexp.losses.masks import Provenance
     from coordexp.losses.objective import Objective
+    from coordexp.packing.plan import PackPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,9 @@ def build_foundation(config: Config) -> Foundation:
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     encoder = Encoder(load_processor(model.folder), build_settings(config))
     check_vocabulary(config, encoder.coords, model)
+    if config.custom.trainer_variant != "stage1":
+        check_boxes_only(samples)
+        check_answer_room(config, samples, encoder, model.positions)
     return Foundation(samples, encoder, backend)
 
 
@@ -98,11 +112,51 @@ def placement_on(device: torch.device, data: DataConfig) -> Placement:
     return Placement(device, data.dataloader_pin_memory and device.type == "cuda")
 
 
-def build_trainer(arguments: SftArguments, learner: Learner, parts: TrainerParts, save_delay: int) -> CoordTrainer:
-    """ms-swift's trainer around a variant's plans."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All that a trainer is made of, before a variant gives it plans."""
+
+    config: Config
+    foundation: Foundation
+    layout: Mapping[Role, PackPlan]
+    arguments: SftArguments
+    learner: Learner
+
+    def builder(self, provenance: Provenance) -> ForwardBuilder:
+        """What lays samples into forwards of this kind."""
+        learner = self.learner
+        return ForwardBuilder(learner.run.encoder, learner.rope, learner.run.objective, provenance, learner.pad_id)
+
+
+def build_run(config: Config) -> Run:
+    """Everything but the plans. Raises before the model is loaded for what `check_run` refuses, bad data, and a sample
+    that is longer than a row.
+    """
+    check_supported(config)
+    foundation = build_foundation(config)
+    layout = lay_out(config, foundation)
+    objective = build_objective(resolve_manifest(config))
+    arguments = build_swift_arguments(config)
+    learner = build_learner(config, arguments, foundation.encoder, objective)
+    return Run(config, foundation, layout, arguments, learner)
+
+
+def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:
+    """ms-swift's trainer around a variant's plans, the run's own files written, packed rows probed where they must be.
+
+    Raises `PackingLeak` where packed samples see each other.
+    """
+    config, learner, arguments = run.config, run.learner, run.arguments
     trainer = CoordTrainer(
         parts=parts, model=learner.model, args=arguments.training_args, template=learner.run.encoder.template
     )
-    trainer.add_callback(CheckpointCallback(save_delay))
+    trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
     install_run_log(trainer, Path(arguments.output_dir))
+    if trainer.is_world_process_zero():
+        write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest)
+    backend = run.foundation.backend
+    if backend is not None and backend.needs_probe(torch.cuda.is_available()):
+        # Autocast decides which kernel attends.
+        with trainer.accelerator.autocast():
+            probe_packing(learner, run.foundation.samples["train"])
     return trainer

@@ -60,6 +60,9 @@ class GroundTruthPlans:
         """Choose the epoch whose order the next iteration gives."""
         self._epoch = epoch
 
+    def begin_step(self, step: int) -> None:
+        """Nothing of a plan over ground truth depends on the step."""
+
     def shares(self) -> list[list[Sequence[Pack]]]:
         """This rank's packs of the epoch: by step, by forward."""
         order = [self.packs.packs[i] for i in epoch_order(len(self.packs.packs), self._seed, self._epoch)]

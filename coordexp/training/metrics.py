@@ -5,6 +5,7 @@ ART-006.
 from __future__ import annotations
 
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,11 @@ import torch.distributed as dist
 from coordexp.losses.normalizers import LossSums
 from coordexp.losses.objective import ObjectiveOutput
 from coordexp.metrics.accumulator import MetricAccumulator, reduce_over_ranks
-from coordexp.training.types import PlannedForward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordexp.training.types import PlannedForward
 
 
 class WindowMetrics:
@@ -39,6 +44,10 @@ class WindowMetrics:
     def time(self, key: str, since: float) -> None:
         """Seconds since `since` (of `time.perf_counter`); the longest of the window and of all ranks is reported."""
         self._gauges.add(key, perf_counter() - since)
+
+    def merge(self, state: Mapping[str, tuple[float, float]]) -> None:
+        """Take in what was accumulated elsewhere, by key."""
+        self._gauges.merge(state)
 
     def add(self, output: ObjectiveOutput) -> None:
         """Take in one forward."""

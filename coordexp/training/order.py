@@ -34,3 +34,12 @@ def share_of_step(units: Sequence[Unit], per_forward: int, shard: Shard) -> list
     Ranks differ by at most one forward, and may have none.
     """
     return split_steps(units, per_forward)[shard.rank :: shard.world_size]
+
+
+def part_of_step(units: Sequence[Unit], shard: Shard) -> tuple[int, Sequence[Unit]]:
+    """This rank's units of a step as one piece in the step's order, and the place of the first among all of them.
+
+    Ranks differ by at most one unit, and may have none.
+    """
+    first, end = (len(units) * rank // shard.world_size for rank in (shard.rank, shard.rank + 1))
+    return first, units[first:end]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from coordexp.forward.probe import check_no_leak
 
 if TYPE_CHECKING:
     from coordexp.data.run_inputs import RunSamples
-    from coordexp.packing.plan import PackPlan
     from coordexp.training.build import Learner
 
 PROBED = 4
 
 
-def probe_packing(learner: Learner, samples: RunSamples, packs: PackPlan) -> float:
+def probe_packing(learner: Learner, samples: RunSamples) -> float:
     """Compare the first samples of the run packed and alone, for an attention that no CPU test covers.
 
     Returns the largest difference; raises `PackingLeak` where they influence each other. A run of one sample has
     nothing that could leak: 0.
     """
-    indices = list(islice(chain.from_iterable(packs.packs), PROBED))
-    if len(indices) < 2:
+    records = samples.records[:PROBED]
+    if len(records) < 2:
         return 0.0
     encoder = learner.run.encoder
-    encoded = [encoder.encode(samples.records[index], samples.file.image_root) for index in indices]
+    encoded = [encoder.encode(record, samples.file.image_root) for record in records]
     return check_no_leak(learner.model, encoded, learner.rope)

@@ -1,6 +1,6 @@
 """The quick start: drawn shapes to a better model and a picture, through the same code as any run.
 
-Contract ids: TRAIN-010.
+Contract ids: EVAL-018.
 
 In: a config whose data folder may not exist yet. Out: held-out metrics of the checkpoint it starts from and of the
 one it trains.
@@ -26,6 +26,7 @@ from coordexp.evaluation.job import build_job, evaluate_checkpoint
 from coordexp.evaluation.runner import GenerationSettings
 from coordexp.evaluation.summary import show_progress
 from coordexp.evaluation.types import DetectionReport
+from coordexp.rollout.types import Decoding
 from coordexp.training.stage1 import run_stage1
 
 SPLITS = (SplitSpec("train", 3000), SplitSpec("val", 40), SplitSpec("heldout", 100))
@@ -92,7 +93,7 @@ def build_shapes(folder: Path, max_pixels: int, console: Console) -> None:
 
 
 def _evaluate(config: Config, checkpoint: Path, jsonl: Path, out: Path) -> tuple[DetectionReport, Path]:
-    job = build_job(config, checkpoint, GenerationSettings(MAX_NEW_TOKENS), jsonl=jsonl)
+    job = build_job(config, checkpoint, GenerationSettings(Decoding(MAX_NEW_TOKENS)), jsonl=jsonl)
     with show_progress("generating") as bar:
         evaluation = evaluate_checkpoint(job, bar)
     return evaluation.report, write_evaluation(out, evaluation, EvaluatedFiles(checkpoint, jsonl)) / GALLERY_NAME

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from coordexp.config import check_trainer
 from coordexp.losses.masks import Provenance
-from coordexp.losses.objective import build_stage1_objective
-from coordexp.training.arguments import build_swift_arguments
-from coordexp.training.build import build_foundation, build_learner, build_trainer
-from coordexp.training.forwards import ForwardBuilder
-from coordexp.training.layout import build_parts, lay_out
-from coordexp.training.manifest import write_run_files
-from coordexp.training.probe import probe_packing
-from coordexp.training.trainer import train_to_end
+from coordexp.training.build import build_run, build_trainer
+from coordexp.training.layout import build_ground_truth_plans, build_validation
+from coordexp.training.trainer import TrainerParts, train_to_end
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -34,21 +27,16 @@ def run_stage1(config: Config) -> FinishedRun:
 def build_stage1(config: Config) -> CoordTrainer:
     """All that a run needs, its manifest written, before its first step.
 
-    Raises before the model is loaded for another trainer's configuration, what `check_run` refuses, bad data, or an
-    oversize sample.
+    Raises before the model is loaded for another trainer's configuration, and what `build_run` raises.
     """
-    foundation = build_foundation(check_trainer(config, "stage1"))
-    layout = lay_out(config, foundation)
-    objective = build_stage1_objective(config.custom)
-    arguments = build_swift_arguments(config)
-    learner = build_learner(config, arguments, foundation.encoder, objective)
-    builder = ForwardBuilder(foundation.encoder, learner.rope, objective, Provenance.STAGE1, learner.pad_id)
-    parts = build_parts(config, foundation, layout, learner, builder)
-    trainer = build_trainer(arguments, learner, parts, config.training.save_delay_steps)
-    if trainer.is_world_process_zero():
-        write_run_files(config, arguments.output_dir, foundation, objective.manifest)
-    if foundation.backend is not None and foundation.backend.needs_probe(torch.cuda.is_available()):
-        # Autocast decides which kernel attends.
-        with trainer.accelerator.autocast():
-            probe_packing(learner, foundation.samples["train"], layout["train"])
-    return trainer
+    run = build_run(check_trainer(config, "stage1"))
+    builder = run.builder(Provenance.STAGE1)
+    plans = build_ground_truth_plans(run, builder)
+    parts = TrainerParts(
+        dataset=plans.dataset,
+        plans=plans,
+        validation=build_validation(run, builder),
+        run=run.learner.run,
+        row_length=config.global_max_length if config.training.packing else None,
+    )
+    return build_trainer(run, parts)

@@ -28,10 +28,12 @@ from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.errors import TrainingError
 from coordexp.training.loop import ForwardRunner, run_plan
 from coordexp.training.metrics import WindowMetrics
-from coordexp.training.types import FORWARD, PLAN, PlannedForward, StepPlan
+from coordexp.training.types import FORWARD, PLAN, PlannedForward, Plans, StepPlan
 
 if TYPE_CHECKING:
-    from coordexp.training.ground_truth import GroundTruthPlans, ValidationForwards
+    from coordexp.training.ground_truth import ValidationForwards
+    from coordexp.training.rollout_evaluation import RolloutEvaluation
+    from coordexp.training.stream import PreparedRecords
 
 
 FINAL = "final"
@@ -39,14 +41,17 @@ FINAL = "final"
 
 @dataclass(frozen=True, eq=False)
 class TrainerParts:
-    """What the project brings to the loop: the plans of each epoch, the validation's forwards, how one is run, and the
-    tokens that a packed row may hold (None for padded rows).
+    """What the project brings to the loop: the records trained on and the plans of each epoch, the validation's
+    forwards, how one is run, and the tokens that a packed row may hold (None for padded rows). `rollouts` evaluates the
+    model's own answers where the variant does.
     """
 
-    plans: GroundTruthPlans
+    dataset: PreparedRecords
+    plans: Plans
     validation: ValidationForwards | None
     run: ForwardRunner
     row_length: int | None
+    rollouts: RolloutEvaluation | None = None
 
 
 class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -57,13 +62,13 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.window = WindowMetrics()
         self._step_started = self._evaluation_started = perf_counter()
         validation = None if parts.validation is None else parts.validation.dataset
-        super().__init__(train_dataset=parts.plans.dataset, eval_dataset=validation, **kwargs)
+        super().__init__(train_dataset=parts.dataset, eval_dataset=validation, **kwargs)
         self.add_callback(StepTimer(self))
 
     def _get_data_collator(self, args: Any, template: Any) -> Any:
         return _only_plans
 
-    def get_train_dataloader(self, skip_batches: int = 0) -> GroundTruthPlans:
+    def get_train_dataloader(self, skip_batches: int = 0) -> Plans:
         """The plans of an epoch, this rank's forwards in each."""
         if skip_batches:
             raise TrainingError(
@@ -83,14 +88,18 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     ) -> tuple[list[dict[str, StepPlan]], None]:
         """The next step's plan; it carries its own counts, so upstream has nothing to count."""
         self._step_started = perf_counter()
+        self.parts.plans.begin_step(self.state.global_step)
         planned = next(epoch_iterator, None)
         self.window.time("time/data_s", self._step_started)
+        if planned is not None:
+            self.window.merge(planned[PLAN].observed)
         return ([] if planned is None else [planned]), None
 
     def training_step(
         self, model: nn.Module, inputs: Mapping[str, StepPlan], num_items_in_batch: None = None
     ) -> torch.Tensor:
         """Forward and backward of the step's plan; its loss, times the number of ranks."""
+        check_on_policy(inputs[PLAN], self.state.global_step)
         model.train()
         with self._naming_the_step():
             return run_plan(model, inputs[PLAN], self.parts.run, self.accelerator, self._observe)
@@ -142,6 +151,8 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         training, self.window = self.window, WindowMetrics()
         self._evaluation_started = perf_counter()
         try:
+            if self.parts.rollouts is not None:
+                self.window.merge(self.parts.rollouts.evaluate(self.state.global_step))
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         finally:
             self.window = training
@@ -175,6 +186,15 @@ def train_to_end(trainer: CoordTrainer) -> FinishedRun:
     if trainer.is_world_process_zero():
         check_weights_only(folder)
     return FinishedRun(folder, tuple(trainer.state.log_history))
+
+
+def check_on_policy(plan: StepPlan, step: int) -> None:
+    """Raise `TrainingError` unless the weights before optimizer step `step` wrote every rollout of its plan."""
+    if stale := plan.written_by - {step}:
+        raise TrainingError(
+            f"step {step}: rollouts of policy version {', '.join(map(str, sorted(stale)))} would be trained on by "
+            f"version {step}; every rollout is trained on by the weights that wrote it (AUDIT-8.7)"
+        )
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]

@@ -5,14 +5,16 @@ A variant makes plans, `training.loop` runs them; neither knows the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from coordexp.encode.encoder import PreparedRecord
     from coordexp.encode.types import EncodedSample
     from coordexp.losses.context import TeacherForcingContext
     from coordexp.losses.normalizers import Normalizers
@@ -56,11 +58,47 @@ class PlannedForward:
 class StepPlan:
     """This rank's forwards of one optimizer step. `normalizers` count what the step holds on all ranks; every rank has
     equally many forwards.
+
+    `written_by` are the versions of the weights that wrote the step's rollouts; `observed` is what making the plan has
+    measured, by metric key (`coordexp.metrics.accumulator.State`).
     """
 
     kind: StepKind
     forwards: tuple[PlannedForward, ...]
     normalizers: Normalizers
+    written_by: frozenset[int] = frozenset()
+    observed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecords:
+    """This rank's records of optimizer step `step` (from 0); the first of them is at `first` among all of the step's,
+    which are in one order over all ranks.
+    """
+
+    step: int
+    first: int
+    prepared: tuple[PreparedRecord, ...]
+
+
+class Plans(Protocol):
+    """The plans of an epoch, in the place of a dataloader."""
+
+    def __len__(self) -> int:
+        """Optimizer steps of an epoch."""
+        ...
+
+    def __iter__(self) -> Iterator[dict[str, StepPlan]]:
+        """The epoch's plans in turn, each made when it is asked for."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        ...
+
+    def begin_step(self, step: int) -> None:
+        """Say which optimizer step of the run, from 0, the next plan is for."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,30 @@ def test_results_are_kept_until_something_changes_that_could_change_a_verdict(sm
 
 
 @pytest.mark.invariant("SPEC-016")
+def test_what_the_tests_import_of_the_tests_is_copied_and_counts(small: Path) -> None:
+    modules = {
+        "tests/test_core.py": TESTS
+        + "\n\ndef test_sum():\n    from tests.plugins import sums\n\n    assert sums.ONE == 1\n",
+        "tests/plugins/sums.py": "from tests.numbers_of_plugins import ONE\n",
+        "tests/numbers_of_plugins.py": "import tests.plugins.deep\n\nONE = 1\n",
+        "tests/plugins/deep.py": "",
+        "tests/plugins/unread.py": "import a_package_that_is_not_there\n",
+    }
+    for name, text in modules.items():
+        (small / name).parent.mkdir(exist_ok=True)
+        (small / name).write_text(text)
+    declare(small, LABELS)
+    place = open_workspace(small).place
+    copied = {str(path.relative_to(place)) for path in (place / "tests").rglob("*.py")}
+    assert copied == set(modules) - {"tests/plugins/unread.py"}
+    before = (place / "inputs.txt").read_text()
+    (small / "tests/plugins/unread.py").write_text("")
+    assert (open_workspace(small).place / "inputs.txt").read_text() == before
+    (small / "tests/plugins/deep.py").write_text("TWO = 2\n")
+    assert (open_workspace(small).place / "inputs.txt").read_text() != before
+
+
+@pytest.mark.invariant("SPEC-016")
 @pytest.mark.parametrize(
     ("killed", "why", "status", "said"),
     [

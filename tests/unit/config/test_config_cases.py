@@ -180,7 +180,8 @@ def test_a_metric_that_nothing_measures_is_told_the_nearest_and_all_that_are(tmp
     shared = problem.partition("allowed: ")[2].split(", ")
     assert shared[0] == "loss" and allowed.split(", ")[: len(shared)] == shared
     own = allowed.split(", ")[len(shared) :]
-    assert own and all(name.startswith("rollout/") for name in own)
+    assert own and all(name.startswith(("rollout/", "time/rollout_")) for name in own)
+    assert not any("rollout" in name for name in shared)
 
 
 @pytest.mark.invariant("CONFIG-029")

@@ -74,10 +74,11 @@ def test_evaluation_asks_before_it_loads(folder: Path, tmp_path: Path) -> None:
     from coordexp.encode.settings import EncodeSettings
     from coordexp.evaluation.job import EvaluationJob, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
+    from coordexp.rollout.types import Decoding
 
     (folder / "modeling_own.py").write_text("")
     records = tmp_path / "records.jsonl"
     records.write_text('{"images": ["a.png"], "width": 32, "height": 32, "objects": []}\n')
-    job = EvaluationJob(folder, records, EncodeSettings(), GenerationSettings(8, 1, "constant"))
+    job = EvaluationJob(folder, records, EncodeSettings(), GenerationSettings(Decoding(8), "constant"))
     with pytest.raises(CheckpointFolderError):
         evaluate_checkpoint(job)

@@ -17,12 +17,11 @@ from coordexp.data.records import read_records
 from coordexp.encode.checkpoint import CheckpointFolderError
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.evaluate import main
-from coordexp.evaluation.detections import build_answer_parser, build_truth, parse_prediction
-from coordexp.evaluation.report import EvaluationError, evaluate_detections
-from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
+from coordexp.evaluation.detections import build_answer_parser, build_truth
+from coordexp.evaluation.runner import Evaluation, GenerationSettings, score_outputs
 from coordexp.forward.tiny import SMALLEST, build_tiny_model
 from coordexp.rollout.requests import build_requests
-from coordexp.rollout.types import RolloutOutput
+from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput
 from coordexp.spec import check
 from tests.plugins.checkpoints import change_checkpoint
 
@@ -82,9 +81,11 @@ def test_the_command_reports_on_a_real_checkpoint(checkpoint, jsonl, tmp_path, c
     assert code == 0
     shown = capsys.readouterr().out
     assert "answers that parse" in shown and "COCO mAP50" in shown
+    assert "hf · float32 · batches of 2 · greedy · up to 6 tokens" in shown
     report = check("evaluation-report", json.loads((out / "report.json").read_text()))
     assert (report["images"], report["ground_truth_objects"], report["provenance"]["max_new_tokens"]) == (2, 2, 6)
     assert report["provenance"]["weights_sha256"] == hash_weights(checkpoint)
+    assert report["provenance"]["backend"] == {"name": "hf", "dtype": "float32", "decode_batch_size": 2}
     assert sum(report["parse_failures"].values()) + report["parsed"] == 2
     lines = [
         check("evaluation-prediction", json.loads(line))
@@ -149,11 +150,6 @@ def test_a_file_in_the_place_of_the_output_is_named_before_anything_is_loaded(ch
     )
 
 
-def test_a_model_without_records_is_refused(cut_encoder):
-    with pytest.raises(EvaluationError, match="no records to evaluate"):
-        evaluate_model(None, cut_encoder, [], GenerationSettings())
-
-
 @pytest.mark.invariant("ART-005")
 def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, tmp_path):
     records = read_records(jsonl)
@@ -164,21 +160,22 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
         RolloutOutput(record.source, (1,), tokens, text, "stop", 0)
         for record, tokens, text in zip(records, ids, texts, strict=True)
     ]
-    parser = build_answer_parser(cut_encoder)
     truth = [build_truth(record) for record in records]
-    predictions = [parse_prediction(output, 96, 64, parser) for output in outputs]
+    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, "constant")
     evaluation = Evaluation(
-        evaluate_detections(truth, predictions),
-        tuple(truth),
-        tuple(predictions),
+        scored,
         tuple(build_requests(records, cut_encoder)),
         tuple(outputs),
-        GenerationSettings(),
+        GenerationSettings(Decoding(77)),
+        BackendSettings("vllm", "bfloat16", 5),
         1.25,
     )
     write_evaluation(tmp_path, evaluation, EvaluatedFiles(checkpoint, jsonl))
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["detection"]["true_positives"], report["detection"]["false_positives"]) == (1, 1)
+    stated = report["provenance"]
+    assert stated["backend"] == {"name": "vllm", "dtype": "bfloat16", "decode_batch_size": 5}
+    assert (stated["max_new_tokens"], stated["decoding"]["temperature"], stated["seconds"]) == (77, 0, 1.25)
     assert report["parse_failures"] == {"invalid_rollout": 1, "missing_desc": 1}
     assert report["dropped_examples"] == {"missing_desc": ['""']}
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]

@@ -9,7 +9,7 @@ import pytest
 from coordexp.coordjson import DROP_REASONS, NO_CUT, DroppedObject, ParsedRollout
 from coordexp.evaluation.report import EvaluationError, evaluate_detections, render_report
 from coordexp.evaluation.summary import build_summary_table
-from coordexp.evaluation.types import NO_ANSWER, Detection, ImagePrediction, ImageTruth, MatchCounts
+from coordexp.evaluation.types import NO_ANSWER, Detection, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
 
 CAT, DOG, COW = (Detection(name, (0, 0, 40, 40)) for name in ("cat", "dog", "cow"))
 FAR = Detection("cat", (60, 60, 90, 90))
@@ -97,6 +97,102 @@ def test_each_split_is_reported_as_if_it_were_alone():
     assert report.splits["plain"].detection.f1 == 1.0
     assert report.images == 3
     assert render_report(report)["splits"]["crowded"]["detection"]["recall"] == 0.5
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.invariant("EVAL-015")
+@pytest.mark.parametrize(("written", "answered"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_name_is_found_however_its_characters_are_composed(written: str, answered: str) -> None:
+    truth = [image("a", Detection(written, CAT.box), Detection(answered, FAR.box))]
+    predictions = [ImagePrediction("a", (Detection(answered, CAT.box), Detection(answered, FAR.box)))]
+    report = evaluate_detections(truth, predictions)
+    assert (report.detection, report.unknown_desc) == (MatchCounts(2, 0, 0), 0)
+    assert report.per_class == {COMPOSED: MatchCounts(2, 0, 0)}
+    assert list(report.coco.per_class) == [COMPOSED]
+    assert report.coco.summary["mAP"] == pytest.approx(1.0)
+
+
+@pytest.mark.invariant("EVAL-015")
+def test_names_that_only_look_alike_stay_apart() -> None:
+    ligature = Detection("\ufb01n", CAT.box)
+    report = evaluate_detections([image("a", ligature)], [ImagePrediction("a", (Detection("fin", CAT.box),))])
+    assert (report.detection.true_positives, report.unknown_desc) == (0, 1)
+
+
+def three_splits() -> DetectionReport:
+    """Images of three splits in turn, one of none; every count differs between the splits."""
+    none, cut = failed("invalid_rollout", invalid_rollout=True), failed("truncated", "key_invalid", truncated=True)
+    tail = failed("malformed_tail", malformed_tail=True)
+    rows = [
+        ("h", "plain", (CAT,), ImagePrediction("h", (CAT,))),
+        ("b", "crowded", (CAT, DOG), ImagePrediction("b", (DOG,), cut, token_limit=True)),
+        ("g", "rare", (COW, FAR), ImagePrediction("g", (), none)),
+        ("a", "plain", (DOG,), ImagePrediction("a", (), none, token_limit=True)),
+        ("f", "crowded", (DOG, COW, FAR), ImagePrediction("f", (), cut)),
+        ("c", None, (CAT,), ImagePrediction("c", (CAT, COW), tail)),
+        ("e", "plain", (CAT, DOG), ImagePrediction("e", (COW, DOG))),
+        ("d", "crowded", (DOG,), ImagePrediction("d", (), cut, token_limit=True)),
+    ]
+    truth = [image(sample, *objects, split=split) for sample, split, objects, _ in rows]
+    return evaluate_detections(truth, [answer for *_, answer in rows[::-1]])
+
+
+COUNTED = {
+    "images": (8, 3, 3, 1),
+    "ground_truth_objects": (13, 6, 4, 2),
+    "predicted_objects": (6, 1, 3, 0),
+    "parsed": (2, 0, 2, 0),
+    "invalid_rollouts": (2, 0, 1, 1),
+    "truncated": (3, 3, 0, 0),
+    "malformed_tails": (1, 0, 0, 0),
+    "token_limit": (3, 2, 1, 0),
+    "unknown_desc": (0, 0, 1, 0),
+}
+"""Of all images, then of crowded, plain and rare."""
+
+
+@pytest.mark.invariant("EVAL-013")
+def test_what_is_unparsed_invalid_or_cut_is_counted_in_its_own_split() -> None:
+    document = render_report(three_splits())
+    assert list(document["splits"]) == ["crowded", "plain", "rare"]
+    parts = (document, *document["splits"].values())
+    assert {key: tuple(part[key] for part in parts) for key in COUNTED} == COUNTED
+    assert [part["parse_failures"] for part in parts] == [
+        {"invalid_rollout": 2, "malformed_tail": 1, "truncated": 3},
+        {"truncated": 3},
+        {"invalid_rollout": 1},
+        {"invalid_rollout": 1},
+    ]
+    assert [part["dropped_objects"]["key_invalid"] for part in parts] == [3, 3, 0, 0]
+    assert [sorted(part["dropped_examples"]) for part in parts] == [["key_invalid"], ["key_invalid"], [], []]
+    outcomes = [tuple(part["detection"].values())[:3] for part in parts]
+    assert outcomes == [(4, 2, 9), (1, 0, 5), (2, 1, 2), (0, 0, 2)]
+
+
+@pytest.mark.invariant("EVAL-018")
+def test_the_terminal_shows_each_split_in_the_column_of_its_name() -> None:
+    table = build_summary_table(three_splits())
+    assert [column.header for column in table.columns] == ["", "all", "crowded", "plain", "rare"]
+    names, *columns = [list(column.cells) for column in table.columns]
+    rows = {name: tuple(column[at] for column in columns) for at, name in enumerate(names)}
+    assert rows["images"] == ("8", "3", "3", "1")
+    assert rows["objects: annotated"] == ("13", "6", "4", "2")
+    assert rows["objects: predicted"] == ("6", "1", "3", "0")
+    assert rows["answers that parse"] == ("0.250", "0.000", "0.667", "0.000")
+    assert rows["answers without a container"] == ("2", "0", "1", "1")
+    assert rows["answers with a malformed tail"] == ("1", "0", "0", "0")
+    assert rows["answers truncated"] == ("3", "3", "0", "0")
+    assert rows["answers cut by the token limit"] == ("3", "2", "1", "0")
+    assert rows["predictions with an unknown desc"] == ("0", "0", "1", "0")
+    assert rows["answer does not parse: malformed_tail"] == ("1", "0", "0", "0")
+    assert rows["answer does not parse: invalid_rollout"] == ("2", "0", "1", "1")
+    assert rows["object dropped: key_invalid"] == ("3", "3", "0", "0")
+    assert (rows["recall"], rows["precision (IoU 0.5, same desc)"]) == (
+        ("0.308", "0.167", "0.500", "0.000"),
+        ("0.667", "1.000", "0.667", "–"),
+    )
 
 
 @pytest.mark.invariant("EVAL-009")

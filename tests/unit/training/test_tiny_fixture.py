@@ -59,6 +59,7 @@ def test_the_trained_fixture_finds_shapes_it_has_never_seen(tmp_path: Path) -> N
     from coordexp.data.shapes import SplitSpec, write_splits
     from coordexp.evaluation.job import build_job, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
+    from coordexp.rollout.types import Decoding
 
     write_splits(tmp_path / "raw", [SplitSpec("fresh", 40)], 424242)
     cook(
@@ -68,7 +69,11 @@ def test_the_trained_fixture_finds_shapes_it_has_never_seen(tmp_path: Path) -> N
     )
     config = load_config(FIXTURES.parent / "configs/stage1/smoke/shapes.yaml")
     job = build_job(
-        config, FIXTURES / "tiny-qwen3vl", GenerationSettings(256, 40), jsonl=tmp_path / "fresh" / RECORDS_NAME
+        config,
+        FIXTURES / "tiny-qwen3vl",
+        GenerationSettings(Decoding(256)),
+        jsonl=tmp_path / "fresh" / RECORDS_NAME,
+        decode_batch_size=40,
     )
     report = evaluate_checkpoint(job).report
     assert report.parse_rate is not None and report.parse_rate >= 0.9

@@ -1,0 +1,116 @@
+"""What both trainers of stage 2 are wired from: one backend for training and evaluation, the phase, the evaluation.
+
+Contract ids: TRAIN-029..TRAIN-032.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordexp.config import units_per_step
+from coordexp.forward.unwrap import unwrap_model
+from coordexp.losses.masks import Provenance
+from coordexp.matching.types import build_settings
+from coordexp.rollout.hf import HfBackend
+from coordexp.rollout.types import Decoding
+from coordexp.training.build import build_trainer
+from coordexp.training.layout import build_validation, open_stream
+from coordexp.training.record_steps import RecordPlans
+from coordexp.training.rollout_dump import RolloutDump
+from coordexp.training.rollout_evaluation import RolloutEvaluation, build_evaluation_settings
+from coordexp.training.rollout_phase import PhaseSettings, RolloutPhase
+from coordexp.training.trainer import TrainerParts
+
+if TYPE_CHECKING:
+    from coordexp.config import Config
+    from coordexp.config.rollout_sections import RolloutMatchingConfig
+    from coordexp.rollout.types import RolloutBackend
+    from coordexp.training.build import Run
+    from coordexp.training.record_steps import MakePlan
+    from coordexp.training.trainer import CoordTrainer
+
+
+def rollout_section(config: Config) -> RolloutMatchingConfig:
+    """`rollout_matching`, which the loader demands of stage 2."""
+    assert config.rollout_matching is not None
+    return config.rollout_matching
+
+
+def build_decoding(config: RolloutMatchingConfig) -> Decoding:
+    """How answers are drawn, without the seed that each step has."""
+    return Decoding(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.decoding.temperature,
+        top_p=config.decoding.top_p,
+        top_k=config.decoding.top_k,
+        repetition_penalty=config.repetition_penalty,
+    )
+
+
+def build_backend(run: Run) -> RolloutBackend:
+    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`."""
+    section = rollout_section(run.config)
+    model = unwrap_model(run.learner.model)
+    confident = section.eval_detection.score_mode == "confidence"
+    return HfBackend(
+        model, run.foundation.encoder.processor, decode_batch_size=section.decode_batch_size, logprobs=confident
+    )
+
+
+def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
+    """What makes plans from rollouts."""
+    config, section = run.config, rollout_section(run.config)
+    settings = PhaseSettings(
+        decoding=build_decoding(section),
+        matching=build_settings(section),
+        training_seed=config.training.seed,
+        image_root=run.foundation.samples["train"].file.image_root,
+        row_length=config.global_max_length if config.training.packing else None,
+        per_forward=config.training.per_device_train_batch_size,
+    )
+    device = run.learner.run.placement.device
+    return RolloutPhase(backend, run.builder(Provenance.B), settings, device, build_dump(run))
+
+
+def build_dump(run: Run) -> RolloutDump | None:
+    """What writes some rollouts out: on rank 0, where `monitor_dump` is enabled."""
+    config = rollout_section(run.config).monitor_dump
+    if not config.enabled or run.learner.shard.rank != 0:
+        return None
+    return RolloutDump(
+        folder=Path(run.arguments.output_dir),
+        pieces=run.foundation.encoder.pieces,
+        every_steps=run.config.training.logging_steps if config.every_steps is None else config.every_steps,
+        max_events=config.max_events,
+        max_samples=config.max_samples,
+        max_text_chars=config.max_text_chars,
+    )
+
+
+def build_evaluation(run: Run, backend: RolloutBackend) -> RolloutEvaluation | None:
+    """The evaluation of the model's own answers; None without validation records."""
+    if "val" not in run.foundation.samples:
+        return None
+    section = rollout_section(run.config)
+    settings = build_evaluation_settings(build_decoding(section), section.eval_detection, run.config.training.seed)
+    return RolloutEvaluation(
+        backend, run.foundation.encoder, run.foundation.samples["val"], settings, run.learner.shard
+    )
+
+
+def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> CoordTrainer:
+    """The trainer whose plans `make` makes from the records of each step."""
+    config, shard = run.config, run.learner.shard
+    stream = open_stream(run, "train")
+    per_step = units_per_step(config, shard.world_size)
+    parts = TrainerParts(
+        dataset=stream.records,
+        plans=RecordPlans(stream, per_step, shard, config.training.seed, make),
+        # Teacher-forced on ground truth, as in stage 1, so that runs of all stages can be compared.
+        validation=build_validation(run, run.builder(Provenance.STAGE1)),
+        run=run.learner.run,
+        row_length=config.global_max_length if config.training.packing else None,
+        rollouts=build_evaluation(run, backend),
+    )
+    return build_trainer(run, parts)

@@ -1,0 +1,72 @@
+"""What stage 2 would stumble over later, asked before weights are loaded. Contract id: TRAIN-033.
+
+In: a configuration with what `build_foundation` has read; out: nothing, or the error that names every place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from coordexp.config import ConfigError, build_problem
+from coordexp.data.errors import Finding, RecordError, RecordProblem
+
+if TYPE_CHECKING:
+    from coordexp.config import Config, Problem
+    from coordexp.data.run_inputs import Role, RunSamples
+    from coordexp.data.types import Record
+    from coordexp.encode.encoder import Encoder
+
+_BOXES_ONLY = "stage2_boxes_only"
+
+
+def check_boxes_only(samples: Mapping[Role, RunSamples]) -> None:
+    """Raise `RecordError` with every polygon of the run's files: both trainers of stage 2 know boxes alone."""
+    problems = [problem for part in samples.values() for problem in _polygons(part.survey.kept)]
+    if problems:
+        raise RecordError(problems)
+
+
+def _polygons(records: Iterable[Record]) -> Iterable[RecordProblem]:
+    for record in records:
+        for index, item in enumerate(record.objects):
+            if item.kind != "bbox_2d":
+                finding = Finding(
+                    _BOXES_ONLY,
+                    f"objects[{index}].{item.kind}",
+                    "stage 2 trains on boxes alone, and this object is a polygon",
+                    "Cook the annotations with boxes, or leave the record out.",
+                )
+                yield RecordProblem(record.source, finding)
+
+
+def check_answer_room(config: Config, samples: Mapping[Role, RunSamples], encoder: Encoder, positions: int) -> None:
+    """Raise `ConfigError` where the run's longest prompt and the longest answer are more than the model's positions."""
+    section = config.rollout_matching
+    if section is None:
+        return
+    lengths = [encoder.prompt_length(record) for part in samples.values() for record in part.records]
+    longest, answer = max(lengths), section.max_new_tokens
+    if longest + answer > positions:
+        text = f"{answer} and the longest prompt of {longest} tokens are more than the {positions} positions of the "
+        text += f"model; lower it to {positions - longest} or less" if longest < positions else "model"
+        raise ConfigError(str(config.sources.path), [build_problem(config, "rollout_matching.max_new_tokens", text)])
+
+
+def check_supported(config: Config) -> None:
+    """Raise `ConfigError` for what a configuration may say and no trainer of this version does yet."""
+    if problems := list(unsupported(config)):
+        raise ConfigError(str(config.sources.path), problems)
+
+
+def unsupported(config: Config) -> Iterable[Problem]:
+    """What this version cannot train, each at its key."""
+    section, channels = config.rollout_matching, config.stage2_ab
+    if section is not None and section.rollout_backend == "vllm":
+        yield build_problem(config, "rollout_matching.rollout_backend", "there is no vllm backend yet; write hf")
+    if section is not None and section.repeat_terminate.enabled:
+        text = "no backend ends a repetition yet; write false, and keep max_new_tokens near what ground truth needs"
+        yield build_problem(config, "rollout_matching.repeat_terminate.enabled", text)
+    if channels is not None and channels.schedule.b_ratio != 1:
+        text = f"{channels.schedule.b_ratio} asks for steps of Channel A, which are not there yet; write 1.0"
+        yield build_problem(config, "stage2_ab.schedule.b_ratio", text)
