@@ -18,7 +18,7 @@ from coordexp.coordjson import OPENING_OWNER, ParsedObject
 from coordexp.encode.types import IGNORE_INDEX, EncodedSample, ObjectSlots, TokenSubset, TokenType, TypedAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from coordexp.coordjson import PrefixToken
     from coordexp.coordjson.types import ScannedAnswer, Span
@@ -143,18 +143,19 @@ def type_rollout(plan: TargetPlan, prefix: Sequence[PrefixToken], tail: Tail, co
     else of the opening. A matched object's slots aim at its ground truth; those of false positives are none.
     Raises `TokenAlignmentError` where a coord token of the appended text is not the one token of its bin.
     """
-    unchanged = len(prefix) - tail.reencoded
+    unchanged = max(0, len(prefix) - 1)
     ids = (*plan.response[:unchanged], *tail.ids)
     types = [_prefix_type(token) for token in prefix[:unchanged]]
-    subsets = [_prefix_subset(plan, range(token.first, token.last + 1)) for token in prefix[:unchanged]]
+    subsets = [_prefix_subset(plan, token) for token in prefix[:unchanged]]
     objects = [
-        ObjectSlots(element.item.kind, element.coord_positions, fate.bins, fate.subset)
+        ObjectSlots(element.item.kind, element.coord_positions, plan.truths[fate.truth].bins, fate.subset)
         for element, fate in zip(plan.parsed.elements, plan.fates, strict=True)
-        if isinstance(element, ParsedObject) and fate.bins is not None
+        if isinstance(element, ParsedObject) and fate.truth is not None
     ]
-    seam = {owner for token in prefix[unchanged:] for owner in range(token.first, token.last + 1)}
+    seam = prefix[-1] if prefix else None
     owned = _prefix_subset(plan, seam) if seam else None
-    desc_end = _kept_desc_end(prefix[unchanged:], tail)
+    # A desc whose last bytes are kept ends before the quote that closes it.
+    desc_end = tail.kept_quote if seam and seam.desc is not None else 0
     starts = {start: index for index, (start, _) in enumerate(tail.spans)}
     tail_types = [TokenType.DESC if start < desc_end else TokenType.STRUCT for start, _ in tail.spans]
     tail_subsets = [_tail_subset(plan, tail, span, owned) for span in tail.spans]
@@ -177,8 +178,9 @@ def _prefix_type(token: PrefixToken) -> TokenType:
     return TokenType.STRUCT if token.desc is None else TokenType.DESC
 
 
-def _prefix_subset(plan: TargetPlan, owners: Collection[int]) -> TokenSubset:
-    """The subset of a token that holds bytes of these elements (or of the opening)."""
+def _prefix_subset(plan: TargetPlan, token: PrefixToken) -> TokenSubset:
+    """The subset of a token that holds bytes of some elements, or of the opening."""
+    owners = range(token.first, token.last + 1)
     subsets = {TokenSubset.OPENING if owner == OPENING_OWNER else plan.fates[owner].subset for owner in owners}
     return next(subset for subset in _PRECEDENCE if subset in subsets)
 
@@ -199,11 +201,6 @@ def _tail_subset(plan: TargetPlan, tail: Tail, span: Span, seam: TokenSubset | N
             # Before the first missed object comes its separator, or the opening that an invalid rollout lacks.
             parts.add(TokenSubset.OPENING_INJECTED if plan.parsed.invalid_rollout else TokenSubset.FN)
     return next(subset for subset in _PRECEDENCE if subset in parts)
-
-
-def _kept_desc_end(reencoded: Sequence[PrefixToken], tail: Tail) -> int:
-    """Where a desc ends whose last bytes are kept: before the quote that closes it. 0 where none is."""
-    return tail.kept_quote if any(token.desc is not None for token in reencoded) else 0
 
 
 def byte_offsets(text: str) -> Sequence[int]:

@@ -29,7 +29,7 @@ from coordexp.encode.types import EncodedSample, TargetPlan, TypedAnswer
 from coordexp.encode.vocabulary import END_OF_TURN, IMAGE_PAD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -144,6 +144,10 @@ class Encoder:
         Raises `ClosureError` where the answer's closure is not found where it was put.
         """
         return assemble(prompt, self._targets.write(plan), self.turn)
+
+    def target_lengths(self, prompt: Prompt, plan: TargetPlan) -> Iterator[int]:
+        """Tokens of what `target` makes of `plan`, then of it with one element fewer, down to none."""
+        return (self.turn.sample_length(len(prompt.ids), length) for length in self._targets.lengths(plan))
 
     def encode(self, record: Record, image_root: Path | str | None = None) -> EncodedSample:
         """`sample` with its pixels. Raises what `sample` and `prepare` raise."""

@@ -70,22 +70,28 @@ class TypedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of an element of a rollout's prefix: MATCHED with the bins that its slots aim at, FP or DROPPED."""
+    """What becomes of an element of a rollout's prefix: FP, DROPPED, or MATCHED with a ground truth, by its index."""
 
     subset: TokenSubset
-    bins: tuple[int, ...] | None = None
+    truth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
     """How a response is completed to a target: `parsed` with the elements that are kept, a fate for each of them, and
-    the objects that it missed, in the order in which they are appended.
+    the ground truth in the order in which it is answered.
     """
 
     response: tuple[int, ...]
     parsed: ParsedRollout
     fates: tuple[Fate, ...]
-    missed: tuple[CoordObject, ...]
+    truths: tuple[CoordObject, ...]
+
+    @property
+    def missed(self) -> tuple[CoordObject, ...]:
+        """The ground truth that no kept element is: what is appended, in its order."""
+        reached = {fate.truth for fate in self.fates}
+        return tuple(item for index, item in enumerate(self.truths) if index not in reached)
 
 
 @dataclass(frozen=True, eq=False)

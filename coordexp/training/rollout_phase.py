@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +18,7 @@ from coordexp.encode.assemble import without_targets
 from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.encode.rollout_target import ClosureError
 from coordexp.matching.objects import match_objects
-from coordexp.matching.targets import fit_target, plan_target, shortened, without_prefix
+from coordexp.matching.targets import fit_target, plan_target
 from coordexp.metrics.accumulator import MetricAccumulator
 from coordexp.packing.plan import build_plan
 from coordexp.rollout.requests import check_prompts
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from coordexp.coordjson import ParsedRollout
     from coordexp.encode.encoder import Encoder, PreparedRecord
-    from coordexp.encode.types import EncodedSample, TargetPlan
     from coordexp.matching.types import MatchResult, MatchSettings
     from coordexp.rollout.types import Decoding, RolloutBackend, RolloutOutput
     from coordexp.training.forwards import ForwardBuilder
@@ -145,16 +145,14 @@ class TargetCompleter:
     def __call__(self, drawn: tuple[PreparedRecord, RolloutOutput, ParsedRollout, MatchResult]) -> TrainedRollout:
         """The rollout with what it missed; without targets where the answer's closure is lost."""
         item, output, parsed, result = drawn
-        truths = item.record.objects
-
-        def plan_of(kept: ParsedRollout) -> TargetPlan:
-            return plan_target(output.response_token_ids, kept, truths, result)
-
+        plan = plan_target(output.response_token_ids, parsed, item.record.objects, result)
         closure_lost = False
         try:
-            target, sample = self._fitting(item, plan_of, parsed)
+            lengths = partial(self.encoder.target_lengths, item.prompt)
+            target = fit_target(plan, self.encoder.settings.max_length, lengths)
+            sample = self.encoder.target(item.prompt, target)
         except ClosureError:
-            target, closure_lost = plan_of(parsed), True
+            target, closure_lost = plan, True
             sample = without_targets(self.encoder.sample(item.record, item.prompt))
         return TrainedRollout(
             item=item,
@@ -166,30 +164,6 @@ class TargetCompleter:
             truth_length=self.encoder.answer_length(item.record) + 1,
             closure_lost=closure_lost,
         )
-
-    def _fitting(
-        self, item: PreparedRecord, plan_of: Callable[[ParsedRollout], TargetPlan], parsed: ParsedRollout
-    ) -> tuple[TargetPlan, EncodedSample]:
-        """The longest target that fits, and its sample; stage 1's where the rollout's opening alone is too long."""
-        longest = self.encoder.settings.max_length
-        made: dict[int, EncodedSample] = {}
-
-        def fits(plan: TargetPlan) -> bool:
-            kept = len(plan.parsed.elements)
-            made[kept] = self.encoder.target(item.prompt, plan)
-            return len(made[kept]) <= longest
-
-        plan = plan_of(parsed)
-        if fits(plan):
-            return plan, made[len(parsed.elements)]
-        plan = fit_target(plan, shortened(plan_of, parsed), fits)
-        kept = len(plan.parsed.elements)
-        if kept not in made:
-            fits(plan)
-        if len(made[kept]) <= longest:
-            return plan, made[kept]
-        plan = plan_of(without_prefix(parsed))
-        return plan, self.encoder.target(item.prompt, plan)
 
 
 def _each(function: Callable[[In], Out]) -> Callable[[Iterable[In]], list[Out]]:
