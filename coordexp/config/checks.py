@@ -44,15 +44,12 @@ def image_token_bound(max_pixels: int) -> int:
     return max_pixels // PIXELS_PER_TOKEN
 
 
-def check_trainer(config: Config, *trainers: str) -> Config:
-    """Return `config` if it is one for these trainers; else raise `ConfigError`: others would train something else."""
+def check_trainer(config: Config, trainer: str) -> Config:
+    """Return `config` if it is one for `trainer`; else raise `ConfigError`: it would train something else."""
     variant = config.custom.trainer_variant
-    if variant not in trainers:
-        key = "custom.trainer_variant"
-        where = config.sources.where(key)
-        trained = " and ".join(trainers)
-        message = f"this command trains {trained}, and the configuration is one for {variant}; give it to that trainer"
-        raise ConfigError(str(config.sources.path), [Problem(("custom", "trainer_variant"), message, where)])
+    if variant != trainer:
+        text = f"this trainer is {trainer}'s, and the configuration is one for {variant}; give it to that trainer"
+        raise ConfigError(str(config.sources.path), [build_problem(config, "custom.trainer_variant", text)])
     return config
 
 

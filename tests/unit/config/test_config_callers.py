@@ -34,7 +34,7 @@ def test_a_configuration_of_another_trainer_is_refused_where_it_says_so(tmp_path
     aligned, plain = write(tmp_path, ALIGNED, "aligned.yaml"), write(tmp_path, STAGE1, "plain.yaml")
     config = load_config(plain)
     assert check_trainer(config, "stage1") is config
-    told = "custom.trainer_variant: this command trains {}, and the configuration is one for {}; "
+    told = "custom.trainer_variant: this trainer is {}'s, and the configuration is one for {}; "
     told += "give it to that trainer"
     assert refusal(check_trainer, load_config(aligned), "stage1") == (
         f"{aligned}: 1 problem\n  {aligned}:15: {told.format('stage1', 'stage2_rollout_aligned')}"
