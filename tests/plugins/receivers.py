@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,32 @@ import pytest
 import yaml
 
 from coordexp.config import load_config
+from coordexp.training.types import StepRecords
 from tests.plugins.stage1 import SHIPPED
+from tests.plugins.stage2 import Scripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from coordexp.config import Config
+    from coordexp.rollout.types import Decoding
     from tests.plugins.stage1 import Stage1Kit
 
 CONSTANT = {
     "lr_scheduler_type": "constant",
     "lr_scheduler_kwargs": {"min_lr": None},
     "warmup_ratio": 0.0,
+}
+# Stage 2 reads none of the weights that the shipped file has for stage 1.
+WITHOUT_STAGE1 = {"desc_ce_weight": 1.0, "bbox_geo": None, "coord_soft_ce_w1": None}
+ALIGNED = {"trainer_variant": "stage2_rollout_aligned", **WITHOUT_STAGE1}
+TWO_CHANNEL = {"trainer_variant": "stage2_two_channel", **WITHOUT_STAGE1}
+AUTHORED = {
+    "objective": [
+        {"name": "coord_reg", "channels": ["B"], "config": {"w1_weight": 0.6}},
+        {"name": "token_ce", "weight": 0.4, "config": {"rollout_fn_desc_weight": 3.0}},
+    ],
+    "diagnostics": [{"name": "coord_diag", "enabled": False}],
 }
 # What each miniature writes, beside paths. No value that a row of the table follows is its key's default.
 BUILDS: dict[str, dict[str, Any]] = {
@@ -146,6 +161,95 @@ BUILDS: dict[str, dict[str, Any]] = {
         "training": CONSTANT,
         "debug": {"enabled": True, "train_sample_limit": 4, "val_sample_limit": 1},
     },
+    "answers": {
+        "global_max_length": 700,
+        "training": {
+            **CONSTANT,
+            "seed": 31,
+            "packing": True,
+            "effective_batch_size": 5,
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": 3,
+        },
+        "custom": {
+            **ALIGNED,
+            "coord_soft_ce_w1": {
+                "enabled": True,
+                "ce_weight": 0.11,
+                "soft_ce_weight": 0.12,
+                "w1_weight": 0.13,
+                "gate_weight": 0.14,
+                "text_gate_weight": 0.15,
+                "temperature": 1.6,
+                "target_sigma": 3.5,
+                "target_truncate": 9,
+            },
+        },
+        "rollout_matching": {
+            "decode_batch_size": 3,
+            "max_new_tokens": 70,
+            "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11},
+            "repetition_penalty": 1.2,
+            "candidate_top_k": 4,
+            "maskiou_gate": 0.45,
+            "maskiou_resolution": 128,
+            "fp_cost": 0.6,
+            "fn_cost": 1.5,
+            "eval_detection": {"enabled": False, "score_mode": "confidence"},
+            "monitor_dump": {
+                "enabled": True,
+                "every_steps": 3,
+                "max_events": 4,
+                "max_samples": 5,
+                "max_text_chars": 66,
+            },
+        },
+    },
+    "answers_authored": {
+        "training": CONSTANT,
+        "custom": ALIGNED,
+        "rollout_matching": {
+            "max_new_tokens": 70,
+            "coord_decode_mode": "st",
+            "eval_detection": {"constant_score": 0.25},
+            "pipeline": AUTHORED,
+        },
+    },
+    "channels": {
+        "training": CONSTANT,
+        "custom": {
+            **TWO_CHANNEL,
+            "coord_soft_ce_w1": {
+                "enabled": True,
+                "soft_ce_weight": 0.12,
+                "w1_weight": 0.13,
+                "temperature": 1.6,
+                "target_sigma": 3.5,
+                "target_truncate": 9,
+            },
+        },
+        "stage2_ab": {
+            "schedule": {"b_ratio": 1.0},
+            "coord_decode_mode": "st",
+            "desc_ce_weight": 2.1,
+            "bbox_smoothl1_weight": 2.2,
+            "bbox_ciou_weight": 2.3,
+            "coord_ce_weight": 0.31,
+            "coord_el1_weight": 0.32,
+            "coord_ehuber_weight": 0.33,
+            "coord_entropy_weight": 0.34,
+            "coord_gate_weight": 0.35,
+            "text_gate_weight": 0.36,
+            "channel_b": {"drop_invalid_struct_ce_multiplier": 2.5},
+        },
+        "rollout_matching": {"max_new_tokens": 70},
+    },
+    "channels_authored": {
+        "training": CONSTANT,
+        "custom": TWO_CHANNEL,
+        "stage2_ab": {"schedule": {"b_ratio": 1.0}, "pipeline": AUTHORED},
+        "rollout_matching": {"max_new_tokens": 70},
+    },
 }
 
 
@@ -162,6 +266,25 @@ class Built:
     @property
     def parts(self) -> Any:
         return self.trainer.parts
+
+    @property
+    def phase(self) -> Any:
+        """What makes the plan of a step on rollouts."""
+        return self.parts.plans.make.__self__
+
+    @cached_property
+    def asked(self) -> tuple[Decoding, Decoding]:
+        """How answers are asked for: in a step of training, and in an evaluation."""
+        stop = self.encoder.turn.end
+        backend, own = Scripted(lambda sample: [stop], stop), self.phase.backend
+        self.phase.backend = self.parts.rollouts.backend = backend
+        try:
+            self.phase.plan(StepRecords(0, 0, (self.parts.dataset[0],)))
+            self.parts.rollouts.evaluate(0)
+        finally:
+            self.phase.backend = self.parts.rollouts.backend = own
+        (_, training), (_, evaluation) = backend.asked
+        return training, evaluation
 
     @property
     def args(self) -> Any:
@@ -265,13 +388,20 @@ def built_run(stage1_kit: Stage1Kit, tmp_path_factory: pytest.TempPathFactory) -
 
     def build(name: str) -> Built:
         from coordexp.training.stage1 import build_stage1
+        from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
+        from coordexp.training.stage2_two_channel import build_stage2_two_channel
 
+        builders = {
+            "stage1": build_stage1,
+            "stage2_two_channel": build_stage2_two_channel,
+            "stage2_rollout_aligned": build_stage2_rollout_aligned,
+        }
         if name not in done:
             folder = tmp_path_factory.mktemp(f"followed-{name}")
             path = folder / "config.yaml"
             path.write_text(yaml.safe_dump(document_of(stage1_kit, name, folder)), encoding="utf-8")
             config = load_config(path)
-            trainer = build_stage1(config)
+            trainer = builders[config.custom.trainer_variant](config)
             done[name] = Built(config, trainer, folder, trainer.accelerator.mixed_precision)
         return done[name]
 

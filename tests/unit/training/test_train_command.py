@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,10 +150,13 @@ def test_the_command_hands_a_configuration_to_the_trainer_that_it_names(
     variant: str, stage2_kit: Stage2Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: list[tuple[str, Config]] = []
+
+    def taken(name: str, config: Config) -> FinishedRun:
+        handed.append((name, config))
+        return FinishedRun(Path("weights"), ())
+
     for name, place in RUNS.items():
-        monkeypatch.setattr(
-            place, lambda config, name=name: handed.append((name, config)) or FinishedRun(Path("w"), ())
-        )
+        monkeypatch.setattr(place, partial(taken, name))
     path = written_for(variant, f"handed_{variant}", stage2_kit)
     assert main(["--config", str(path)]) == 0
     assert handed == [(variant, load_config(path))]
