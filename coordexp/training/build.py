@@ -25,7 +25,7 @@ from coordexp.losses.objective import build_objective
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
 from coordexp.training.arguments import build_swift_arguments
-from coordexp.training.callbacks import CheckpointCallback
+from coordexp.training.callbacks import CheckpointCallback, EvaluationCallback
 from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
 from coordexp.training.forwards import ForwardBuilder
@@ -151,6 +151,7 @@ def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:
         parts=parts, model=learner.model, args=arguments.training_args, template=learner.run.encoder.template
     )
     trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
+    trainer.add_callback(EvaluationCallback())
     install_run_log(trainer, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
         write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest)

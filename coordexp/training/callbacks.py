@@ -1,4 +1,5 @@
-"""What happens around a checkpoint: the delay before the first one, and what must not stay in it.
+"""What happens around checkpoints and evaluations: the delay before the first one, what must not stay in it, and one
+evaluation of the same weights.
 
 Contract ids: TRAIN-*, ART-004.
 """
@@ -31,6 +32,23 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         """Rank 0 removes what only a resumed trainer would read, and checks that nothing of it is left."""
         if state.is_world_process_zero:
             check_weights_only(strip_trainer_files(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
+        return control
+
+
+class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
+    """Evaluates a step's weights once: ms-swift asks at the last step, and an epoch that ends there asks again."""
+
+    def __init__(self) -> None:
+        self.evaluated: int | None = None
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Remember the step."""
+        self.evaluated = state.global_step
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        """Runs after upstream's own flow control has decided."""
+        if state.global_step == self.evaluated:
+            control.should_evaluate = False
         return control
 
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from coordexp.training.types import Shard
 
 _LOG = logging.getLogger(__name__)
+_FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What pycocotools and numpy raise over numbers that they cannot digest."""
 _NO_COCO, _FAILED_COCO = CocoMetrics({}, {}), CocoMetrics({"mAP": 0.0}, {})
 
 
@@ -160,7 +162,7 @@ def guarded_coco(truth: Sequence[ImageTruth], answers: Mapping[str, ImagePredict
     """COCO's numbers; an AP of 0 with a warning where its evaluation fails, because training goes on (REG-6B.3)."""
     try:
         return evaluate_coco(truth, answers)
-    except Exception as error:
+    except _FAILURES as error:
         _LOG.warning("COCO's evaluation failed, so rollout/mAP is 0.0: %s", error, exc_info=True)
         return _FAILED_COCO
 

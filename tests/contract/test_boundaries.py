@@ -135,6 +135,15 @@ def test_steps_between_lines_validations_and_checkpoints(stage1_kit: Stage1Kit) 
 
 
 @pytest.mark.invariant("TRAIN-028")
+def test_an_epoch_that_ends_with_the_run_is_evaluated_once(stage1_kit: Stage1Kit) -> None:
+    from coordexp.training.stage1 import run_stage1
+
+    training = {**CONSTANT, "max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch"}
+    history = run_stage1(load(stage1_kit, "epochs", training=training)).log_history
+    assert [line["step"] for line in history if "eval_loss" in line] == [2, 4], "2 steps an epoch"
+
+
+@pytest.mark.invariant("TRAIN-028")
 @pytest.mark.parametrize(("delay", "saved"), [(0, [1, 2]), (1, [1, 2]), (2, [2]), (3, [])])
 def test_no_checkpoint_before_the_delay(stage1_kit: Stage1Kit, delay: int, saved: list[int]) -> None:
     from coordexp.training.stage1 import run_stage1

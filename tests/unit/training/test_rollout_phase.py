@@ -13,15 +13,17 @@ import torch
 from coordexp.config import load_config
 from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
+from coordexp.encode.rollout_target import ClosureError
 from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenType
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
 from coordexp.packing.positions import build_rope_index
-from coordexp.rollout.seeding import rollout_seed_base
+from coordexp.rollout.seeding import evaluation_seed_base, rollout_seed_base
 from coordexp.rollout.types import RolloutError
 from coordexp.training.errors import TrainingError
 from coordexp.training.forwards import ForwardBuilder, agree
 from coordexp.training.loop import run_plan
+from coordexp.training.rollout_metrics import CLOSURES_LOST
 from coordexp.training.types import StepKind, StepPlan, StepRecords
 from tests.plugins.stage2 import WEIGHTS, Scripted, answers_by_sample, pipeline
 
@@ -287,6 +289,21 @@ def test_an_answer_to_another_prompt_is_refused(
         bench.phase.plan(StepRecords(0, 0, tuple(bench.items)))
 
 
+@pytest.mark.invariant("TRAIN-032")
+def test_every_evaluation_draws_by_the_seeds_of_evaluations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = bench.trainer.parts.rollouts
+    backend = Scripted(lambda _: (bench.stop,), bench.stop)
+    monkeypatch.setattr(evaluation, "backend", backend)
+    states = [evaluation.evaluate(step) for step in (0, 7)]
+    seed = evaluation_seed_base(bench.phase.settings.training_seed)
+    assert [decoding.seed_base for _, decoding in backend.asked] == [seed, seed]
+    for requests, _ in backend.asked:
+        assert [request.index for request in requests] == list(range(len(evaluation.records)))
+        assert [request.sample_id for request in requests] == [record.source for record in evaluation.records]
+    without_time = [{key: value for key, value in state.items() if "time/" not in key} for state in states]
+    assert without_time[0] == without_time[1] and without_time[0]["rollout/invalid_rollouts_total"][0] > 0
+
+
 @pytest.mark.invariant("TRAIN-030")
 def test_a_rank_without_records_takes_part(bench: Bench) -> None:
     bench.script(mixed_answers(bench))
@@ -332,6 +349,27 @@ def test_a_target_that_is_too_long_loses_whole_objects_from_its_end(bench: Bench
         bench.encoder.settings, bench.phase.settings = settings, packed
     assert lengths == sorted(lengths, key=lambda pair: pair[1]), "the lower the cap, the more is cut"
     assert lengths[-1][1] == len(many), "nothing of the rollout fits beside the ground truth"
+
+
+@pytest.mark.invariant("TRAIN-030")
+def test_a_lost_closure_costs_its_own_record_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rollout is known that loses it, so the writer is made to say so for one record."""
+    answers = mixed_answers(bench)
+    others = dataclasses.replace(bench, items=[bench.items[0], bench.items[2]])
+    wanted = others.learn(others.plan([answers[0], answers[2]]))
+    honest = bench.encoder.target
+
+    def lossy(prompt: Any, plan: Any) -> EncodedSample:
+        if prompt.sample_id == bench.items[1].prompt.sample_id:
+            raise ClosureError("not where it was put")
+        return honest(prompt, plan)
+
+    monkeypatch.setattr(bench.encoder, "target", lossy)
+    plan = bench.plan(answers)
+    assert plan.observed[CLOSURES_LOST][0] == 1 and plan.observed["rollout/samples_total"][0] == 3
+    (lost,) = [sample for sample in samples_of(plan) if sample.sample_id == bench.items[1].prompt.sample_id]
+    assert bool((lost.labels == IGNORE_INDEX).all()) and not lost.objects
+    agree_on_all(bench.learn(plan), wanted)
 
 
 @pytest.mark.invariant("TRAIN-030")
