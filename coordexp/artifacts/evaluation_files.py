@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordexp.evaluation.runner import Evaluation
-    from coordexp.evaluation.types import Detection
-    from coordexp.rollout.types import BackendSettings, Decoding
+    from coordexp.evaluation.types import Detection, ImagePrediction
+    from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput
 
 REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl", "gallery.png"
 GALLERY_IMAGES = 16
@@ -55,7 +55,9 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles
 
 
 def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]:
+    samples = evaluation.settings.samples
     return {
+        **({} if samples is None else {"sampling": _decoding(samples.decoding)}),
         "checkpoint": str(about.checkpoint),
         "weights_sha256": hash_weights(about.checkpoint),
         "jsonl": str(about.jsonl),
@@ -84,7 +86,7 @@ def _decoding(decoding: Decoding) -> dict[str, Any]:
 def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     scored = evaluation.scored
     rows = zip(scored.truth, scored.predictions, evaluation.requests, evaluation.outputs, strict=True)
-    for truth, prediction, request, output in rows:
+    for number, (truth, prediction, request, output) in enumerate(rows):
         parsed = prediction.parse
         failure = None
         if parsed.failure is not None:
@@ -94,15 +96,28 @@ def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             "image": str(request.image_paths[0]),
             "width": truth.width,
             "height": truth.height,
-            "text": output.text,
-            "finish_reason": output.finish_reason,
-            "response_tokens": len(output.response_token_ids),
+            **_answer(output, prediction),
             "failure": failure,
-            "truncated": parsed.truncated,
             "dropped": [{"reason": drop.reason, "offending": drop.excerpt} for drop in parsed.dropped],
-            "predictions": [_detection(d) for d in prediction.detections],
             "ground_truth": [_detection(d) for d in truth.objects],
+            **({} if not evaluation.samples else {"samples": list(_samples(evaluation, number))}),
         }
+
+
+def _samples(evaluation: Evaluation, number: int) -> Iterator[dict[str, Any]]:
+    """The sampled answers to the image of this number, in the order drawn."""
+    for outputs, predictions in zip(evaluation.samples, evaluation.scored.samples, strict=True):
+        yield _answer(outputs[number], predictions[number])
+
+
+def _answer(output: RolloutOutput, prediction: ImagePrediction) -> dict[str, Any]:
+    return {
+        "text": output.text,
+        "finish_reason": output.finish_reason,
+        "response_tokens": len(output.response_token_ids),
+        "truncated": prediction.parse.truncated,
+        "predictions": [_detection(d) for d in prediction.detections],
+    }
 
 
 def _detection(detection: Detection) -> dict[str, Any]:

@@ -25,6 +25,15 @@ def build_parser() -> argparse.ArgumentParser:
         default="confidence",
         help="what ranks predictions in AP: mean coord-token probability (default), or nothing",
     )
+    sampled = parser.add_argument_group(
+        "recall at K", "sampled answers beside the greedy ones tell what was seen and not said from what was not seen"
+    )
+    sampled.add_argument(
+        "--samples", type=int, metavar="K", help="sampled answers for every image, seeded by training.seed"
+    )
+    sampled.add_argument("--temperature", type=float, metavar="T", help="their temperature, for example 0.7")
+    sampled.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens of this mass (1)")
+    sampled.add_argument("--top-k", type=int, metavar="N", help="draw from this many of the likeliest tokens (all)")
     return parser
 
 
@@ -38,16 +47,18 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.config import load_config
     from coordexp.evaluation.job import INPUT_ERRORS, build_job, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
-    from coordexp.evaluation.summary import build_summary_table, render_decoding, show_progress
+    from coordexp.evaluation.sampling import read_samples
+    from coordexp.evaluation.summary import build_sample_table, build_summary_table, render_decoding, show_progress
     from coordexp.rollout.types import Decoding
 
     try:
         if args.out is not None:
             check_writable(args.out)
+        samples = read_samples(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens)
         job = build_job(
             load_config(args.config),
             args.checkpoint,
-            GenerationSettings(Decoding(args.max_new_tokens), args.scores),
+            GenerationSettings(Decoding(args.max_new_tokens), args.scores, samples=samples),
             jsonl=args.jsonl,
             limit=args.limit,
             decode_batch_size=args.batch_size,
@@ -61,8 +72,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     console = Console()
     console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)
-    console.print(render_decoding(evaluation.backend, evaluation.settings.decoding), highlight=False, soft_wrap=True)
+    asked, backend = evaluation.settings, evaluation.backend
+    console.print(render_decoding(backend, asked.decoding), highlight=False, soft_wrap=True)
     console.print(build_summary_table(evaluation.report))
+    if asked.samples is not None:
+        console.print(render_decoding(backend, asked.samples.decoding), highlight=False, soft_wrap=True)
+        console.print(build_sample_table(evaluation.report))
     return 0
 
 

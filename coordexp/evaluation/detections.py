@@ -6,7 +6,7 @@ cut is counted and never repaired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from coordexp.coordjson import ParsedRollout
@@ -27,7 +27,16 @@ SPLIT_KEY = "split"
 """Entry of a record's metadata that names its split."""
 
 
-def build_truth(record: Record) -> ImageTruth:
+def build_truths(records: Iterable[Record], encoder: Encoder) -> tuple[ImageTruth, ...]:
+    """What answers to `records` are compared with, and how long the annotated answers are in `encoder`'s tokens.
+
+    Raises `EncodeError` for a description that no answer can hold.
+    """
+    # A model that answers rightly generates the end token too.
+    return tuple(build_truth(record, encoder.answer_length(record) + 1) for record in records)
+
+
+def build_truth(record: Record, answer_tokens: int | None = None) -> ImageTruth:
     """The record's objects in pixels; a polygon counts as its bounding box."""
     split = record.metadata.get(SPLIT_KEY)
     return ImageTruth(
@@ -36,6 +45,7 @@ def build_truth(record: Record) -> ImageTruth:
         height=record.height,
         objects=tuple(Detection(obj.desc, pixel_box(obj, record.width, record.height)) for obj in record.objects),
         split=None if split is None else str(split),
+        answer_tokens=answer_tokens,
     )
 
 
@@ -57,7 +67,9 @@ def parse_prediction(
     found = tuple(
         Detection(item.desc, pixel_box(item, width, height), score) for item, score in zip(items, scores, strict=True)
     )
-    return ImagePrediction(output.sample_id, found, parsed, output.finish_reason == "length")
+    return ImagePrediction(
+        output.sample_id, found, parsed, output.finish_reason == "length", len(output.response_token_ids)
+    )
 
 
 def pixel_box(obj: CoordObject, width: int, height: int) -> Box:

@@ -87,6 +87,7 @@ def build_job(
 ) -> EvaluationJob:
     """A job for a checkpoint that `config` trained; without `jsonl` it is about `custom.val_jsonl`.
 
+    Sampled answers draw from the evaluation's own stream of `training.seed`.
     Raises `EvaluationError` without any records to evaluate on, `ConfigError` when the file is not there.
     """
     custom = config.custom
@@ -97,11 +98,12 @@ def build_job(
     root = image_root(jsonl, os.environ)
     if custom.image_root is not None:
         root = resolve_input(config, "custom.image_root", custom.image_root)
+    samples = None if generation.samples is None else generation.samples.seeded(config.training.seed)
     return EvaluationJob(
         checkpoint=checkpoint,
         jsonl=jsonl,
         encoding=build_settings(config),
-        generation=replace(generation, image_root=root),
+        generation=replace(generation, image_root=root, samples=samples),
         limit=limit,
         decode_batch_size=decode_batch_size,
         torch_dtype=config.model.torch_dtype,

@@ -1,6 +1,6 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-009, EVAL-013.
+Contract ids: EVAL-001..EVAL-009, EVAL-013, EVAL-016, EVAL-022.
 """
 
 from __future__ import annotations
@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches
-from coordexp.evaluation.types import CocoMetrics, DetectionReport, ImagePrediction, ImageTruth, MatchCounts
+from coordexp.evaluation.recall import measure_samples
+from coordexp.evaluation.types import (
+    AnswerLengths,
+    CocoMetrics,
+    DetectionReport,
+    ImagePrediction,
+    ImageTruth,
+    MatchCounts,
+    SampledRecall,
+)
 from coordexp.spec import check
 
 if TYPE_CHECKING:
@@ -36,21 +46,23 @@ def evaluate_detections(
     predictions: Sequence[ImagePrediction],
     *,
     score_mode: ScoreMode = "constant",
+    samples: Sequence[Sequence[ImagePrediction]] = (),
     coco: CocoEvaluator = evaluate_coco,
 ) -> DetectionReport:
     """Compare every image's predictions with its ground truth; the order of either sequence plays no part.
 
-    `score_mode` says where the scores come from and is recorded; `coco` computes COCO's numbers. Images that name a
-    split are also reported per split. Raises `EvaluationError` unless each image has exactly one prediction and each
-    prediction its image.
+    `score_mode` says where the scores come from and is recorded; `coco` computes COCO's numbers. Each of `samples`
+    holds a sampled answer for every image; recall alone is measured on them. Images that name a split are also reported
+    per split. Raises `EvaluationError` unless each image has exactly one prediction and each prediction its image.
     """
     answers = _by_sample(ground_truth, predictions)
+    sampled = [_by_sample(ground_truth, sample) for sample in samples]
     splits = {}
     for name in sorted({image.split for image in ground_truth if image.split is not None}):
         part = [image for image in ground_truth if image.split == name]
         chosen = {image.sample_id: answers[image.sample_id] for image in part}
-        splits[name] = _compare(part, chosen, score_mode, coco(part, chosen))
-    whole = _compare(ground_truth, answers, score_mode, coco(ground_truth, answers))
+        splits[name] = _compare(part, chosen, score_mode, coco(part, chosen), sampled)
+    whole = _compare(ground_truth, answers, score_mode, coco(ground_truth, answers), sampled)
     return dataclasses.replace(whole, splits=splits)
 
 
@@ -60,7 +72,11 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
 
 
 def _compare(
-    truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction], score_mode: ScoreMode, coco: CocoMetrics
+    truth: Sequence[ImageTruth],
+    answers: Mapping[str, ImagePrediction],
+    score_mode: ScoreMode,
+    coco: CocoMetrics,
+    samples: Sequence[Mapping[str, ImagePrediction]],
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
     found = [detection for answer in answers.values() for detection in answer.detections]
@@ -81,6 +97,8 @@ def _compare(
             for name in sorted(known)
         },
         coco=coco,
+        lengths=measure_lengths(truth, answers.values()),
+        samples=measure_samples(truth, answers, samples) if samples else None,
     )
 
 
@@ -106,6 +124,7 @@ def _named(detections: Iterable[Any], name: str) -> list[Any]:
 
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
+        **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
         "predicted_objects": report.predicted_objects,
@@ -113,9 +132,11 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "parse_rate": report.parse_rate,
         "invalid_rollouts": report.parses.invalid_rollouts,
         "truncated": report.parses.truncated,
+        "truncated_rate": report.truncated_rate,
         "malformed_tails": report.parses.malformed_tails,
         "token_limit": report.token_limit,
         "unknown_desc": report.unknown_desc,
+        "lengths": _length_document(report.lengths),
         "score_mode": report.score_mode,
         "detection": _match_document(report.detection),
         "localization": _match_document(report.localization),
@@ -125,6 +146,29 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "dropped_objects": dict(report.parses.dropped),
         "dropped_examples": {reason: list(shown) for reason, shown in report.parses.examples.items()},
         "splits": {name: _document(split) for name, split in report.splits.items()},
+    }
+
+
+def _length_document(lengths: AnswerLengths) -> dict[str, Any]:
+    return {
+        "generated_tokens_mean": lengths.generated,
+        "ground_truth_tokens_mean": lengths.ground_truth,
+        "ratio": lengths.ratio,
+    }
+
+
+def _sample_document(samples: SampledRecall) -> dict[str, Any]:
+    return {
+        "count": len(samples.found),
+        "greedy_recall": samples.greedy_recall,
+        "recall": list(samples.recalls),
+        "recall_mean": samples.mean_recall,
+        "union_recall": list(samples.union_recalls),
+        "seen_not_said": samples.seen_not_said,
+        "not_seen": samples.not_seen,
+        "parse_rate": samples.parse_rate,
+        "truncated_rate": samples.truncated_rate,
+        "lengths": _length_document(samples.lengths),
     }
 
 

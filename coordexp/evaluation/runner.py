@@ -1,5 +1,5 @@
 """A rollout backend and records in, an evaluation out: generate, parse, compare. Contract ids: EVAL-006, EVAL-009,
-EVAL-014, EVAL-019.
+EVAL-014, EVAL-019, EVAL-020.
 
 The same functions serve the command line, the quick start and a trainer that evaluates its own policy: `evaluate_model`
 asks a backend for all answers, `score_outputs` takes answers that were made anywhere, on several ranks for example.
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.confidence import score_by_coords
-from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truth, parse_prediction
+from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truths, parse_prediction
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
+from coordexp.evaluation.sampling import SampleSettings, build_sample_requests
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import BackendSettings, Decoding
 
@@ -35,11 +36,15 @@ DEFAULT_MAX_NEW_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How answers are asked for and scored. `image_root` None means the folder of each record's file."""
+    """How answers are asked for and scored, and which are sampled beside them for recall at K.
+
+    `image_root` None means the folder of each record's file.
+    """
 
     decoding: Decoding = field(default_factory=lambda: Decoding(DEFAULT_MAX_NEW_TOKENS))
     score_mode: ScoreMode = "confidence"
     image_root: Path | None = None
+    samples: SampleSettings | None = None
 
     @property
     def logprobs(self) -> bool:
@@ -47,18 +52,29 @@ class GenerationSettings:
         return self.score_mode == "confidence"
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Where a prediction's score comes from; with mode `constant` each has the same."""
+
+    mode: ScoreMode
+    constant: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A report with what it compares; both sequences follow the records."""
+    """A report with what it compares; the sequences follow the records, as each sample in `samples` does."""
 
     report: DetectionReport
     truth: tuple[ImageTruth, ...]
     predictions: tuple[ImagePrediction, ...]
+    samples: tuple[tuple[ImagePrediction, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One evaluation with all that led to it; `requests` and `outputs` follow the records. `seconds` is generation."""
+    """One evaluation with all that led to it; `requests`, `outputs` and each sample in `samples` follow the records.
+    `seconds` is generation.
+    """
 
     scored: Scored
     requests: tuple[RolloutRequest, ...]
@@ -66,6 +82,7 @@ class Evaluation:
     settings: GenerationSettings
     backend: BackendSettings
     seconds: float
+    samples: tuple[tuple[RolloutOutput, ...], ...] = ()
 
     @property
     def report(self) -> DetectionReport:
@@ -93,41 +110,68 @@ def evaluate_model(
             "backend gives none: build it with logprobs=True, or score with 'constant'"
         )
     parser = build_answer_parser(encoder)
-    truth = tuple(build_truth(record) for record in records)
+    truth = build_truths(records, encoder)
     requests = build_requests(records, encoder, settings.image_root)
     started = time.perf_counter()
-    outputs = backend.generate(requests, settings.decoding, progress)
+    count = 0 if settings.samples is None else settings.samples.count
+    told = _Told(progress, len(requests) * (1 + count))
+    outputs = backend.generate(requests, settings.decoding, told)
+    samples: list[tuple[RolloutOutput, ...]] = []
+    if settings.samples is not None:
+        told.done = len(requests)
+        drawn = backend.generate(build_sample_requests(requests, count), settings.samples.decoding, told)
+        samples = [tuple(drawn[at : at + len(requests)]) for at in range(0, len(drawn), len(requests))]
     seconds = time.perf_counter() - started
-    scored = score_outputs(parser, truth, outputs, settings.score_mode)
-    return Evaluation(scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds)
+    scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples)
+    return Evaluation(
+        scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, samples=tuple(samples)
+    )
 
 
 def score_outputs(
     parser: RolloutParser,
     truth: Sequence[ImageTruth],
     outputs: Sequence[RolloutOutput],
-    score_mode: ScoreMode,
+    scoring: Scoring,
+    samples: Sequence[Sequence[RolloutOutput]] = (),
     *,
-    constant_score: float = 1.0,
     coco: CocoEvaluator = evaluate_coco,
 ) -> Scored:
-    """Parse `outputs`, `outputs[i]` for the image of `truth[i]`, and compare them with it. Generates nothing.
+    """Parse `outputs`, `outputs[i]` for the image of `truth[i]`, and compare them with it; each of `samples` holds a
+    sampled answer for every image likewise. Generates nothing.
 
     `coco` computes COCO's numbers, or stands in for them. `parser` is one of `build_answer_parser`. Raises
     `EvaluationError` for an output of another image.
     """
-    if [output.sample_id for output in outputs] != [image.sample_id for image in truth]:
-        raise EvaluationError(
-            f"{len(outputs)} answers do not follow the {len(truth)} images one by one; gather them in request order"
-        )
 
     def constant(_: RolloutOutput, parsed: ParsedRollout) -> tuple[float, ...]:
-        return (constant_score,) * len(parsed.objects)
+        return (scoring.constant,) * len(parsed.objects)
 
-    scorer = score_by_coords if score_mode == "confidence" else constant
-    predictions = tuple(
-        parse_prediction(output, image.width, image.height, parser, scorer)
-        for output, image in zip(outputs, truth, strict=True)
-    )
-    report = evaluate_detections(truth, predictions, score_mode=score_mode, coco=coco)
-    return Scored(report, tuple(truth), predictions)
+    scorer = score_by_coords if scoring.mode == "confidence" else constant
+
+    def parse(answers: Sequence[RolloutOutput]) -> tuple[ImagePrediction, ...]:
+        if [output.sample_id for output in answers] != [image.sample_id for image in truth]:
+            raise EvaluationError(
+                f"{len(answers)} answers do not follow the {len(truth)} images one by one; gather them in request order"
+            )
+        return tuple(
+            parse_prediction(output, image.width, image.height, parser, scorer)
+            for output, image in zip(answers, truth, strict=True)
+        )
+
+    predictions, sampled = parse(outputs), tuple(parse(sample) for sample in samples)
+    report = evaluate_detections(truth, predictions, score_mode=scoring.mode, samples=sampled, coco=coco)
+    return Scored(report, tuple(truth), predictions, sampled)
+
+
+@dataclass(slots=True)
+class _Told:
+    """Tells `progress` of one call of a backend as a part of `total` answers, of which `done` are finished before."""
+
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.done + done, self.total)

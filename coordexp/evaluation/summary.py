@@ -44,6 +44,31 @@ def build_summary_table(report: DetectionReport) -> Table:
     return table
 
 
+def build_sample_table(report: DetectionReport) -> Table:
+    """Recall of each sampled answer and of the first ones together, for the whole and each split that has samples."""
+    parts = {name: part.samples for name, part in {"all": report, **report.splits}.items() if part.samples is not None}
+    table = Table(title="recall of sampled answers (IoU 0.5, same desc)", title_justify="left")
+    table.add_column("")
+    for name in parts:
+        table.add_column(f"{name}: alone", justify="right")
+        table.add_column("with those before", justify="right")
+    for number in range(max((len(part.found) for part in parts.values()), default=0)):
+        cells = ((part.recalls[number], part.union_recalls[number]) for part in parts.values())
+        table.add_row(f"sample {number + 1}", *(_share(value) for pair in cells for value in pair))
+    rows = {
+        "mean": lambda part: _share(part.mean_recall),
+        "greedy": lambda part: _share(part.greedy_recall),
+        "objects greedy misses and a sample finds": lambda part: str(part.seen_not_said),
+        "objects that no answer finds": lambda part: str(part.not_seen),
+        "sampled answers that parse": lambda part: _share(part.parse_rate),
+        "sampled answers truncated": lambda part: _share(part.truncated_rate),
+        "their length / annotated": lambda part: _share(part.lengths.ratio),
+    }
+    for name, render in rows.items():
+        table.add_row(name, *(cell for part in parts.values() for cell in (render(part), "")))
+    return table
+
+
 def render_headline(report: DetectionReport) -> str:
     """The numbers that matter most, in one line."""
     coco = report.coco.summary
@@ -74,7 +99,11 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "answers without a container", str(report.parses.invalid_rollouts)
     yield "answers with a malformed tail", str(report.parses.malformed_tails)
     yield "answers truncated", str(report.parses.truncated)
+    yield "answers truncated, share", _share(report.truncated_rate)
     yield "answers cut by the token limit", str(report.token_limit)
+    yield "tokens of an answer, mean", _mean(report.lengths.generated)
+    yield "tokens of the annotated answer, mean", _mean(report.lengths.ground_truth)
+    yield "answers' length / annotated", _share(report.lengths.ratio)
     yield "objects: dropped", str(sum(report.parses.dropped.values()))
     yield "precision (IoU 0.5, same desc)", _share(report.detection.precision)
     yield "recall", _share(report.detection.recall)
@@ -92,3 +121,7 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _mean(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -37,13 +37,17 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class ImageTruth:
-    """The annotated objects of one image; `split` groups images that are reported beside the whole."""
+    """The annotated objects of one image; `split` groups images that are reported beside the whole.
+
+    `answer_tokens` is the length of the annotated answer with its end token, None where nobody counted.
+    """
 
     sample_id: str
     width: int
     height: int
     objects: tuple[Detection, ...]
     split: str | None = None
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,14 @@ class ImagePrediction:
     """What one answer yielded: the valid objects of its `parse`, which also says what was dropped and cut.
 
     `token_limit` says that the answer ran into its token limit, which is not the same as being truncated.
+    `generated_tokens` is its length with the end token, None where nobody counted.
     """
 
     sample_id: str
     detections: tuple[Detection, ...]
     parse: ParsedRollout = NO_ANSWER
     token_limit: bool = False
+    generated_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +109,79 @@ class CocoMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerLengths:
+    """Mean tokens of the answers and of the annotated answers, end tokens included; None where unknown."""
+
+    generated: float | None
+    ground_truth: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long as the annotated answers the answers are."""
+        if self.generated is None or self.ground_truth is None:
+            return None
+        return _ratio(self.generated, self.ground_truth)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRecall:
+    """What sampled answers find, beside the greedy ones. Counted are annotated objects, matched in box and description.
+
+    `found[k]` is of sample k alone and `found_together[k]` of samples 0..k: an object counts once, whichever finds it.
+    `seen_not_said` are found by a sample and not by the greedy answer, `not_seen` by neither. `answers` are all sampled
+    ones, of which `parsed` are strictly well-formed.
+    """
+
+    objects: int
+    greedy: int
+    found: tuple[int, ...]
+    found_together: tuple[int, ...]
+    seen_not_said: int
+    not_seen: int
+    answers: int
+    parsed: int
+    truncated: int
+    lengths: AnswerLengths
+
+    @property
+    def greedy_recall(self) -> float | None:
+        """Recall of the greedy answers; None without ground truth, as all recalls here."""
+        return _ratio(self.greedy, self.objects)
+
+    @property
+    def recalls(self) -> tuple[float | None, ...]:
+        """Recall of each sample."""
+        return tuple(_ratio(found, self.objects) for found in self.found)
+
+    @property
+    def mean_recall(self) -> float | None:
+        """Mean recall of the samples."""
+        return _ratio(sum(self.found), len(self.found) * self.objects)
+
+    @property
+    def union_recalls(self) -> tuple[float | None, ...]:
+        """Recall of the first sample, of the first two together, and so on; the last is recall at K."""
+        return tuple(_ratio(found, self.objects) for found in self.found_together)
+
+    @property
+    def parse_rate(self) -> float | None:
+        """Share of the sampled answers that are strictly well-formed."""
+        return _ratio(self.parsed, self.answers)
+
+    @property
+    def truncated_rate(self) -> float | None:
+        """Share of the sampled answers that are truncated."""
+        return _ratio(self.truncated, self.answers)
+
+
+@dataclass(frozen=True, slots=True)
 class DetectionReport:
     """The outcome over one set of images.
 
     `detection` matches box and description, `localization` the box alone. `parses` counts what the answers' parse
     found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc` predictions
     whose description no ground truth of the set has (they are false positives, and outside COCO's categories).
-    `splits` holds a report per split name.
+    `samples` is there when answers were sampled too. `splits` holds a report per split name.
     """
 
     images: int
@@ -123,6 +195,8 @@ class DetectionReport:
     localization: MatchCounts
     per_class: Mapping[str, MatchCounts]
     coco: CocoMetrics
+    lengths: AnswerLengths
+    samples: SampledRecall | None = None
     splits: Mapping[str, DetectionReport] = field(default_factory=dict)
 
     @property
@@ -130,6 +204,11 @@ class DetectionReport:
         """Share of answers that are strictly well-formed; None without images."""
         return _ratio(self.parses.strict, self.images)
 
+    @property
+    def truncated_rate(self) -> float | None:
+        """Share of answers whose text ends before the outermost brace; None without images."""
+        return _ratio(self.parses.truncated, self.images)
 
-def _ratio(numerator: int, denominator: int) -> float | None:
+
+def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None

@@ -5,6 +5,7 @@ Token ids enter and leave as plain tuples, so that a request can cross a process
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -39,7 +40,7 @@ class Decoding:
     def __post_init__(self) -> None:
         allowed = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "at least 0 (0 is greedy)"),
+            "temperature": (0 <= self.temperature < math.inf, "at least 0 (0 is greedy) and finite"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k == -1 or self.top_k >= 1, "-1 for all tokens, or at least 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 is none)"),

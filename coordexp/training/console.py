@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 LOG_NAME = "logging.jsonl"
 _COMPONENTS = "loss/"
+_ROLLOUTS = {
+    "parse": "parse_rate",
+    "length": "length_ratio",
+    "truncated": "parse_truncated_rate",
+    "precision": "match_precision",
+    "recall": "match_recall",
+    "f1": "f1",
+    "mAP": "mAP",
+}
+"""What is shown of the model's own answers, and after which part of its key: what goes wrong first comes first."""
 
 
 class RunLog(TrainerCallback):  # type: ignore[misc]
@@ -74,13 +84,13 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
 def render_line(logs: Mapping[str, float], state: TrainerState, elapsed: float) -> str:
     """A training or validation line in few words; empty for a line that holds neither."""
     if "loss" in logs:
-        parts = [f"step {state.global_step}/{state.max_steps}", *_losses(logs, "")]
+        parts = [f"step {state.global_step}/{state.max_steps}", *_losses(logs, ""), *_rollouts(logs, "")]
         parts += [f"lr {logs['learning_rate']:.2e}"] if "learning_rate" in logs else []
         parts += [f"fill {logs['packing/fill_rate']:.2f}"] if "packing/fill_rate" in logs else []
         left = elapsed / state.global_step * (state.max_steps - state.global_step) if state.global_step else 0.0
         return "  ".join([*parts, f"left {render_duration(left)}"])
     if "eval_loss" in logs:
-        parts = [f"validation at step {state.global_step}", *_losses(logs, "eval_")]
+        parts = [f"validation at step {state.global_step}", *_losses(logs, "eval_"), *_rollouts(logs, "eval_")]
         return "  ".join([*parts, f"took {render_duration(logs.get('eval_runtime', 0.0))}"])
     return ""
 
@@ -99,6 +109,11 @@ def _losses(logs: Mapping[str, float], prefix: str) -> list[str]:
     return [f"loss {logs[f'{prefix}loss']:.4f}"] + [
         f"{name} {value:.3f}" for name, value in components if "/" not in name
     ]
+
+
+def _rollouts(logs: Mapping[str, float], prefix: str) -> list[str]:
+    keys = {name: f"{prefix}rollout/{part}" for name, part in _ROLLOUTS.items()}
+    return [f"{name} {logs[key]:.2f}" for name, key in keys.items() if key in logs]
 
 
 def install_run_log(trainer: Trainer, folder: Path) -> None:

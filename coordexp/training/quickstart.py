@@ -106,6 +106,8 @@ def build_outcome_table(outcome: QuickstartOutcome) -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     rows = {
         "answers that parse": lambda r: r.parse_rate,
+        "answers truncated": lambda r: r.truncated_rate,
+        "answers' length / annotated": lambda r: r.lengths.ratio,
         "F1 (IoU 0.5)": lambda r: r.detection.f1,
         "COCO mAP@.5": lambda r: r.coco.summary["mAP50"],
         "COCO mAP@[.5:.95]": _map,

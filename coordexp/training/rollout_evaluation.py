@@ -20,7 +20,7 @@ import torch.distributed as dist
 from coordexp.coordjson import DROP_REASONS
 from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.detections import build_answer_parser, build_truth
-from coordexp.evaluation.runner import score_outputs
+from coordexp.evaluation.runner import Scoring, score_outputs
 from coordexp.evaluation.summary import show_progress
 from coordexp.evaluation.types import CocoMetrics
 from coordexp.matching.duplicates import count_near_duplicates
@@ -109,8 +109,7 @@ class RolloutEvaluation:
             self._parser,
             self._truth,
             outputs,
-            settings.score_mode,
-            constant_score=settings.constant_score,
+            Scoring(settings.score_mode, settings.constant_score),
             coco=guarded_coco if settings.coco else skipped_coco,
         )
         counts = scored.report.detection

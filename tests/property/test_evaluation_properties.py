@@ -37,6 +37,14 @@ def image_sets(draw):
     return truth, found
 
 
+@st.composite
+def sampled_sets(draw):
+    """An image set with one to three samples for it."""
+    truth, found = draw(image_sets())
+    count = draw(st.integers(1, 3))
+    return truth, found, [[ImagePrediction(t.sample_id, draw(detections())) for t in truth] for _ in range(count)]
+
+
 def area(box):
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
@@ -97,16 +105,35 @@ def test_the_name_must_be_the_same_string_for_detection_and_plays_no_part_in_loc
 
 @pytest.mark.invariant("EVAL-002")
 @settings(max_examples=25)
-@given(image_sets(), st.randoms(use_true_random=False))
+@given(sampled_sets(), st.randoms(use_true_random=False))
 def test_no_order_changes_the_report(images, random):
-    truth, found = images
+    def shuffled(answers):
+        return [
+            ImagePrediction(p.sample_id, tuple(random.sample(p.detections, len(p.detections))))
+            for p in random.sample(answers, len(answers))
+        ]
+
+    truth, found, samples = images
     shuffled_truth = [ImageTruth(t.sample_id, 100, 100, tuple(random.sample(t.objects, len(t.objects)))) for t in truth]
-    shuffled_found = [
-        ImagePrediction(p.sample_id, tuple(random.sample(p.detections, len(p.detections)))) for p in found
-    ]
     random.shuffle(shuffled_truth)
-    random.shuffle(shuffled_found)
-    assert evaluate_detections(shuffled_truth, shuffled_found) == evaluate_detections(truth, found)
+    again = evaluate_detections(shuffled_truth, shuffled(found), samples=[shuffled(sample) for sample in samples])
+    assert again == evaluate_detections(truth, found, samples=samples)
+
+
+@pytest.mark.invariant("EVAL-016")
+@settings(max_examples=25)
+@given(sampled_sets())
+def test_each_sample_counts_as_f1_counts_it_and_together_they_never_find_less(images):
+    truth, found, samples = images
+    report = evaluate_detections(truth, found, samples=samples)
+    measured = report.samples
+    assert measured.greedy == report.detection.true_positives
+    assert list(measured.found) == [evaluate_detections(truth, s).detection.true_positives for s in samples]
+    assert measured.found_together[0] == measured.found[0]
+    pairs = zip(measured.found_together, measured.found_together[1:], measured.found[1:], strict=False)
+    assert all(max(before, own) <= now <= before + own for before, now, own in pairs)
+    assert measured.greedy + measured.seen_not_said + measured.not_seen == measured.objects
+    render_report(report)
 
 
 @pytest.mark.invariant("EVAL-002")

@@ -18,7 +18,7 @@ from coordexp.encode.checkpoint import CheckpointFolderError
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.evaluate import main
 from coordexp.evaluation.detections import build_answer_parser, build_truth
-from coordexp.evaluation.runner import Evaluation, GenerationSettings, score_outputs
+from coordexp.evaluation.runner import Evaluation, GenerationSettings, Scoring, score_outputs
 from coordexp.forward.tiny import SMALLEST, build_tiny_model
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput
@@ -161,7 +161,7 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
         for record, tokens, text in zip(records, ids, texts, strict=True)
     ]
     truth = [build_truth(record) for record in records]
-    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, "constant")
+    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, Scoring("constant"))
     evaluation = Evaluation(
         scored,
         tuple(build_requests(records, cut_encoder)),

@@ -80,6 +80,8 @@ def test_the_terminal_shows_what_was_dropped_and_cut() -> None:
         "answers without a container": "0",
         "answers with a malformed tail": "0",
         "answers truncated": "1",
+        "answers truncated, share": "1.000",
+        "answers' length / annotated": "–",
         "answers cut by the token limit": "1",
         "answer does not parse: wrong_arity": "1",
         "object dropped: wrong_arity": "1",

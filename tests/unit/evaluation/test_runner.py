@@ -12,9 +12,11 @@ from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
 from coordexp.encode.encoder import Encoder
-from coordexp.evaluation.detections import build_answer_parser, build_truth
+from coordexp.encode.types import IGNORE_INDEX
+from coordexp.evaluation.detections import build_answer_parser, build_truths
 from coordexp.evaluation.report import EvaluationError
-from coordexp.evaluation.runner import GenerationSettings, evaluate_model, score_outputs
+from coordexp.evaluation.runner import GenerationSettings, Scoring, evaluate_model, score_outputs
+from coordexp.evaluation.sampling import SampleSettings
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import BackendSettings, Decoding, Progress, RolloutOutput, RolloutRequest
 
@@ -30,7 +32,7 @@ class Reciter:
     answers: dict[str, str]
     settings: BackendSettings = RECITER
     policy_version: int = 0
-    asked: list[tuple[int, Decoding]] = field(default_factory=list)
+    asked: list[tuple[list[int], Decoding]] = field(default_factory=list)
 
     def sync(self, policy_version: int) -> None:
         """Note the version."""
@@ -40,7 +42,9 @@ class Reciter:
         self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
     ) -> list[RolloutOutput]:
         """The answers, in request order."""
-        self.asked.append((len(requests), decoding))
+        self.asked.append(([request.index for request in requests], decoding))
+        if progress is not None:
+            progress(len(requests), len(requests))
         made = []
         for request in requests:
             text = self.answers[request.sample_id]
@@ -74,7 +78,7 @@ def test_any_backend_is_evaluated_with_the_decoding_that_is_asked_for(
 ) -> None:
     settings = replace(CONSTANT, decoding=Decoding(40, temperature=0.5, seed_base=3))
     evaluation = evaluate_model(backend, cut_encoder, records, settings)
-    assert backend.asked == [(4, settings.decoding)]
+    assert backend.asked == [([0, 1, 2, 3], settings.decoding)]
     assert (evaluation.report.detection.true_positives, evaluation.report.detection.false_negatives) == (2, 1)
     assert evaluation.report.parses.failures == {"invalid_rollout": 1}
     assert (evaluation.settings, evaluation.backend) == (settings, backend.settings)
@@ -89,8 +93,8 @@ def test_answers_made_in_shares_score_like_those_of_one_call(
     shares = [build_requests(records[:1], cut_encoder), build_requests(records[1:], cut_encoder, first=1)]
     assert [request for share in shares for request in share] == list(whole.requests)
     outputs = [output for share in shares for output in backend.generate(share, CONSTANT.decoding)]
-    truth = [build_truth(record) for record in records]
-    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, "constant")
+    truth = build_truths(records, cut_encoder)
+    scored = score_outputs(build_answer_parser(cut_encoder), truth, outputs, Scoring("constant"))
     assert scored.report == whole.report
     assert (scored.truth, scored.predictions) == (whole.scored.truth, whole.scored.predictions)
 
@@ -101,9 +105,13 @@ def test_answers_in_another_order_than_the_images_are_refused(
     backend: Reciter, cut_encoder: Encoder, records: list[Record], order: list[int]
 ) -> None:
     outputs = backend.generate(build_requests(records, cut_encoder), CONSTANT.decoding)
-    truth = [build_truth(record) for record in records]
+    truth = build_truths(records, cut_encoder)
     with pytest.raises(EvaluationError, match=r"\d answers do not follow the 4 images one by one"):
-        score_outputs(build_answer_parser(cut_encoder), truth, [outputs[i] for i in order], "constant")
+        score_outputs(build_answer_parser(cut_encoder), truth, [outputs[i] for i in order], Scoring("constant"))
+    with pytest.raises(EvaluationError, match=r"\d answers do not follow the 4 images one by one"):
+        score_outputs(
+            build_answer_parser(cut_encoder), truth, outputs, Scoring("constant"), [[outputs[i] for i in order]]
+        )
 
 
 @pytest.mark.invariant("EVAL-014")
@@ -113,6 +121,28 @@ def test_scores_that_the_backend_cannot_give_are_refused_before_it_is_asked(
     with pytest.raises(EvaluationError, match=r"the reciter backend gives none: build it with logprobs=True, or score"):
         evaluate_model(backend, cut_encoder, records, GenerationSettings(Decoding(40)))
     assert backend.asked == []
+
+
+@pytest.mark.invariant("EVAL-020")
+def test_samples_are_asked_for_with_their_own_decoding_and_told_as_one_work(
+    backend: Reciter, cut_encoder: Encoder, records: list[Record]
+) -> None:
+    samples = SampleSettings(2, Decoding(40, temperature=0.9, seed_base=5))
+    told: list[tuple[int, int]] = []
+    settings = replace(CONSTANT, samples=samples)
+    evaluation = evaluate_model(backend, cut_encoder, records, settings, lambda *step: told.append(step))
+    assert backend.asked == [(list(range(4)), CONSTANT.decoding), (list(range(8)), samples.decoding)]
+    assert told == [(4, 12), (12, 12)]
+    assert [len(sample) for sample in evaluation.samples] == [4, 4]
+    assert evaluation.scored.samples == (evaluation.scored.predictions,) * 2
+    found = evaluation.report.samples
+    assert found is not None and (found.greedy, found.found, found.not_seen) == (2, (2, 2), 1)
+
+
+@pytest.mark.invariant("EVAL-022")
+def test_the_annotated_answer_is_as_long_as_what_training_teaches(cut_encoder: Encoder, records: list[Record]) -> None:
+    for record, truth in zip(records, build_truths(records, cut_encoder), strict=True):
+        assert truth.answer_tokens == int((cut_encoder.sample(record).labels != IGNORE_INDEX).sum())
 
 
 def test_an_evaluation_without_records_is_refused(backend: Reciter, cut_encoder: Encoder) -> None:

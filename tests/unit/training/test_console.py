@@ -51,6 +51,21 @@ def test_a_validation_line_says_what_it_is() -> None:
 
 
 @pytest.mark.invariant("TRAIN-018")
+def test_lines_of_stage_2_say_how_the_models_own_answers_are() -> None:
+    own = {
+        "rollout/match_recall": 0.25,
+        "rollout/parse_rate": 0.5,
+        "rollout/length_ratio": 1.31,
+        "rollout/fp_total": 3.0,
+    }
+    line = render_line(LOGS | own, state(20), elapsed=30.0)
+    assert "  geo 0.010  parse 0.50  length 1.31  recall 0.25  lr 1.50e-04" in line
+    own = {"eval_loss": 2.0, "eval_rollout/f1": 0.4, "eval_rollout/mAP": 0.1, "eval_rollout/parse_truncated_rate": 0.02}
+    line = render_line(own, state(20), elapsed=30.0)
+    assert line == "validation at step 20  loss 2.0000  truncated 0.02  f1 0.40  mAP 0.10  took 0:00"
+
+
+@pytest.mark.invariant("TRAIN-018")
 def test_durations_have_hours_where_there_are_any() -> None:
     assert [render_duration(s) for s in (0, 59.6, 3599, 3600, 36061)] == [
         "0:00",

@@ -12,11 +12,11 @@ from coordexp.training.quickstart import QuickstartOutcome, build_outcome_table
 
 CAT, FAR = Detection("cat", (0, 0, 60, 30)), Detection("cat", (70, 10, 90, 50))
 LOOSE = Detection("cat", (0, 0, 60, 22))
-TRUTH = [ImageTruth("a.jsonl:1", 120, 60, (CAT, FAR))]
+TRUTH = [ImageTruth("a.jsonl:1", 120, 60, (CAT, FAR), answer_tokens=40)]
 
 
 def report(*found: Detection) -> DetectionReport:
-    return evaluate_detections(TRUTH, [ImagePrediction("a.jsonl:1", found)])
+    return evaluate_detections(TRUTH, [ImagePrediction("a.jsonl:1", found, generated_tokens=20 * len(found))])
 
 
 @pytest.mark.invariant("EVAL-018")
@@ -26,12 +26,17 @@ def test_each_number_stands_under_its_own_checkpoint(improved: bool) -> None:
     before, after = (worse, better) if improved else (better, worse)
     outcome = QuickstartOutcome(before, after, Path("checkpoint"), Path("gallery.png"))
     table = build_outcome_table(outcome)
-    columns = {str(column.header): list(column.cells) for column in table.columns}
-    assert list(columns) == ["", "before", "after"]
-    assert columns[""][1:3] == ["F1 (IoU 0.5)", "COCO mAP@.5"]
-    low, high = ("before", "after") if improved else ("after", "before")
-    assert columns[low][1] == "0.667" and columns[high][1] == "1.000"
-    assert float(columns[low][3]) < 0.5 and columns[high][3] == "1.000"
+    names, *columns = (list(column.cells) for column in table.columns)
+    shown = {
+        str(column.header): dict(zip(names, cells, strict=True))
+        for column, cells in zip(table.columns[1:], columns, strict=True)
+    }
+    assert list(shown) == ["before", "after"]
+    low, high = (shown[name] for name in (("before", "after") if improved else ("after", "before")))
+    assert (low["F1 (IoU 0.5)"], high["F1 (IoU 0.5)"]) == ("0.667", "1.000")
+    assert float(low["COCO mAP@[.5:.95]"]) < 0.5 and high["COCO mAP@[.5:.95]"] == "1.000"
+    assert (low["answers truncated"], low["answers' length / annotated"]) == ("0.000", "0.500")
+    assert (high["answers truncated"], high["answers' length / annotated"]) == ("0.000", "1.000")
     assert outcome.improved is improved
 
 
