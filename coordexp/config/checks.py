@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from coordexp.config.problems import ConfigError, Problem, nearest_match, show
+from coordexp.config.trainable import build_problem
 from coordexp.config.view import View
 from coordexp.spec.logged import read_metric_rows
 
@@ -20,6 +21,10 @@ Check = Callable[[View], Iterator[Problem]]
 PIXELS_PER_TOKEN = 32 * 32
 """Image area of one token: patches of 16 pixels, merged 2 by 2."""
 COORD_COUNT = 1000
+STAGE1 = "stage1"
+_MAP = "rollout/mAP"
+_OF_ROLLOUTS = ("rollout/", "time/rollout_")
+"""How the metrics begin that only a trainer with rollouts measures."""
 ZERO_PRESETS = ("zero0", "zero1", "zero2", "zero2_offload")
 """ms-swift's own DeepSpeed configurations that keep the weights whole."""
 SHARDED_WEIGHTS = (
@@ -39,20 +44,17 @@ def image_token_bound(max_pixels: int) -> int:
     return max_pixels // PIXELS_PER_TOKEN
 
 
-def check_trainer(config: Config, *trainers: str) -> Config:
-    """Return `config` if it is one for these trainers; else raise `ConfigError`: others would train something else."""
+def check_trainer(config: Config, trainer: str) -> Config:
+    """Return `config` if it is one for `trainer`; else raise `ConfigError`: it would train something else."""
     variant = config.custom.trainer_variant
-    if variant not in trainers:
-        key = "custom.trainer_variant"
-        where = config.sources.where(key)
-        trained = " and ".join(trainers)
-        message = f"this command trains {trained}, and the configuration is one for {variant}; give it to that trainer"
-        raise ConfigError(str(config.sources.path), [Problem(("custom", "trainer_variant"), message, where)])
+    if variant != trainer:
+        text = f"this trainer is {trainer}'s, and the configuration is one for {variant}; give it to that trainer"
+        raise ConfigError(str(config.sources.path), [build_problem(config, "custom.trainer_variant", text)])
     return config
 
 
 def check_effective_batch(config: Config, world_size: int) -> int:
-    """Gradient accumulation steps for `world_size` ranks.
+    """Gradient accumulation steps of stage 1 for `world_size` ranks.
 
     effective_batch_size = per_device_train_batch_size x world_size x accumulation. Accumulation is derived, or equal to
     what is written; without effective_batch_size it is what is written, or 1. Raises `ConfigError` when it doesn't
@@ -81,12 +83,22 @@ def check_effective_batch(config: Config, world_size: int) -> int:
 
 
 def units_per_step(config: Config, world_size: int) -> int:
-    """Rows (stage 1) or records (stage 2) of an optimizer step, over all ranks."""
+    """Rows (stage 1) or records (stage 2) of an optimizer step over all ranks.
+
+    Raises `ConfigError` when they do not divide over `world_size` ranks.
+    """
     training = config.training
-    if config.custom.trainer_variant == "stage1":
+    if config.custom.trainer_variant == STAGE1:
         return check_effective_batch(config, world_size) * training.per_device_train_batch_size * world_size
-    assert training.effective_batch_size is not None
-    return training.effective_batch_size
+    if world_size < 1:
+        raise ValueError(f"world size is the number of ranks, at least 1, got {world_size}")
+    records = training.effective_batch_size
+    assert records is not None, "the loader asks stage 2 for it"
+    if records % world_size:
+        text = f"the {records} records of a step do not divide over {world_size} ranks; write a multiple of "
+        text += f"{world_size}, such as {records + -records % world_size}"
+        raise ConfigError(str(config.sources.path), [build_problem(config, "training.effective_batch_size", text)])
+    return records
 
 
 def paths(view: View) -> Iterator[Problem]:
@@ -110,7 +122,9 @@ def run_name(view: View) -> Iterator[Problem]:
 
 
 def batch_sizes(view: View) -> Iterator[Problem]:
-    """effective_batch_size is a multiple of the device's batch and of the accumulation that is written."""
+    """The rows of stage 1 are a multiple of the device's batch and of the accumulation that is written."""
+    if view["custom.trainer_variant"] != STAGE1:
+        return
     effective = view["training.effective_batch_size"]
     per_device = view["training.per_device_train_batch_size"]
     written = view["training.gradient_accumulation_steps"]
@@ -138,7 +152,7 @@ def evaluation(view: View) -> Iterator[Problem]:
 def best_checkpoint(view: View) -> Iterator[Problem]:
     """Ranking checkpoints needs a metric, its direction, and evaluations."""
     metric = view["training.metric_for_best_model"]
-    if metric is not None and view["custom.trainer_variant"] == "stage1":
+    if metric is not None:
         yield from _measured(view, metric)
     if metric is not None and view["training.greater_is_better"] is None:
         yield view.problem("training.greater_is_better", f"needed, because checkpoints are ranked by {metric}")
@@ -151,21 +165,28 @@ def best_checkpoint(view: View) -> Iterator[Problem]:
 
 
 def _measured(view: View, metric: str) -> Iterator[Problem]:
-    name = metric.removeprefix("eval_")
-    known = _ranking_metrics()
+    key, name = "training.metric_for_best_model", metric.removeprefix("eval_")
+    stage = 1 if view["custom.trainer_variant"] == STAGE1 else 2
+    known = _ranking_metrics(stage)
     if name not in known:
         near = nearest_match(name, known)
         hint = f"did you mean {near}? " if near else ""
-        text = f"no evaluation of stage 1 measures {show(metric)}; {hint}allowed: {', '.join(known)}"
-        yield view.problem("training.metric_for_best_model", text)
+        text = f"no evaluation of stage {stage} measures {show(metric)}; {hint}allowed: {', '.join(known)}"
+        yield view.problem(key, text)
+    elif name == _MAP and view["rollout_matching.eval_detection.enabled"] is False:
+        text = f"nothing measures {_MAP} while rollout_matching.eval_detection.enabled is false"
+        yield view.problem(key, f"{text}; turn it on, or rank by another metric")
 
 
-@lru_cache(maxsize=1)
-def _ranking_metrics() -> tuple[str, ...]:
-    """The loss and the metrics of stage 1 that the contract gives to evaluations; generated answers come later."""
+@lru_cache(maxsize=2)
+def _ranking_metrics(stage: int) -> tuple[str, ...]:
+    """What the contract gives to the evaluations of a stage: the loss and its parts, and in stage 2 the rollouts'."""
     foreign = {"eval", "A1", "A2", "B"}
-    rows = [row for row in read_metric_rows() if "eval" in row["modes"]]
-    return ("loss", *(row["key"] for row in rows if not foreign & {*row["key"].split("/")}))
+    rows = [row["key"] for row in read_metric_rows() if "eval" in row["modes"]]
+    measured = [key for key in rows if not foreign & {*key.split("/")}]
+    common = (key for key in measured if not key.startswith(_OF_ROLLOUTS))
+    rollouts = (key for key in measured if key.startswith(_OF_ROLLOUTS) and stage == 2)
+    return ("loss", *common, *rollouts)
 
 
 def precision(view: View) -> Iterator[Problem]:

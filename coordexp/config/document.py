@@ -65,7 +65,9 @@ def _profiles_text(root: Path) -> str:
         "Two-channel profiles are `configs/stage2_two_channel/{prod,smoke}/*.yaml`, and nothing else is one. Each",
         "extends exactly `../base.yaml`, which extends nothing, and writes these keys itself:",
         f"{pinned}.",
-        "A variant is a further profile in those folders; what belongs to no run yet stays out of them.\n",
+        "A variant is a further profile in those folders; what belongs to no run yet stays out of them. In `smoke/` of",
+        "either stage-2 folder, a name that ends in `hf` is a run on drawn shapes whose tiny model generates its",
+        "rollouts itself, on a CPU; the other names are for a rollout server.\n",
         "| file | `training.run_name` | `training.output_dir` | `training.logging_dir` |",
         "| --- | --- | --- | --- |",
     ]

@@ -113,8 +113,6 @@ class TrainingConfig:
     fp16: bool = False
     gradient_checkpointing: bool = False
     packing: bool = False
-    packing_buffer: int | None = None
-    packing_min_fill_ratio: float | None = None
     eval_packing: bool = False
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from coordexp.config.checks import Check, image_token_bound
+from coordexp.config.checks import STAGE1, Check, image_token_bound
 from coordexp.config.rules import Rule, build_rule
 from coordexp.config.validate import find_faults
 from coordexp.spec import schema_ids
@@ -43,7 +43,7 @@ _OTHER_CONTEXTS = {
 def variant_sections(view: View) -> Iterator[Problem]:
     """Each trainer variant has its own sections, and no others that it would not read."""
     variant = view["custom.trainer_variant"]
-    wanted = {"stage1": (), _TWO_CHANNEL: ("stage2_ab", "rollout_matching"), _ALIGNED: ("rollout_matching",)}[variant]
+    wanted = {STAGE1: (), _TWO_CHANNEL: ("stage2_ab", "rollout_matching"), _ALIGNED: ("rollout_matching",)}[variant]
     for section in ("stage2_ab", "rollout_matching"):
         present = view.written(section) and view[section] is not None
         if section in wanted and not present:
@@ -57,15 +57,26 @@ def variant_keys(view: View) -> Iterator[Problem]:
     """A key of a shared section that this variant does not read keeps its default."""
     variant = view["custom.trainer_variant"]
     geo = tuple(f"custom.bbox_geo.{key}" for key in ("enabled", "smoothl1_weight", "ciou_weight"))
-    stage1_only = ("custom.desc_ce_weight", *geo)
-    stage2_only = ("training.packing_buffer", "training.packing_min_fill_ratio")
-    for key in stage1_only if variant != "stage1" else stage2_only:
-        if view.readable(key) and view[key] != view.rule(key).default:
+    for key in ("custom.desc_ce_weight", *geo):
+        if variant != STAGE1 and view.readable(key) and view[key] != view.rule(key).default:
             advice = _variant_advice(key, variant)
             yield view.problem(key, f"custom.trainer_variant {variant} does not read it; {advice}")
     key = "rollout_matching.coord_decode_mode"
     if variant == _TWO_CHANNEL and view[key] not in (None, view.rule(key).default):
         yield view.problem(key, f"custom.trainer_variant {variant} does not read it; write stage2_ab.coord_decode_mode")
+
+
+def record_batches(view: View) -> Iterator[Problem]:
+    """A step of stage 2 counts records, and its packs are made of them."""
+    variant = view["custom.trainer_variant"]
+    if variant == STAGE1:
+        return
+    if view["training.effective_batch_size"] is None:
+        text = f"needed by custom.trainer_variant {variant}: it counts the records of an optimizer step"
+        yield view.problem("training.effective_batch_size", text)
+    if view["training.gradient_accumulation_steps"] is not None:
+        text = f"custom.trainer_variant {variant} does not read it: the packs of a step are made of its records"
+        yield view.problem("training.gradient_accumulation_steps", f"{text}; delete it")
 
 
 def own_weights(view: View) -> Iterator[Problem]:
@@ -100,8 +111,6 @@ def _module_default(module: str, key: str) -> Any:
 
 
 def _variant_advice(key: str, variant: str) -> str:
-    if key.startswith("training."):
-        return "stage 1 packs statically and has no buffer; delete it"
     places = {
         (_TWO_CHANNEL, "custom.desc_ce_weight"): "write stage2_ab.desc_ce_weight",
         (_TWO_CHANNEL, "custom.bbox_geo.enabled"): "write stage2_ab.bbox_smoothl1_weight and bbox_ciou_weight",
@@ -290,6 +299,7 @@ def repeat_terminate(view: View) -> Iterator[Problem]:
 STAGE2_CHECKS: tuple[Check, ...] = (
     variant_sections,
     variant_keys,
+    record_batches,
     own_weights,
     rollout_modules,
     foreign_pipeline,

@@ -27,12 +27,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--world-size is at least 1")
     from coordexp.config import (
         ConfigError,
-        check_effective_batch,
         check_trainable,
         config_warnings,
         load_config,
         render_identity,
         render_resolved,
+        units_per_step,
     )
 
     # What a file says is shown as far as the terminal's encoding can.
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             config = check_trainable(load_config(file))
             if args.world_size is not None:
-                check_effective_batch(config, args.world_size)
+                units_per_step(config, args.world_size)
         except ConfigError as error:
             failed = True
             sys.stderr.writelines(f"{problem}\n" for problem in error.problems)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from coordexp.config import ConfigError, check_trainer, config_warnings, load_config
+from coordexp.config import ConfigError, config_warnings, load_config
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -78,7 +78,6 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(arguments.config)
         for warning in config_warnings(config) if is_first_rank() else ():
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-        check_trainer(config, *TRAINERS)
     except ConfigError as error:
         return refuse(console, error)
     from coordexp.training.input_errors import INPUT_ERRORS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coordexp.config import Config, check_effective_batch, resolve_input, resolve_output
+from coordexp.config import Config, resolve_input, resolve_output, units_per_step
 from coordexp.config.checks import ZERO_PRESETS
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ _OWN_TRAINING_KEYS = frozenset(
     {
         "effective_batch_size",
         "packing",
-        "packing_buffer",
-        "packing_min_fill_ratio",
         "eval_packing",
         "save_delay_steps",
         "gradient_accumulation_steps",
@@ -45,7 +43,7 @@ def swift_keyword_arguments(config: Config, model_folder: Path, ranks: int) -> d
 
     Raises `ConfigError` where `effective_batch_size` does not divide (AUDIT-2.6 keeps the dataset placeholders).
     """
-    check_effective_batch(config, ranks)
+    units_per_step(config, ranks)
     training = {
         key: value
         for key, value in dataclasses.asdict(config.training).items()

@@ -21,10 +21,10 @@ from coordexp.config import (
     ConfigError,
     Problem,
     build_problem,
-    check_effective_batch,
     check_trainable,
     resolve_input,
     resolve_output,
+    units_per_step,
 )
 from coordexp.config.checks import SHARDED_WEIGHTS, ZERO_PRESETS
 from coordexp.encode.checkpoint import CheckpointFolderError
@@ -93,7 +93,7 @@ def _starting_point(config: Config) -> tuple[WholeModel | None, list[Problem]]:
 
 def _batch_problems(config: Config) -> Iterator[Problem]:
     try:
-        check_effective_batch(config, world_size())
+        units_per_step(config, world_size())
     except ConfigError as error:
         yield from error.problems
 

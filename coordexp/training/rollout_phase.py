@@ -74,8 +74,8 @@ class RolloutPhase:
         device: torch.device,
         dump: Dump | None = None,
     ) -> None:
-        self.backend, self.settings = backend, settings
-        self._builder, self._device, self._dump = builder, device, dump
+        self.backend, self.settings, self.dump = backend, settings, dump
+        self._builder, self._device = builder, device
         encoder = builder.encoder
         self._parser = RolloutParser(encoder.tokenizer, encoder.coords)
         self._completer = TargetCompleter(encoder)
@@ -95,8 +95,8 @@ class RolloutPhase:
         forwards = _timed(observed, "pack", self._pack, rollouts)
         observe_rollouts(observed, rollouts)
         observed.add("rollout/seed_base", rollout_seed_base(self.settings.training_seed, records.step))
-        if self._dump is not None:
-            self._dump(records.step, rollouts)
+        if self.dump is not None:
+            self.dump(records.step, rollouts)
         planned = agree(StepKind.B, forwards, self._builder.filler, self._device)
         written_by = frozenset(output.policy_version for output in outputs)
         return dataclasses.replace(planned, written_by=written_by, observed=observed.state())

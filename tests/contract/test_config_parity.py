@@ -16,7 +16,7 @@ from coordexp.config.hierarchy import PROFILE_FOLDERS
 from coordexp.config.rollout_sections import DiagnosticModuleConfig, ObjectiveModuleConfig
 from coordexp.config.rules import REQUIRED, Rule, build_rule
 from coordexp.losses.defaults import resolve_manifest
-from coordexp.losses.manifest import checksum
+from coordexp.losses.manifest import checksum, resolved_document
 from coordexp.spec import contracts_root
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def test_configurations_are_shipped_for_every_kind():
     assert kinds == {"stage1", "stage2_two_channel", "stage2_rollout_aligned"}
     names = {f"{path.parent.name}/{path.stem}" for path in discover_profiles(CONFIGS)}
     wanted = {f"{folder}/{leaf}" for folder in PROFILE_FOLDERS for leaf in ("a_only", "b_only", "ab_mixed")}
-    assert wanted | {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline"} == names
+    assert wanted | {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline", "smoke/b_only_hf"} == names
     assert (CONFIGS / "stage1/ablation/geometry_first_coco80.yaml").is_file()
 
 
@@ -211,6 +211,34 @@ def test_the_straight_through_profile_turns_both_bridges_on():
     stage2 = load_config(CONFIGS / "stage2_two_channel/smoke/ab_mixed_st.yaml").stage2_ab
     assert stage2 is not None
     assert (stage2.coord_ctx_embed_mode, stage2.coord_decode_mode) == ("st", "st")
+
+
+@pytest.mark.invariant("CONFIG-020")
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("stage2_*/smoke/*.yaml")), ids=name)
+def test_the_name_of_a_smoke_run_says_who_generates_its_rollouts(path):
+    config = load_config(path)
+    assert config.rollout_matching is not None
+    own = path.stem.endswith("hf")
+    assert config.rollout_matching.rollout_backend == ("hf" if own else "vllm")
+    assert own == (config.model.model == "fixtures/tiny-qwen3vl")
+    if own:
+        assert (config.model.torch_dtype, config.training.bf16, config.tuner.tuner_type) == ("float32", False, "full")
+        assert config.rollout_matching.vllm is None
+
+
+@pytest.mark.invariant("CONFIG-020")
+@pytest.mark.parametrize("run", ["stage2_two_channel/smoke/b_only_hf", "stage2_rollout_aligned/smoke/hf"])
+def test_a_smoke_run_on_drawn_shapes_weighs_rollouts_as_stage_1_weighs_ground_truth(run):
+    def weights(name: str) -> dict[str, Any]:
+        entries = resolved_document(resolve_manifest(load_config(CONFIGS / f"{name}.yaml")))["objective"]
+        merged = {key: value for entry in entries for key, value in entry["config"].items()}
+        return {key: value for key, value in merged.items() if not key.startswith("self_context_")}
+
+    stage1, rollouts = weights("stage1/smoke/shapes"), weights(run)
+    assert rollouts["rollout_fn_desc_weight"] == stage1["desc_ce_weight"] == 10.0
+    for key in ("desc_ce_weight", "rollout_fn_desc_weight"):
+        del stage1[key], rollouts[key]
+    assert rollouts == stage1
 
 
 @pytest.mark.invariant("CONFIG-020")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,141 +13,17 @@ import pytest
 import yaml
 
 from coordexp.config import load_config
+from coordexp.training.types import StepRecords
+from tests.plugins.receiver_builds import BUILDS
 from tests.plugins.stage1 import SHIPPED
+from tests.plugins.stage2 import Scripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from coordexp.config import Config
+    from coordexp.rollout.types import Decoding
     from tests.plugins.stage1 import Stage1Kit
-
-CONSTANT = {
-    "lr_scheduler_type": "constant",
-    "lr_scheduler_kwargs": {"min_lr": None},
-    "warmup_ratio": 0.0,
-}
-# What each miniature writes, beside paths. No value that a row of the table follows is its key's default.
-BUILDS: dict[str, dict[str, Any]] = {
-    "packed": {
-        "global_max_length": 400,
-        "model": {"attn_impl": "eager"},
-        "template": {"max_pixels": 50000},
-        "data": {"dataset_num_proc": 3},
-        "training": {
-            "add_version": True,
-            "seed": 29,
-            "num_train_epochs": 2.5,
-            "max_steps": 11,
-            "per_device_train_batch_size": 2,
-            "per_device_eval_batch_size": 3,
-            "effective_batch_size": 6,
-            "learning_rate": 2e-3,
-            "vit_lr": 3e-3,
-            "aligner_lr": 4e-3,
-            "weight_decay": 0.03,
-            "adam_beta1": 0.81,
-            "adam_beta2": 0.82,
-            "adam_epsilon": 1e-6,
-            "max_grad_norm": 0.7,
-            "lr_scheduler_type": "cosine_warmup_with_min_lr",
-            "lr_scheduler_kwargs": {"min_lr": 1e-4},
-            "warmup_ratio": 0.3,
-            "bf16": True,
-            "gradient_checkpointing": True,
-            "packing": True,
-            "eval_packing": True,
-            "eval_strategy": "steps",
-            "eval_steps": 7,
-            "save_strategy": "best",
-            "save_steps": 13,
-            "save_total_limit": 4,
-            "save_delay_steps": 5,
-            "metric_for_best_model": "loss/desc_ce",
-            "greater_is_better": False,
-            "logging_steps": 6,
-            "logging_first_step": False,
-            "report_to": [],
-        },
-        "custom": {
-            "train_sample_limit": 9,
-            "val_sample_limit": 2,
-            "object_ordering": "random",
-            "object_field_order": "geometry_first",
-            "desc_ce_weight": 3.0,
-            "coord_soft_ce_w1": {
-                "enabled": True,
-                "ce_weight": 0.11,
-                "soft_ce_weight": 0.12,
-                "w1_weight": 0.13,
-                "gate_weight": 0.14,
-                "text_gate_weight": 0.15,
-                "temperature": 1.6,
-                "target_sigma": 3.5,
-                "target_truncate": 9,
-            },
-            "bbox_geo": {"enabled": True, "smoothl1_weight": 0.21, "ciou_weight": 0.22},
-            "dump_conversation_text": True,
-        },
-    },
-    "workers": {
-        "model": {"torch_dtype": "bfloat16"},
-        "data": {
-            "dataloader_num_workers": 2,
-            "dataloader_prefetch_factor": 3,
-            "dataloader_persistent_workers": True,
-            "dataloader_pin_memory": True,
-        },
-        "tuner": {"tuner_type": "lora", "target_modules": ["v_proj"], "modules_to_save": ["visual.merger.norm"]},
-        "training": {
-            **CONSTANT,
-            "lr_scheduler_type": "constant_with_warmup",
-            "packing": False,
-            "effective_batch_size": None,
-            "gradient_accumulation_steps": 4,
-            "per_device_train_batch_size": 3,
-            "warmup_steps": 5,
-            "save_strategy": "steps",
-            "save_steps": 13,
-        },
-        "custom": {
-            "train_sample_limit": 21,
-            "sample_with_replacement": True,
-            "val_sample_limit": 5,
-            "val_sample_with_replacement": True,
-            "coord_offset": {
-                "enabled": True,
-                "tie_head": False,
-                "embed_lr": 5e-3,
-                "head_lr": 6e-3,
-                "weight_decay": 0.05,
-                "dtype": "bfloat16",
-            },
-        },
-    },
-    "adapter": {
-        "tuner": {
-            "tuner_type": "lora",
-            "target_regex": r".*\.self_attn\.q_proj",
-            "lora_rank": 3,
-            "lora_alpha": 5.0,
-            "lora_dropout": 0.25,
-            "use_dora": True,
-        },
-        "training": {**CONSTANT, "save_strategy": "epoch", "eval_strategy": "epoch"},
-    },
-    "biases": {
-        "global_max_length": 1200,
-        "tuner": {"tuner_type": "lora", "lora_bias": "all"},
-        "training": CONSTANT,
-        "custom": {"prompt_variant": "coco_80"},
-    },
-    "frozen": {"tuner": {"freeze_vit": True, "freeze_aligner": True}, "training": CONSTANT},
-    "frozen_text": {"tuner": {"freeze_llm": True}, "training": CONSTANT, "custom": {"val_jsonl": None}},
-    "debugged": {
-        "training": CONSTANT,
-        "debug": {"enabled": True, "train_sample_limit": 4, "val_sample_limit": 1},
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -162,6 +39,25 @@ class Built:
     @property
     def parts(self) -> Any:
         return self.trainer.parts
+
+    @property
+    def phase(self) -> Any:
+        """What makes the plan of a step on rollouts."""
+        return self.parts.plans.make.__self__
+
+    @cached_property
+    def asked(self) -> tuple[Decoding, Decoding]:
+        """How answers are asked for: in a step of training, and in an evaluation."""
+        stop = self.encoder.turn.end
+        backend, own = Scripted(lambda sample: [stop], stop), self.phase.backend
+        self.phase.backend = self.parts.rollouts.backend = backend
+        try:
+            self.phase.plan(StepRecords(0, 0, (self.parts.dataset[0],)))
+            self.parts.rollouts.evaluate(0)
+        finally:
+            self.phase.backend = self.parts.rollouts.backend = own
+        (_, training), (_, evaluation) = backend.asked
+        return training, evaluation
 
     @property
     def args(self) -> Any:
@@ -265,13 +161,20 @@ def built_run(stage1_kit: Stage1Kit, tmp_path_factory: pytest.TempPathFactory) -
 
     def build(name: str) -> Built:
         from coordexp.training.stage1 import build_stage1
+        from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
+        from coordexp.training.stage2_two_channel import build_stage2_two_channel
 
+        builders = {
+            "stage1": build_stage1,
+            "stage2_two_channel": build_stage2_two_channel,
+            "stage2_rollout_aligned": build_stage2_rollout_aligned,
+        }
         if name not in done:
             folder = tmp_path_factory.mktemp(f"followed-{name}")
             path = folder / "config.yaml"
             path.write_text(yaml.safe_dump(document_of(stage1_kit, name, folder)), encoding="utf-8")
             config = load_config(path)
-            trainer = build_stage1(config)
+            trainer = builders[config.custom.trainer_variant](config)
             done[name] = Built(config, trainer, folder, trainer.accelerator.mixed_precision)
         return done[name]
 

@@ -120,7 +120,7 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
     for key in (
         "effective_batch_size", "gradient_accumulation_steps", "eval_strategy", "save_strategy",
         "metric_for_best_model", "max_steps",
-        "fp16", "lr_scheduler_type", "lr_scheduler_kwargs", "packing_buffer", "packing_min_fill_ratio",
+        "fp16", "lr_scheduler_type", "lr_scheduler_kwargs",
     ):  # fmt: skip
         training.pop(key, None)
     for key in PATHS:
@@ -128,6 +128,8 @@ def tamed(document: dict[str, Any], variant: str) -> dict[str, Any]:
         if result.get(section, {}).get(name) is not None:
             result[section][name] = f"some/{name}"
     training["run_name"] = "run"
+    if variant != "stage1":
+        training["effective_batch_size"] = 8
     _tame_tuner(result.get("tuner", {}))
     return result
 

@@ -20,7 +20,7 @@ WHOLE = (
     "stage1/smoke/shapes",
     "stage2_two_channel/prod/ab_mixed",
     "stage2_two_channel/smoke/ab_mixed_pipeline",
-    "stage2_rollout_aligned/smoke/minimal_hf",
+    "stage2_rollout_aligned/smoke/hf",
 )
 
 

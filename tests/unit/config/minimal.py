@@ -18,13 +18,16 @@ STAGE1: dict[str, Any] = {
     "custom": {"train_jsonl": "train.jsonl"},
     "global_max_length": 4000,
 }
+STAGE2_TRAINING = {**STAGE1["training"], "effective_batch_size": 8}
 ALIGNED: dict[str, Any] = {
     **STAGE1,
+    "training": STAGE2_TRAINING,
     "custom": {"train_jsonl": "train.jsonl", "trainer_variant": "stage2_rollout_aligned"},
     "rollout_matching": {},
 }
 TWO_CHANNEL: dict[str, Any] = {
     **STAGE1,
+    "training": STAGE2_TRAINING,
     "custom": {"train_jsonl": "train.jsonl", "trainer_variant": "stage2_two_channel"},
     "stage2_ab": {"schedule": {"b_ratio": 0.5}},
     "rollout_matching": {

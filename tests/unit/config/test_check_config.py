@@ -11,7 +11,7 @@ import pytest
 
 from coordexp.config import load_config
 from coordexp.entrypoints.check_config import main
-from tests.unit.config.minimal import STAGE1, with_values, write
+from tests.unit.config.minimal import ALIGNED, STAGE1, with_values, write
 
 
 @pytest.mark.invariant("CONFIG-021")
@@ -64,6 +64,14 @@ def test_world_size_checks_that_batches_divide(tmp_path, capsys, ranks, status):
     path = write(tmp_path, with_values(STAGE1, {"training.effective_batch_size": 8}))
     assert main([str(path), "--world-size", str(ranks)]) == status
     assert ("no multiple" in capsys.readouterr().err) == bool(status)
+
+
+@pytest.mark.invariant("CONFIG-028")
+@pytest.mark.parametrize(("ranks", "status"), [(4, 0), (3, 1)])
+def test_world_size_checks_that_the_records_of_a_step_divide(tmp_path, capsys, ranks, status):
+    path = write(tmp_path, with_values(ALIGNED, {"training.per_device_train_batch_size": 3}))
+    assert main([str(path), "--world-size", str(ranks)]) == status
+    assert ("the 8 records of a step do not divide over 3 ranks" in capsys.readouterr().err) == bool(status)
 
 
 @pytest.mark.invariant("CONFIG-026")

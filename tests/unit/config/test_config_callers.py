@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.config import ConfigError, check_effective_batch, load_config, resolve_input, resolve_output
+from coordexp.config import (
+    ConfigError,
+    check_effective_batch,
+    load_config,
+    resolve_input,
+    resolve_output,
+    units_per_step,
+)
 from coordexp.config.checks import check_trainer
 from coordexp.config.document import main, render_reference
-from tests.unit.config.minimal import ALIGNED, STAGE1, with_values, write
+from tests.unit.config.minimal import ALIGNED, DOCUMENTS, STAGE1, with_values, write
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,10 +34,10 @@ def test_a_configuration_of_another_trainer_is_refused_where_it_says_so(tmp_path
     aligned, plain = write(tmp_path, ALIGNED, "aligned.yaml"), write(tmp_path, STAGE1, "plain.yaml")
     config = load_config(plain)
     assert check_trainer(config, "stage1") is config
-    told = "custom.trainer_variant: this command trains {}, and the configuration is one for {}; "
+    told = "custom.trainer_variant: this trainer is {}'s, and the configuration is one for {}; "
     told += "give it to that trainer"
     assert refusal(check_trainer, load_config(aligned), "stage1") == (
-        f"{aligned}: 1 problem\n  {aligned}:14: {told.format('stage1', 'stage2_rollout_aligned')}"
+        f"{aligned}: 1 problem\n  {aligned}:15: {told.format('stage1', 'stage2_rollout_aligned')}"
     )
     assert refusal(check_trainer, config, "stage2_two_channel") == (
         f"{plain}: 1 problem\n  {plain}: {told.format('stage2_two_channel', 'stage1')}"
@@ -66,6 +73,50 @@ def test_there_is_at_least_one_rank(tmp_path, ranks):
     config = load_config(write(tmp_path, STAGE1))
     with pytest.raises(ValueError, match=f"^world size is the number of ranks, at least 1, got {ranks}$"):
         check_effective_batch(config, ranks)
+
+
+@pytest.mark.invariant("CONFIG-010")
+@pytest.mark.invariant("CONFIG-028")
+@pytest.mark.parametrize(
+    ("variant", "values", "ranks", "expected"),
+    [
+        ("stage1", {}, 1, 1),
+        ("stage1", {"per_device_train_batch_size": 2}, 3, 6),
+        ("stage1", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}, 3, 24),
+        ("stage1", {"per_device_train_batch_size": 2, "effective_batch_size": 24}, 3, 24),
+        ("two_channel", {"effective_batch_size": 8}, 1, 8),
+        ("two_channel", {"effective_batch_size": 8, "per_device_train_batch_size": 3}, 4, 8),
+        ("aligned", {"effective_batch_size": 6, "per_device_train_batch_size": 4}, 6, 6),
+    ],
+)
+def test_a_step_counts_rows_in_stage_1_and_records_in_stage_2(tmp_path, variant, values, ranks, expected):
+    values = {f"training.{key}": value for key, value in values.items()}
+    config = load_config(write(tmp_path, with_values(DOCUMENTS[variant], values)))
+    assert units_per_step(config, ranks) == expected
+
+
+@pytest.mark.invariant("CONFIG-010")
+@pytest.mark.invariant("CONFIG-028")
+def test_a_step_that_does_not_divide_over_the_ranks_is_told_what_does(tmp_path):
+    path = write(tmp_path, with_values(ALIGNED, {"training.effective_batch_size": 9}))
+    config = load_config(path)
+    told = "training.effective_batch_size: the 9 records of a step do not divide over {} ranks; write a multiple of {}"
+    place = f"{path}: 1 problem\n  {path}:12: "
+    assert refusal(units_per_step, config, 4) == f"{place}{told.format(4, 4)}, such as 12"
+    assert refusal(units_per_step, config, 16) == f"{place}{told.format(16, 16)}, such as 16"
+    path = write(tmp_path, with_values(STAGE1, {"training.effective_batch_size": 9}))
+    assert "9 is no multiple of per_device_train_batch_size 1 x 4 ranks" in refusal(
+        units_per_step, load_config(path), 4
+    )
+
+
+@pytest.mark.invariant("CONFIG-028")
+@pytest.mark.parametrize("variant", DOCUMENTS)
+@pytest.mark.parametrize("ranks", [0, -1])
+def test_a_step_is_of_one_rank_at_least(tmp_path, variant, ranks):
+    config = load_config(write(tmp_path, DOCUMENTS[variant]))
+    with pytest.raises(ValueError, match=f"^world size is the number of ranks, at least 1, got {ranks}$"):
+        units_per_step(config, ranks)
 
 
 @pytest.mark.invariant("CONFIG-016")

@@ -59,7 +59,17 @@ def test_lengths_leave_room_for_each_other(tmp_path, given, expected):
     assert named_paths(tmp_path, given) == sorted(expected)
 
 
+@pytest.mark.invariant("CONFIG-029")
+@pytest.mark.parametrize(("given", "expected"), cases("ranking"))
+def test_checkpoints_are_ranked_by_what_an_evaluation_measures(tmp_path, given, expected):
+    values = {"training.metric_for_best_model": given["metric"], "training.greater_is_better": True}
+    if "detection" in given:
+        values["rollout_matching.eval_detection.enabled"] = given["detection"]
+    assert named_paths(tmp_path, {"document": given["document"], "values": values}) == sorted(expected)
+
+
 @pytest.mark.invariant("CONFIG-011")
+@pytest.mark.invariant("CONFIG-028")
 @pytest.mark.parametrize(("given", "expected"), cases("variants"))
 def test_a_variant_has_its_own_sections_and_no_others(tmp_path, given, expected):
     assert named_paths(tmp_path, given) == sorted(expected)
@@ -155,6 +165,38 @@ def test_an_inherited_flat_weight_is_removed_by_null(tmp_path):
     assert len(problems(tmp_path, child)) == 1
     child["stage2_ab"]["bbox_ciou_weight"] = None
     assert load_config(write(tmp_path, child)).stage2_ab.bbox_ciou_weight == 1.0
+
+
+@pytest.mark.invariant("CONFIG-029")
+def test_a_metric_that_nothing_measures_is_told_the_nearest_and_all_that_are(tmp_path):
+    ranked = {"training.metric_for_best_model": "rollout/map", "training.greater_is_better": True}
+    (problem,) = problems(tmp_path, with_values(DOCUMENTS["aligned"], ranked))
+    told, _, allowed = problem.partition("allowed: ")
+    assert told == (
+        "run.yaml:13: training.metric_for_best_model: no evaluation of stage 2 measures 'rollout/map'; "
+        "did you mean rollout/mAP? "
+    )
+    (problem,) = problems(tmp_path, with_values(DOCUMENTS["stage1"], ranked))
+    shared = problem.partition("allowed: ")[2].split(", ")
+    assert shared[0] == "loss" and allowed.split(", ")[: len(shared)] == shared
+    own = allowed.split(", ")[len(shared) :]
+    assert own and all(name.startswith(("rollout/", "time/rollout_")) for name in own)
+    assert not any("rollout" in name for name in shared)
+
+
+@pytest.mark.invariant("CONFIG-029")
+def test_map_without_detection_is_told_where_detection_is_turned_off(tmp_path):
+    ranked = {"training.metric_for_best_model": "eval_rollout/mAP", "training.greater_is_better": True}
+    values = {**ranked, "rollout_matching.eval_detection.enabled": False}
+    (problem,) = problems(tmp_path, with_values(DOCUMENTS["aligned"], values))
+    assert problem == (
+        "run.yaml:13: training.metric_for_best_model: nothing measures rollout/mAP while "
+        "rollout_matching.eval_detection.enabled is false; turn it on, or rank by another metric"
+    )
+    nothing = with_values(DOCUMENTS["aligned"], ranked | {"rollout_matching": None})
+    assert [problem.partition(": ")[2] for problem in problems(tmp_path, nothing)] == [
+        "rollout_matching: needed by custom.trainer_variant stage2_rollout_aligned"
+    ]
 
 
 @pytest.mark.invariant("CONFIG-018")

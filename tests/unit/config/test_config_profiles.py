@@ -119,7 +119,7 @@ def test_discovery_lists_profiles_and_nothing_else(leaf):
     found = {str(path.relative_to(configs / "stage2_two_channel")) for path in discover_profiles(configs)}
     assert found == {
         "prod/a_only.yaml", "prod/ab_mixed.yaml", "prod/b_only.yaml", "smoke/a_only.yaml", "smoke/ab_mixed.yaml",
-        "smoke/ab_mixed_pipeline.yaml", "smoke/ab_mixed_st.yaml", "smoke/b_only.yaml",
+        "smoke/ab_mixed_pipeline.yaml", "smoke/ab_mixed_st.yaml", "smoke/b_only.yaml", "smoke/b_only_hf.yaml",
     }  # fmt: skip
 
 

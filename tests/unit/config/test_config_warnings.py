@@ -23,7 +23,7 @@ def warnings_of(folder: Path, values: dict[str, float]) -> list[str]:
 def test_costs_that_override_the_gate_are_named_with_the_gate_in_force(tmp_path):
     (warning,) = warnings_of(tmp_path, {"maskiou_gate": 0.4, "fp_cost": 0.2, "fn_cost": 0.3})
     assert warning == (
-        "run.yaml:17: rollout_matching.maskiou_gate: leaving a pair apart costs fp_cost 0.2 + fn_cost 0.3, so none of "
+        "run.yaml:18: rollout_matching.maskiou_gate: leaving a pair apart costs fp_cost 0.2 + fn_cost 0.3, so none of "
         "mask IoU below 0.5 is matched, and maskiou_gate 0.4 is not the gate in force; raise a cost, or write "
         "maskiou_gate: 0.5"
     )
@@ -55,7 +55,7 @@ def test_what_the_warning_says_to_write_silences_it(tmp_path):
 
 def test_a_default_gate_is_warned_about_where_the_cost_is_written(tmp_path):
     (warning,) = warnings_of(tmp_path, {"fn_cost": 0.0})
-    assert warning.startswith("run.yaml:17: rollout_matching.fn_cost: ")
+    assert warning.startswith("run.yaml:18: rollout_matching.fn_cost: ")
 
 
 def test_stage_1_matches_nothing_and_is_not_warned(tmp_path):

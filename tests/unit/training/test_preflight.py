@@ -133,6 +133,29 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused_first(stage1_kit, monke
         check_run(config)
 
 
+@pytest.mark.invariant("CONFIG-028")
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_records_of_a_step_divide_over_the_ranks_whatever_a_forward_takes(stage1_kit, monkeypatch, ranks):
+    from coordexp.training.arguments import swift_keyword_arguments
+    from coordexp.training.preflight import check_run
+
+    sections = {
+        "training": {"effective_batch_size": 8, "per_device_train_batch_size": 3},
+        "custom": {"trainer_variant": "stage2_rollout_aligned", "desc_ce_weight": None, "bbox_geo": None},
+        "rollout_matching": {"max_new_tokens": 64},
+    }
+    config = prepared(stage1_kit, {"sections": sections})
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    if 8 % ranks == 0:
+        assert check_run(config).folder == stage1_kit.checkpoint
+        handed = swift_keyword_arguments(config, stage1_kit.checkpoint, ranks)
+        assert (handed["per_device_train_batch_size"], handed["gradient_accumulation_steps"]) == (3, 1)
+        return
+    for refused in (lambda: check_run(config), lambda: swift_keyword_arguments(config, stage1_kit.checkpoint, ranks)):
+        with pytest.raises(ConfigError, match=r"the 8 records of a step do not divide over 3 ranks; .* such as 9$"):
+            refused()
+
+
 @pytest.mark.invariant("TRAIN-024")
 def test_a_disk_without_room_for_a_checkpoint_is_refused(stage1_kit, tmp_path):
     from coordexp.training.dry_run import dry_run

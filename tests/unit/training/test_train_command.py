@@ -5,21 +5,27 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import coordexp
 from coordexp.config import ConfigError, load_config
-from coordexp.entrypoints.train import main
+from coordexp.config.rules import build_rule
+from coordexp.entrypoints.train import TRAINERS, main
 from coordexp.losses.defaults import resolve_manifest
 from coordexp.losses.manifest import checksum, render_canonical
+from coordexp.training.trainer import FinishedRun
 
 if TYPE_CHECKING:
+    from coordexp.config import Config
     from tests.plugins.stage1 import Stage1Kit
+    from tests.plugins.stage2 import Stage2Kit
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,29 +79,101 @@ def test_a_wrong_key_is_named_with_its_line(stage1_kit: Stage1Kit, tmp_path: Pat
     assert "training.learning_rat" in done.stderr and "config.yaml:" in done.stderr and "Traceback" not in done.stderr
 
 
-STAGE2 = ("stage2_two_channel/smoke/ab_mixed.yaml", "stage2_rollout_aligned/smoke/minimal_hf.yaml")
+UNSUPPORTED: dict[str, Any] = {
+    "custom": {"trainer_variant": "stage2_two_channel"},
+    "stage2_ab": {"schedule": {"b_ratio": 0.25}},
+    "rollout_matching": {
+        "rollout_backend": "vllm",
+        "repeat_terminate": {"enabled": True, "max_object_keys": 9},
+        "vllm": {"max_model_len": 600, "server": {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}]}},
+        "pipeline": None,
+    },
+}
+"""What stage 2 may be told and no trainer does yet."""
+UNSUPPORTED_KEYS = (
+    "rollout_matching.rollout_backend",
+    "rollout_matching.repeat_terminate.enabled",
+    "stage2_ab.schedule.b_ratio",
+)
+
+
+@pytest.mark.invariant("TRAIN-033")
+def test_a_run_refuses_what_no_trainer_does_yet_and_a_dry_run_lists_it(
+    stage2_kit: Stage2Kit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stage2_kit.write("unsupported", **UNSUPPORTED)
+    assert main(["--config", str(path)]) == 1
+    refused = capsys.readouterr().err
+    assert f"error: {path}: 3 problems" in refused and not (path.parent / "run").exists()
+    assert main(["--config", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("not trained by this version: ") == 3 and "train: 14 records, val: 3 records" in told
+    for key in UNSUPPORTED_KEYS:
+        assert f" {key}: " in refused
+        assert re.search(rf"^not trained by this version: \S+config\.yaml:\d+: {re.escape(key)}: ", told, re.MULTILINE)
+
+
+@pytest.mark.invariant("TRAIN-033")
+def test_what_stage_2_trains_is_refused_nowhere(stage2_kit: Stage2Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stage2_kit.write("supported")
+    assert main(["--config", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    assert "train: 14 records, val: 3 records" in told and "not trained by this version" not in told
+
+
+RUNS = {
+    "stage1": "coordexp.training.stage1.run_stage1",
+    "stage2_two_channel": "coordexp.training.stage2_two_channel.run_stage2_two_channel",
+    "stage2_rollout_aligned": "coordexp.training.stage2_rollout_aligned.run_stage2_rollout_aligned",
+}
+
+
+def written_for(variant: str, name: str, kit: Stage2Kit) -> Path:
+    """A configuration of this variant."""
+    if variant == "stage1":
+        return kit.stage1.write(name)
+    if variant == "stage2_rollout_aligned":
+        return kit.write(name)
+    channels = {"stage2_ab": {"schedule": {"b_ratio": 1.0}}, "rollout_matching": {"pipeline": None}}
+    return kit.write(name, custom={"trainer_variant": variant}, **channels)
 
 
 @pytest.mark.invariant("TRAIN-014")
-@pytest.mark.parametrize("name", STAGE2)
-@pytest.mark.parametrize("extra", [(), ("--dry-run",)], ids=["run", "dry"])
-def test_the_command_refuses_another_trainers_configuration(name: str, extra: tuple[str, ...], tmp_path: Path) -> None:
-    done = command("--config", str(ROOT / "configs" / name), *extra, cwd=tmp_path)
-    assert done.returncode == 1
-    variant = name.split("/")[0]
-    assert f"custom.trainer_variant: this command trains stage1, and the configuration is one for {variant}" in (
-        done.stderr
-    )
-    assert "base.yaml:" in done.stderr and "jsonl" not in done.stderr and "Traceback" not in done.stderr
+def test_each_variant_of_the_schema_has_its_trainer() -> None:
+    variants = build_rule("coordexp:config/custom").properties["trainer_variant"].enum
+    assert set(TRAINERS) == set(RUNS) == set(variants)
 
 
 @pytest.mark.invariant("TRAIN-014")
-@pytest.mark.parametrize("name", STAGE2)
-def test_run_stage1_refuses_another_trainers_configuration(name: str) -> None:
-    from coordexp.training.stage1 import run_stage1
+@pytest.mark.parametrize("variant", RUNS)
+def test_the_command_hands_a_configuration_to_the_trainer_that_it_names(
+    variant: str, stage2_kit: Stage2Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[tuple[str, Config]] = []
 
-    with pytest.raises(ConfigError, match=r"trainer_variant: this command trains stage1"):
-        run_stage1(load_config(ROOT / "configs" / name))
+    def taken(name: str, config: Config) -> FinishedRun:
+        handed.append((name, config))
+        return FinishedRun(Path("weights"), ())
+
+    for name, place in RUNS.items():
+        monkeypatch.setattr(place, partial(taken, name))
+    path = written_for(variant, f"handed_{variant}", stage2_kit)
+    assert main(["--config", str(path)]) == 0
+    assert handed == [(variant, load_config(path))]
+
+
+@pytest.mark.invariant("TRAIN-014")
+@pytest.mark.parametrize("variant", RUNS)
+def test_a_trainer_refuses_the_configuration_of_another(variant: str, stage2_kit: Stage2Kit) -> None:
+    config = load_config(written_for(variant, f"refused_{variant}", stage2_kit))
+    for other, place in RUNS.items():
+        if other == variant:
+            continue
+        module, _, function = place.rpartition(".")
+        refusal = rf"custom\.trainer_variant: this trainer is {other}'s, and the configuration is one for {variant}; "
+        with pytest.raises(ConfigError, match=refusal):
+            getattr(importlib.import_module(module), function)(config)
+    assert not (config.sources.path.parent / "run").exists()
 
 
 @pytest.mark.invariant("CONFIG-026")

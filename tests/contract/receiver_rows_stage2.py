@@ -1,0 +1,161 @@
+"""Where each key of stage 2 is found: rows of `test_receivers.py`; and the keys that no trainer reads yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tests.contract.receiver_rows import Row, of_module
+
+if TYPE_CHECKING:
+    from tests.plugins.receivers import Built
+
+
+def of_decoding(key: str) -> tuple[Row, Row]:
+    """A key of how answers are drawn: training and evaluation ask for it."""
+    name = key.rpartition(".")[2]
+    return (
+        Row(f"rollout_matching.{key}", "answers", lambda b: getattr(b.asked[0], name)),
+        Row(f"rollout_matching.{key}", "answers", lambda b: getattr(b.asked[1], name)),
+    )
+
+
+def of_matching(key: str) -> Row:
+    return Row(f"rollout_matching.{key}", "answers", lambda b: getattr(b.phase.settings.matching, key))
+
+
+def of_dump(key: str) -> Row:
+    return Row(f"rollout_matching.monitor_dump.{key}", "answers", lambda b: getattr(b.phase.dump, key))
+
+
+def of_distribution(build: str, keys: Mapping[str, str]) -> tuple[Row, ...]:
+    """Keys of `custom.coord_soft_ce_w1`, each with the key of `coord_reg` that it becomes."""
+    return tuple(
+        Row(f"custom.coord_soft_ce_w1.{key}", build, of_module("coord_reg", name)) for key, name in keys.items()
+    )
+
+
+def of_channels(key: str, module: str, name: str | None = None) -> Row:
+    return Row(f"stage2_ab.{key}", "channels", of_module(module, key if name is None else name))
+
+
+def modules(built: Built) -> list[tuple[str, bool, float, tuple[str, ...]]]:
+    """The modules that the run computes, in order."""
+    manifest = built.parts.run.objective.manifest
+    return [(e.name, e.enabled, e.weight, e.channels) for e in (*manifest.objective, *manifest.diagnostics)]
+
+
+MODULES = [
+    ("coord_reg", True, 1.0, ("B",)),
+    ("token_ce", True, 0.4, ("A", "B")),
+    ("coord_diag", False, 1.0, ("A", "B")),
+]
+EVERYWHERE = {key: key for key in ("soft_ce_weight", "w1_weight", "temperature", "target_sigma", "target_truncate")}
+GATES = {"ce_weight": "coord_ce_weight", "gate_weight": "coord_gate_weight", "text_gate_weight": "text_gate_weight"}
+ROWS = (
+    Row("global_max_length", "answers", lambda b: b.phase.settings.row_length),
+    Row("training.seed", "answers", lambda b: b.phase.settings.training_seed),
+    Row("training.effective_batch_size", "answers", lambda b: b.parts.plans.per_step),
+    Row("training.per_device_train_batch_size", "answers", lambda b: b.phase.settings.per_forward),
+    Row("training.per_device_eval_batch_size", "answers", lambda b: b.parts.validation.split.per_forward),
+    Row("training.packing", "channels", lambda b: b.phase.settings.row_length is not None),
+    *of_distribution("answers", EVERYWHERE | GATES),
+    *of_distribution("channels", EVERYWHERE),
+    Row("rollout_matching.decode_batch_size", "answers", lambda b: b.phase.backend.settings.decode_batch_size),
+    Row("rollout_matching.decode_batch_size", "answers", lambda b: b.parts.rollouts.backend.settings.decode_batch_size),
+    *of_decoding("max_new_tokens"),
+    *of_decoding("decoding.temperature"),
+    *of_decoding("decoding.top_p"),
+    *of_decoding("decoding.top_k"),
+    *of_decoding("repetition_penalty"),
+    of_matching("candidate_top_k"),
+    of_matching("maskiou_gate"),
+    of_matching("maskiou_resolution"),
+    of_matching("fp_cost"),
+    of_matching("fn_cost"),
+    Row("rollout_matching.eval_detection.enabled", "answers", lambda b: b.parts.rollouts.settings.coco),
+    Row("rollout_matching.eval_detection.score_mode", "answers", lambda b: b.parts.rollouts.settings.score_mode),
+    Row("rollout_matching.eval_detection.score_mode", "answers", lambda b: b.phase.backend.settings.logprobs, True),
+    Row(
+        "rollout_matching.eval_detection.constant_score",
+        "answers_authored",
+        lambda b: b.parts.rollouts.settings.constant_score,
+    ),
+    Row("rollout_matching.monitor_dump.enabled", "answers", lambda b: b.phase.dump is not None),
+    Row("rollout_matching.monitor_dump.enabled", "channels", lambda b: b.phase.dump is None, True),
+    of_dump("every_steps"),
+    of_dump("max_events"),
+    of_dump("max_samples"),
+    of_dump("max_text_chars"),
+    Row("rollout_matching.coord_decode_mode", "answers_authored", lambda b: b.parts.run.objective.decode_mode),
+    Row("rollout_matching.pipeline.objective", "answers_authored", modules, MODULES),
+    Row("rollout_matching.pipeline.objective", "answers_authored", of_module("coord_reg", "w1_weight"), 0.6),
+    Row("rollout_matching.pipeline.diagnostics", "answers_authored", modules, MODULES),
+    Row("stage2_ab.coord_decode_mode", "channels", lambda b: b.parts.run.objective.decode_mode),
+    of_channels("desc_ce_weight", "token_ce"),
+    of_channels("desc_ce_weight", "token_ce", "rollout_fn_desc_weight"),
+    of_channels("bbox_smoothl1_weight", "bbox_geo", "smoothl1_weight"),
+    of_channels("bbox_ciou_weight", "bbox_geo", "ciou_weight"),
+    of_channels("coord_ce_weight", "coord_reg"),
+    of_channels("coord_el1_weight", "coord_reg"),
+    of_channels("coord_ehuber_weight", "coord_reg"),
+    of_channels("coord_entropy_weight", "coord_reg"),
+    of_channels("coord_gate_weight", "coord_reg"),
+    of_channels("text_gate_weight", "coord_reg"),
+    of_channels("channel_b.drop_invalid_struct_ce_multiplier", "token_ce", "rollout_drop_invalid_struct_ce_multiplier"),
+    Row("stage2_ab.pipeline.objective", "channels_authored", modules, MODULES),
+    Row("stage2_ab.pipeline.objective", "channels_authored", of_module("token_ce", "rollout_fn_desc_weight"), 3.0),
+    Row("stage2_ab.pipeline.diagnostics", "channels_authored", modules, MODULES),
+)
+CHANNEL_A, VLLM, REPEATS = (
+    "stage2_ab.schedule.b_ratio",
+    "rollout_matching.rollout_backend",
+    "rollout_matching.repeat_terminate.enabled",
+)
+# What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
+WAITING = {
+    "stage2_ab.schedule.b_ratio": CHANNEL_A,
+    "stage2_ab.n_softctx_iter": CHANNEL_A,
+    "stage2_ab.softctx_grad_mode": CHANNEL_A,
+    "stage2_ab.coord_ctx_embed_mode": CHANNEL_A,
+    "stage2_ab.fmt_struct_ce_weight": CHANNEL_A,
+    "rollout_matching.rollout_backend": VLLM,
+    "rollout_matching.vllm.max_model_len": VLLM,
+    "rollout_matching.vllm.mode": VLLM,
+    "rollout_matching.vllm.enable_prefix_caching": VLLM,
+    "rollout_matching.vllm.server.servers": VLLM,
+    "rollout_matching.vllm.server.timeout_s": VLLM,
+    "rollout_matching.vllm.server.infer_timeout_s": VLLM,
+    "rollout_matching.vllm.server.debug_dump.enabled": VLLM,
+    "rollout_matching.vllm.server.debug_dump.every_steps": VLLM,
+    "rollout_matching.vllm.server.debug_dump.dump_first_step": VLLM,
+    "rollout_matching.vllm.server.debug_dump.max_events": VLLM,
+    "rollout_matching.vllm.server.debug_dump.max_samples": VLLM,
+    "rollout_matching.vllm.server.debug_dump.max_chars": VLLM,
+    "rollout_matching.vllm.colocate.tensor_parallel_size": VLLM,
+    "rollout_matching.vllm.colocate.gpu_memory_utilization": VLLM,
+    "rollout_matching.vllm.colocate.enforce_eager": VLLM,
+    "rollout_matching.repeat_terminate.enabled": REPEATS,
+    "rollout_matching.repeat_terminate.min_new_tokens": REPEATS,
+    "rollout_matching.repeat_terminate.max_consecutive_token_repeats": REPEATS,
+    "rollout_matching.repeat_terminate.ngram_size": REPEATS,
+    "rollout_matching.repeat_terminate.ngram_repeats": REPEATS,
+    "rollout_matching.repeat_terminate.max_object_keys": REPEATS,
+}
+SERVER = {
+    "mode": "server",
+    "max_model_len": 900,
+    "server": {"servers": [{"base_url": "http://a:8000", "group_port": 1}]},
+}
+READERS: dict[str | None, dict[str, dict[str, Any]]] = {
+    None: {
+        "stage2_ab": {"n_softctx_iter": 3, "softctx_grad_mode": "em_detach", "coord_ctx_embed_mode": "soft"},
+        "rollout_matching": {"vllm": SERVER, "repeat_terminate": {"max_object_keys": 9}},
+    },
+    CHANNEL_A: {"stage2_ab": {"schedule": {"b_ratio": 0.5}}},
+    VLLM: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER}},
+    REPEATS: {"rollout_matching": {"repeat_terminate": {"enabled": True, "max_object_keys": 9}}},
+}
+"""What has the keys that wait read, by the key that is refused for it; under None they are written, and nothing reads
+them.
+"""
