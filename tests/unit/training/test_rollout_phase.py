@@ -176,6 +176,8 @@ def test_a_perfect_rollout_has_neither_misses_nor_false_positives(bench: Bench) 
     objects = sum(len(item.record.objects) for item in bench.items)
     wanted = {"gt_objects": objects, "matched": objects, "fp": 0, "fn": 0, "fn_appended": 0, "invalid_rollouts": 0}
     assert {key: plan.observed[f"rollout/{key}_total"][0] for key in wanted} == wanted
+    assert plan.observed["rollout/gt_tokens_mean"] == plan.observed["rollout/gen_new_tokens_mean"]
+    assert plan.observed["rollout/gt_tokens_mean"] == (sum(map(len, answers)), len(answers))
     for sample, truth in zip(sorted(samples_of(plan), key=_name), sorted(truths(bench), key=_name), strict=True):
         assert sample.input_ids.tolist() == truth.input_ids.tolist()
         assert {slots.subset for slots in sample.objects} == {TokenSubset.MATCHED}
@@ -254,6 +256,7 @@ def test_a_request_says_the_learners_prompt_its_place_and_the_steps_seed(bench: 
     seed = bench.phase.settings.training_seed
     assert decoding.seed_base == rollout_seed_base(seed, 7) == plan.observed["rollout/seed_base"][0]
     assert [request.index for request in requests] == [5, 6, 7]
+    assert plan.written_by == {7}
     assert [request.prompt_token_ids for request in requests] == [item.prompt.ids for item in bench.items]
     for request, item in zip(requests, bench.items, strict=True):
         (path,) = request.image_paths
