@@ -95,6 +95,15 @@ def test_what_a_validation_holds_is_not_counted_as_training(stage1_kit: Stage1Ki
     assert not any(key.startswith("eval_packing/") for e in evaluations for key in e)
 
 
+@pytest.mark.invariant("TRAIN-021")
+def test_what_training_has_gathered_outlasts_a_validation(stage1_kit: Stage1Kit) -> None:
+    rare = {"max_steps": 2, "logging_steps": 2, "logging_first_step": False}
+    (line,) = [
+        line for line in run(stage1_kit, "gathered", training={**EVERY_STEP, **rare}).log_history if "loss" in line
+    ]
+    assert line["step"] == 2 and line["packing/packs_total"] == 4, "two steps of two packs, a validation between them"
+
+
 @pytest.mark.invariant("ART-006")
 def test_a_gauge_is_averaged_over_the_forwards_that_it_was_observed_in(stage1_kit: Stage1Kit) -> None:
     """The p90 error is one observation a forward: a line over two steps is the mean over their four forwards."""
