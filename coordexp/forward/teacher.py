@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 
 
 def teacher_forward(
-    model: nn.Module, batch: PackedBatch, head: OutputHead, computation: Computation
+    model: nn.Module,
+    batch: PackedBatch,
+    head: OutputHead,
+    computation: Computation,
+    inputs_embeds: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """What `computation` makes of the last hidden states [B, T, H] of `batch` and of `head`, with gradient (REG-4.4).
+
+    `inputs_embeds` [B, T, H] reach the model in the place of the batch's ids. Positions are always given, so what an
+    earlier generation has left in the model (`rope_deltas`) is not read.
 
     `model` may be plain, or wrapped by PEFT, DDP or DeepSpeed in any nesting. Raises ValueError for position ids
     without four rows, TypeError for a model whose head `install_vocabulary_head` has not replaced.
@@ -33,7 +40,7 @@ def teacher_forward(
     if not isinstance(host, VocabularyHead):
         raise TypeError("the model still has its own output head; call install_vocabulary_head once it is built")
     with host.computing(computation, head):
-        outputs = model(**batch.model_inputs(), use_cache=False)
+        outputs = model(**batch.model_inputs(inputs_embeds), use_cache=False)
     computed: tuple[torch.Tensor, ...] = outputs.logits
     return computed
 

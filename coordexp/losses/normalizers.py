@@ -130,15 +130,19 @@ class LossSums:
             raise ValueError(f"loss sums have shape (3, {len(TERMS)}), got {tuple(values.shape)}")
         return cls(values.to(torch.float64))
 
-    def metrics(self) -> dict[str, float]:
-        """`loss/<component>` and `loss/<component>/<term>`, each sum over count; what was never counted is absent."""
+    def metrics(self, context: str | None = None) -> dict[str, float]:
+        """`loss/<component>` and `loss/<component>/<term>`, each sum over count; what was never counted is absent.
+
+        With a `context`, the keys of sums that are one provenance's: `loss/<context>/<component>`.
+        """
         total, weighted, count = (dict(zip(TERMS, row, strict=True)) for row in self.values.tolist())
         seen = {term for term in TERMS if count[term] > 0}
         metrics: dict[str, float] = {}
         for component in COMPONENTS.values():
             if component.name in seen:
-                metrics[loss_key(component.name)] = total[component.name] / count[component.name]
+                metrics[loss_key(component.name, context=context)] = total[component.name] / count[component.name]
             elif computed := [term.name for term in component.terms if term.name in seen]:
-                metrics[loss_key(component.name)] = sum(weighted[term] / count[term] for term in computed)
-                metrics |= {loss_key(component.name, term): total[term] / count[term] for term in computed}
+                whole = sum(weighted[term] / count[term] for term in computed)
+                metrics[loss_key(component.name, context=context)] = whole
+                metrics |= {loss_key(component.name, term, context): total[term] / count[term] for term in computed}
         return metrics

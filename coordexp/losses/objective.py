@@ -1,7 +1,7 @@
 """A manifest, a context and a forward in; the total loss and its sums out.
 
-One call is one forward. Outputs of several forwards (Channel A's anchor and last iteration, micro-batches, ranks) add
-up, because every term is divided by normalizers that were counted over all of them beforehand.
+Outputs of several contexts (Channel A's anchor and last iteration, micro-batches, ranks) add up, because every term is
+divided by normalizers that were counted over all of them beforehand.
 
 Contract ids: LOSS-019, LOSS-020, LOSS-023..025; contract-facts section 6.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -34,14 +35,16 @@ from coordexp.losses.specs.types import DecodeMode
 from coordexp.losses.vocab import VocabularyRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from coordexp.config.sections import CustomConfig
     from coordexp.losses.masks import Provenance
-    from coordexp.losses.vocab import Score
+    from coordexp.losses.vocab import Score, VocabularyOutput
     from coordexp.packing.types import PackedBatch
 
 _LOG = logging.getLogger(__name__)
+Key = TypeVar("Key")
+Sum = TypeVar("Sum", Gauge, LossSums)
 
 
 class ObjectiveError(RuntimeError):
@@ -50,20 +53,33 @@ class ObjectiveError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveOutput:
-    """`total`: 0-d, attached to the graph even when nothing is supervised. `sums`, `gauges`: detached, they add up."""
+    """`total`: 0-d, attached to the graph even when nothing is supervised. `sums`, `gauges`: detached, they add up.
+
+    `by_context` holds the sums of each provenance by itself; `sums` is all of them together.
+    """
 
     total: torch.Tensor
     sums: LossSums
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
+    by_context: Mapping[Provenance, LossSums] = field(default_factory=dict)
 
     def __add__(self, other: ObjectiveOutput) -> ObjectiveOutput:
-        shared = self.gauges.keys() & other.gauges.keys()
-        gauges = {**self.gauges, **other.gauges} | {key: self.gauges[key] + other.gauges[key] for key in shared}
-        return ObjectiveOutput(self.total + other.total, self.sums + other.sums, gauges)
+        gauges = add_by_key(self.gauges, other.gauges)
+        return ObjectiveOutput(
+            self.total + other.total, self.sums + other.sums, gauges, add_by_key(self.by_context, other.by_context)
+        )
 
     def metrics(self) -> dict[str, float]:
         """`loss/*` as sum over count, and every gauge as its mean."""
         return self.sums.metrics() | {key: float(gauge.total) / gauge.count for key, gauge in self.gauges.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A forward's objective before the forward: `request` is what to score of it, `finish` makes the loss of that."""
+
+    request: VocabularyRequest
+    finish: Callable[[VocabularyOutput], ObjectiveOutput]
 
 
 class Objective:
@@ -74,7 +90,7 @@ class Objective:
         self.checksum = checksum(manifest)
         # Stage 1 has no choice: its boxes are expectations.
         self.decode_mode: DecodeMode = manifest.coord_decode_mode or "exp"
-        self._temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
+        self.temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
         self._objective: list[tuple[ModuleEntry, ObjectiveModule]] = [
             (entry, build_objective_module(entry)) for entry in manifest.objective
         ]
@@ -87,31 +103,42 @@ class Objective:
         return build_context(batch, provenance, self.manifest.mask_weights())
 
     def __call__(self, context: TeacherForcingContext, score: Score, normalizers: Normalizers) -> ObjectiveOutput:
-        """Loss of one forward, which `score` runs with the request for its vocabulary pass.
+        """Loss of one forward, which `score` runs with the request for its vocabulary pass; raises like `prepare`."""
+        prepared = self.prepare(context, normalizers)
+        return prepared.finish(score(prepared.request))
+
+    def prepare(self, context: TeacherForcingContext, normalizers: Normalizers) -> Prepared:
+        """What to score of the forward of `context`, and what makes its loss of the scores.
 
         `normalizers` are summed over everything that the optimizer step holds: contexts, forwards, ranks.
 
-        Raises `ObjectiveError` when an objective module fails or the total is not finite. A diagnostics module that
-        fails is logged once and switched off.
+        Both raise `ObjectiveError` when an objective module fails, `finish` too when the total is not finite. A
+        diagnostics module that fails is logged once and switched off.
         """
-        active = [(entry, module) for entry, module in self._objective if entry.runs_in(context.provenance.channel)]
         coefficients = Coefficients.zeros(context)
-        for entry, module in active:
+        for entry, module in self._active(context):
             with _naming(entry, context):
                 module.plan(coefficients, context, normalizers, entry.weight)
-        vocabulary = score(self._request(coefficients, context))
-        log_p = torch.log_softmax(vocabulary.coord_logits / self._temperature, dim=-1)
+        return Prepared(self._request(coefficients, context), partial(self._finish, context, normalizers))
+
+    def _active(self, context: TeacherForcingContext) -> list[tuple[ModuleEntry, ObjectiveModule]]:
+        return [(entry, module) for entry, module in self._objective if entry.runs_in(context.provenance.channel)]
+
+    def _finish(
+        self, context: TeacherForcingContext, normalizers: Normalizers, vocabulary: VocabularyOutput
+    ) -> ObjectiveOutput:
+        log_p = torch.log_softmax(vocabulary.coord_logits / self.temperature, dim=-1)
         forwarded = Forwarded(context, vocabulary, log_p, log_p.exp(), self.decode_mode)
         total = vocabulary.loss
         terms: dict[str, Mapping[str, TermSum]] = {}
-        for entry, module in active:
+        for entry, module in self._active(context):
             with _naming(entry, context):
                 output: ModuleOutput = module.compute(forwarded, normalizers, entry.weight)
             total = total if output.loss is None else total + output.loss
             terms[entry.name] = output.terms
         _check_finite(total, terms, context)
         sums = LossSums.of(dict(chain.from_iterable(part.items() for part in terms.values())), total.device)
-        return ObjectiveOutput(total, sums, self._measure(forwarded))
+        return ObjectiveOutput(total, sums, self._measure(forwarded), {context.provenance: sums})
 
     def _request(self, coefficients: Coefficients, context: TeacherForcingContext) -> VocabularyRequest:
         n_tokens, n_rows = context.predict.shape[0], context.rows.shape[0]
@@ -134,9 +161,7 @@ class Objective:
         )
 
     def _grades_slots(self, context: TeacherForcingContext) -> bool:
-        channel = context.provenance.channel
-        active = (module for entry, module in self._objective if entry.runs_in(channel))
-        return context.takes_coord_losses and any(module.grades_slots for module in active)
+        return context.takes_coord_losses and any(module.grades_slots for _, module in self._active(context))
 
     def _measure(self, forwarded: Forwarded) -> dict[str, Gauge]:
         gauges: dict[str, Gauge] = {}
@@ -158,6 +183,11 @@ class Objective:
                 )
                 self._diagnostics.remove((entry, module))
         return gauges
+
+
+def add_by_key(one: Mapping[Key, Sum], other: Mapping[Key, Sum]) -> dict[Key, Sum]:
+    """Every key of both, with the sum of what both hold of it."""
+    return {**one, **other} | {key: one[key] + other[key] for key in one.keys() & other.keys()}
 
 
 @contextmanager

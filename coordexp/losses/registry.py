@@ -68,9 +68,11 @@ TERM_COUNTS = term_counts(COMPONENTS.values())
 TERMS = tuple(TERM_COUNTS)
 
 
-def loss_key(component: str, term: str | None = None) -> str:
-    """The metric key of a component or of one of its terms: the one place that puts such a key together."""
-    return f"loss/{component}" if term is None else f"loss/{component}/{term}"
+def loss_key(component: str, term: str | None = None, context: str | None = None) -> str:
+    """The metric key of a component or of one of its terms, in all contexts or in one: the one place that puts such a
+    key together.
+    """
+    return "/".join(part for part in ("loss", context, component, term) if part is not None)
 
 
 def module_spec(name: str, modules: Mapping[str, ModuleSpec], section: str) -> ModuleSpec:

@@ -57,6 +57,11 @@ class VocabularyRequest:
     text_gate: torch.Tensor
     n_graded: int
 
+    def slots_alone(self) -> VocabularyRequest:
+        """The same slots and no row: coord logits of a forward that has no loss."""
+        rows = {name: getattr(self, name)[:0] for name in ("rows", "target", "ce", "coord_gate", "text_gate")}
+        return dataclasses.replace(self, **rows, n_graded=0)
+
     def __call__(self, hidden: torch.Tensor, head: OutputHead) -> tuple[torch.Tensor, ...]:
         """The fields of a `VocabularyOutput` for hidden states [B, T, H]: a computation for the head's place."""
         flat = hidden.flatten(0, 1)

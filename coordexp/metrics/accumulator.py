@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Number: TypeAlias = "float | torch.Tensor"
+_OF_TWO = ("ratio", "latest")
 State = dict[str, tuple[float, float]]
-"""Per key: numerator and denominator (ratio, mean), total and 0 (sum), largest and 0 (max). Plain floats, picklable."""
+"""Per key: numerator and denominator (ratio, mean, latest), total and 0 (sum), largest and 0 (max). Plain floats,
+picklable.
+"""
 
 
 class MetricAccumulator:
@@ -35,17 +38,17 @@ class MetricAccumulator:
     def add(self, key: str, value: Number) -> None:
         """One observation of a counter (summed), a gauge (averaged over observations) or a maximum.
 
-        Raises `MetricError` for an unknown key and for a ratio, whose two sums `add_ratio` takes.
+        Raises `MetricError` for an unknown key and for a ratio, whose two numbers `add_ratio` takes.
         """
         reduction = _reduction(key)
-        if reduction == "ratio":
+        if reduction in _OF_TWO:
             raise MetricError(f"{key!r} is a ratio: give its numerator and denominator to add_ratio")
         self._combine(key, reduction, _detached(value), 1.0 if reduction == "mean" else 0.0)
 
     def add_ratio(self, key: str, numerator: Number, denominator: Number) -> None:
         """Add to both sums of a ratio, e.g. the weighted loss sum and the sum of weights; 0/0 leaves the key absent."""
         reduction = _reduction(key)
-        if reduction != "ratio":
+        if reduction not in _OF_TWO:
             raise MetricError(f"{key!r} is reduced by {reduction}, not as a ratio; use add")
         self._combine(key, reduction, _detached(numerator), _detached(denominator))
 
@@ -75,6 +78,9 @@ class MetricAccumulator:
             self._left[key], self._right[key] = left, right
         elif reduction == "max":
             self._left[key] = max(float(self._left[key]), float(left))
+        elif reduction == "latest":
+            seen, new = (self._left[key], self._right[key]), (left, right)
+            self._left[key], self._right[key] = max(seen, new, key=_denominator)
         else:
             self._left[key] = self._left[key] + left
             self._right[key] = self._right[key] + right
@@ -95,6 +101,10 @@ def reduce_over_ranks(accumulator: MetricAccumulator) -> dict[str, float]:
     states: list[State | None] = [None] * dist.get_world_size()
     dist.all_gather_object(states, accumulator.state())
     return merge_states(state for state in states if state is not None).result()
+
+
+def _denominator(pair: tuple[Number, Number]) -> float:
+    return float(pair[1])
 
 
 def _reduction(key: str) -> Reduction:

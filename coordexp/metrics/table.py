@@ -17,7 +17,7 @@ from coordexp.spec.logged import read_metric_rows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Reduction = Literal["sum", "ratio", "mean", "max"]
+Reduction = Literal["sum", "ratio", "mean", "max", "latest"]
 
 
 class MetricError(ValueError):

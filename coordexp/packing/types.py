@@ -70,15 +70,17 @@ class PackedBatch:
         }
         return dataclasses.replace(self, **pinned)
 
-    def model_inputs(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self, inputs_embeds: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Exactly what may reach `model(...)`: no labels, types, or other batch extras (REG-4.4).
+
+        `inputs_embeds` [B, T, H] stand in the place of `input_ids`; the model takes one of the two.
 
         Raises ValueError for images whose pixels have not been made.
         """
         if self.image_grid_thw is not None and self.pixel_values is None:
             raise ValueError("the batch has images and no pixels yet: make them and call with_pixels")
-        inputs = {
-            "input_ids": self.input_ids,
+        tokens = {"input_ids": self.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        inputs = tokens | {
             "position_ids": self.position_ids,
             "mm_token_type_ids": self.mm_token_type_ids,
         }

@@ -15,9 +15,11 @@ from coordexp.spec.schemas import check, read_schema, schema_path, violations
 from coordexp.spec.types import ContractFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-_MODES = ["train", "eval"]
+_MODES = ("train", "eval")
+OWN_LOSSES = ("A1", "A2", "B")
+"""Provenances whose losses stand under their own keys too: contexts of one trainer, which one mean would mix."""
 
 
 def objective_names() -> tuple[str, ...]:
@@ -79,10 +81,16 @@ def read_metric_rows() -> list[dict[str, Any]]:
 
 
 def _loss_rows() -> Iterator[dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {}
     for name, component in read_components().items():
-        yield _row(f"loss/{name}", component, "ratio", component["meaning"])
-        for term, part in component.get("terms", {}).items():
-            yield _row(f"loss/{name}/{term}", part, "ratio", part["meaning"])
+        parts[name] = component
+        parts |= {f"{name}/{term}": part for term, part in component.get("terms", {}).items()}
+    for name, part in parts.items():
+        yield _row(f"loss/{name}", part, "ratio", part["meaning"])
+    for context, where in read_shared_terms()["provenances"].items():
+        if context in OWN_LOSSES:
+            for name, part in parts.items():
+                yield _row(f"loss/{context}/{name}", part, "ratio", _placed(part, where), ["train"])
 
 
 def _gauge_rows() -> Iterator[dict[str, Any]]:
@@ -90,9 +98,12 @@ def _gauge_rows() -> Iterator[dict[str, Any]]:
     for module, gauges in read_gauges().items():
         for provenance, where in provenances.items():
             for name, gauge in gauges.items():
-                meaning = f"{gauge['meaning'].removesuffix('.')}, {where}."
-                yield _row(f"{module}/{provenance}/{name}", gauge, gauge["reduction"], meaning)
+                yield _row(f"{module}/{provenance}/{name}", gauge, gauge["reduction"], _placed(gauge, where))
 
 
-def _row(key: str, part: dict[str, Any], reduction: str, meaning: str) -> dict[str, Any]:
-    return {"key": key, "reduction": reduction, "modes": _MODES, "unit": part["unit"], "meaning": meaning}
+def _placed(part: dict[str, Any], where: str) -> str:
+    return f"{part['meaning'].removesuffix('.')}, {where}."
+
+
+def _row(key: str, part: dict[str, Any], reduction: str, meaning: str, modes: Sequence[str] = _MODES) -> dict[str, Any]:
+    return {"key": key, "reduction": reduction, "modes": list(modes), "unit": part["unit"], "meaning": meaning}

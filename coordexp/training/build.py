@@ -20,6 +20,7 @@ from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import build_settings
 from coordexp.forward.head import install_vocabulary_head
 from coordexp.forward.segments import register_segments
+from coordexp.forward.self_context import SelfContext
 from coordexp.losses.defaults import resolve_manifest
 from coordexp.losses.objective import build_objective
 from coordexp.packing.backend import PackingBackend, check_packing_backend
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from swift.arguments import SftArguments
     from torch import nn
 
+    from coordexp.config.rollout_sections import Stage2AbConfig
     from coordexp.config.sections import DataConfig
     from coordexp.losses.masks import Provenance
     from coordexp.losses.objective import Objective
@@ -101,10 +103,23 @@ def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, obj
     return Learner(
         model=model,
         rope=build_rope_index(model.config),
-        run=ForwardRunner(encoder, objective, encoder.coords.ids, placement_on(upstream.device, config.data)),
+        run=ForwardRunner(
+            encoder,
+            objective,
+            encoder.coords.ids,
+            placement_on(upstream.device, config.data),
+            build_self_context(config.stage2_ab),
+        ),
         shard=Shard(upstream.process_index, upstream.world_size),
         pad_id=None if config.training.packing else int(encoder.tokenizer.pad_token_id),
     )
+
+
+def build_self_context(config: Stage2AbConfig | None) -> SelfContext:
+    """How Channel A runs; without a section nothing has a self context, and nothing reads it."""
+    if config is None:
+        return SelfContext()
+    return SelfContext(config.n_softctx_iter, config.coord_ctx_embed_mode, config.softctx_grad_mode)
 
 
 def placement_on(device: torch.device, data: DataConfig) -> Placement:
@@ -122,10 +137,12 @@ class Run:
     arguments: SftArguments
     learner: Learner
 
-    def builder(self, provenance: Provenance) -> ForwardBuilder:
-        """What lays samples into forwards of this kind."""
+    def builder(self, provenance: Provenance, then: Provenance | None = None) -> ForwardBuilder:
+        """What lays samples into forwards of this kind; `then` is the context of a last forward, where one follows."""
         learner = self.learner
-        return ForwardBuilder(learner.run.encoder, learner.rope, learner.run.objective, provenance, learner.pad_id)
+        return ForwardBuilder(
+            learner.run.encoder, learner.rope, learner.run.objective, provenance, learner.pad_id, then
+        )
 
 
 def build_run(config: Config) -> Run:

@@ -1,6 +1,6 @@
 """Prepared records in, planned forwards out; forwards of one rank in, the step that all ranks agree on out.
 
-Contract ids: TRAIN-001, TRAIN-016, TRAIN-017.
+Contract ids: TRAIN-001, TRAIN-016, TRAIN-017, TRAIN-030.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch.distributed as dist
 from coordexp.encode.assemble import without_targets
 from coordexp.losses.normalizers import Normalizers, count_normalizers
 from coordexp.packing.collate import collate_packed, collate_padded
+from coordexp.packing.plan import build_plan
+from coordexp.training.order import split_steps
 from coordexp.training.types import PlannedForward, StepKind, StepPlan
 
 if TYPE_CHECKING:
@@ -30,13 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ForwardBuilder:
-    """Lays samples into the batch of one forward. `pad_id` None puts them side by side, an id pads them to rows."""
+    """Lays samples into the batch of one forward. `pad_id` None puts them side by side, an id pads them to rows.
+
+    With `then`, forwards have a second context of that provenance: Channel A's, of the last forward.
+    """
 
     encoder: Encoder
     rope: RopeFunction
     objective: Objective
     provenance: Provenance
     pad_id: int | None = None
+    then: Provenance | None = None
 
     def from_records(self, packs: Sequence[Sequence[PreparedRecord]]) -> PlannedForward:
         """One forward over the ground truth of `packs`, rendered and tokenized here, once."""
@@ -51,12 +57,37 @@ class ForwardBuilder:
         else:
             batch = collate_padded(samples, self.rope, self.pad_id)
         context = self.objective.context(batch, self.provenance)
-        return PlannedForward(tuple(samples), tuple(images), batch, context, n_packs)
+        later = None if self.then is None else self.objective.context(batch, self.then)
+        return PlannedForward(tuple(samples), tuple(images), batch, context, n_packs, later)
 
     def filler(self) -> PlannedForward:
         """A forward with an image and nothing to learn: it reaches every parameter that others reach."""
         sample, image = self.encoder.blank()
         return self.build([without_targets(sample)], [image], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """`row_length` is the tokens that a packed row may hold, None for a row a sample; `per_forward` rows share a
+    forward.
+    """
+
+    row_length: int | None
+    per_forward: int
+
+
+def pack_step(
+    builder: ForwardBuilder, samples: Sequence[EncodedSample], images: Sequence[Image.Image], limits: RowLimits
+) -> list[PlannedForward]:
+    """This rank's forwards of a step: all of its samples, laid out at once, whole, the first of them in the first."""
+    rows: Sequence[tuple[int, ...]] = [(index,) for index in range(len(samples))]
+    if limits.row_length is not None:
+        rows = build_plan([len(sample) for sample in samples], limits.row_length).packs
+    forwards = []
+    for packs in split_steps(rows, limits.per_forward):
+        chosen = [index for pack in packs for index in pack]
+        forwards.append(builder.build([samples[i] for i in chosen], [images[i] for i in chosen], len(packs)))
+    return forwards
 
 
 def agree(
@@ -66,7 +97,8 @@ def agree(
 
     One collective, so every rank calls it once a step, with or without forwards of its own.
     """
-    counts = torch.stack([count_normalizers(forward.context).to_tensor() for forward in forwards or [filler()]]).sum(0)
+    contexts = [context for forward in forwards or [filler()] for context in forward.contexts]
+    counts = torch.stack([count_normalizers(context).to_tensor() for context in contexts]).sum(0)
     told = torch.cat([counts, counts.new_tensor([len(forwards)])]).to(device)
     everyone = [told]
     if dist.is_initialized():

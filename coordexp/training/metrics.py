@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums
-from coordexp.losses.objective import ObjectiveOutput
+from coordexp.losses.objective import ObjectiveOutput, add_by_key
 from coordexp.metrics.accumulator import MetricAccumulator, reduce_over_ranks
+from coordexp.spec.logged import OWN_LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,15 +29,16 @@ class WindowMetrics:
     """
 
     def __init__(self) -> None:
-        self._sums: LossSums | None = None
+        self._sums: dict[Provenance, LossSums] = {}
         self._gauges = MetricAccumulator()
 
     def count(self, planned: PlannedForward, row_length: int | None) -> None:
         """What one forward holds: a filler counts its tokens alone. `row_length` None: fullness of rows is not told."""
-        batch, context = planned.batch, planned.context
+        batch = planned.batch
+        supervised = torch.cat([context.rows for context in planned.contexts]).unique()
         self._gauges.add("data/samples_total", 0 if planned.is_filler else len(batch.segments))
         self._gauges.add("data/tokens_total", batch.input_ids.numel())
-        self._gauges.add("data/supervised_tokens_total", int(context.rows.numel()))
+        self._gauges.add("data/supervised_tokens_total", int(supervised.numel()))
         self._gauges.add("data/objects_total", len(batch.objects))
         if row_length is not None and not planned.is_filler:
             self._gauges.add("packing/packs_total", planned.n_packs)
@@ -51,13 +54,20 @@ class WindowMetrics:
 
     def add(self, output: ObjectiveOutput) -> None:
         """Take in one forward."""
-        self._sums = output.sums if self._sums is None else self._sums + output.sums
+        self._sums = add_by_key(self._sums, output.by_context)
         self._gauges.merge({key: (float(gauge.total), float(gauge.count)) for key, gauge in output.gauges.items()})
 
     def reduce(self, device: torch.device) -> dict[str, float]:
-        """Metrics by key, the same on every rank; a collective when ranks are several. Empty for an empty window."""
+        """Metrics by key, the same on every rank; a collective when ranks are several. Empty for an empty window.
+
+        A component is there over all contexts, and by itself for each context of stage 2 that was trained on.
+        """
         empty = LossSums.of({}, device)
-        values = (empty if self._sums is None else self._sums).to_tensor().to(device)
+        values = torch.stack([self._sums.get(context, empty).to_tensor().to(device) for context in Provenance])
         if dist.is_initialized():
             dist.all_reduce(values)
-        return LossSums.from_tensor(values).metrics() | reduce_over_ranks(self._gauges)
+        metrics = LossSums.from_tensor(values.sum(0)).metrics()
+        for context, part in zip(Provenance, values, strict=True):
+            if context in OWN_LOSSES:
+                metrics |= LossSums.from_tensor(part).metrics(context)
+        return metrics | reduce_over_ranks(self._gauges)

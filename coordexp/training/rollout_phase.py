@@ -20,12 +20,10 @@ from coordexp.encode.rollout_target import ClosureError
 from coordexp.matching.objects import match_objects
 from coordexp.matching.targets import fit_target, plan_target
 from coordexp.metrics.accumulator import MetricAccumulator
-from coordexp.packing.plan import build_plan
 from coordexp.rollout.requests import check_prompts
 from coordexp.rollout.seeding import rollout_seed_base
 from coordexp.rollout.types import RolloutRequest
-from coordexp.training.forwards import agree
-from coordexp.training.order import split_steps
+from coordexp.training.forwards import agree, pack_step
 from coordexp.training.rollout_metrics import TrainedRollout, observe_rollouts
 from coordexp.training.types import StepKind, StepPlan
 
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder, PreparedRecord
     from coordexp.matching.types import MatchResult, MatchSettings
     from coordexp.rollout.types import Decoding, RolloutBackend, RolloutOutput
-    from coordexp.training.forwards import ForwardBuilder
+    from coordexp.training.forwards import ForwardBuilder, RowLimits
     from coordexp.training.types import PlannedForward, StepRecords
 
 Dump = Callable[[int, Sequence[TrainedRollout]], None]
@@ -49,18 +47,16 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True)
 class PhaseSettings:
-    """How rollouts are drawn and matched, and how their targets are laid into forwards.
+    """How rollouts are drawn and matched, and how their targets are laid into forwards (`rows`).
 
-    `decoding` has no seed yet: each step has its own. `row_length` is the tokens that a packed row may hold, None for a
-    row a sample; `per_forward` rows share a forward.
+    `decoding` has no seed yet: each step has its own.
     """
 
     decoding: Decoding
     matching: MatchSettings
     training_seed: int
     image_root: Path
-    row_length: int | None
-    per_forward: int
+    rows: RowLimits
 
 
 class RolloutPhase:
@@ -124,16 +120,8 @@ class RolloutPhase:
         return match_objects([found.item for found in parsed.objects], item.record.objects, self.settings.matching)
 
     def _pack(self, rollouts: Sequence[TrainedRollout]) -> list[PlannedForward]:
-        """This rank's forwards: all segments of the step, laid out at once, whole, the first of them in the first."""
-        rows: Sequence[tuple[int, ...]] = [(index,) for index in range(len(rollouts))]
-        if self.settings.row_length is not None:
-            rows = build_plan([len(rollout.sample) for rollout in rollouts], self.settings.row_length).packs
-        forwards = []
-        for packs in split_steps(rows, self.settings.per_forward):
-            chosen = [rollouts[index] for pack in packs for index in pack]
-            images = [rollout.item.image for rollout in chosen]
-            forwards.append(self._builder.build([rollout.sample for rollout in chosen], images, len(packs)))
-        return forwards
+        samples, images = [rollout.sample for rollout in rollouts], [rollout.item.image for rollout in rollouts]
+        return pack_step(self._builder, samples, images, self.settings.rows)
 
 
 @dataclass(frozen=True, slots=True)

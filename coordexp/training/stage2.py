@@ -15,6 +15,7 @@ from coordexp.matching.types import build_settings
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Decoding
 from coordexp.training.build import build_trainer
+from coordexp.training.forwards import RowLimits
 from coordexp.training.layout import build_validation, open_stream
 from coordexp.training.record_steps import RecordPlans
 from coordexp.training.rollout_dump import RolloutDump
@@ -58,6 +59,12 @@ def build_backend(run: Run) -> RolloutBackend:
     )
 
 
+def build_row_limits(config: Config) -> RowLimits:
+    """How the samples of a step are laid into forwards."""
+    row_length = config.global_max_length if config.training.packing else None
+    return RowLimits(row_length, config.training.per_device_train_batch_size)
+
+
 def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
     """What makes plans from rollouts."""
     config, section = run.config, rollout_section(run.config)
@@ -66,8 +73,7 @@ def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
         matching=build_settings(section),
         training_seed=config.training.seed,
         image_root=run.foundation.samples["train"].file.image_root,
-        row_length=config.global_max_length if config.training.packing else None,
-        per_forward=config.training.per_device_train_batch_size,
+        rows=build_row_limits(config),
     )
     device = run.learner.run.placement.device
     return RolloutPhase(backend, run.builder(Provenance.B), settings, device, build_dump(run))

@@ -61,12 +61,9 @@ def check_supported(config: Config) -> None:
 
 def unsupported(config: Config) -> Iterable[Problem]:
     """What this version cannot train, each at its key."""
-    section, channels = config.rollout_matching, config.stage2_ab
+    section = config.rollout_matching
     if section is not None and section.rollout_backend == "vllm":
         yield build_problem(config, "rollout_matching.rollout_backend", "there is no vllm backend yet; write hf")
     if section is not None and section.repeat_terminate.enabled:
         text = "no backend ends a repetition yet; write false, and keep max_new_tokens near what ground truth needs"
         yield build_problem(config, "rollout_matching.repeat_terminate.enabled", text)
-    if channels is not None and channels.schedule.b_ratio != 1:
-        text = f"{channels.schedule.b_ratio} asks for steps of Channel A, which are not there yet; write 1.0"
-        yield build_problem(config, "stage2_ab.schedule.b_ratio", text)

@@ -39,7 +39,8 @@ class PlannedForward:
     """One forward: its tokens, the images that its pixels will be made from, and what it is asked to predict.
 
     `batch` has no pixels yet: a pack of 10,000 vision tokens is 250 MB of them. `images` follow `samples`. `n_packs`
-    rows of the packing plan lie in it; 0 for a filler, which runs where another rank has a forward more.
+    rows of the packing plan lie in it; 0 for a filler, which runs where another rank has a forward more. With
+    `self_context` it is Channel A's: `context` is asked of forward 0, `self_context` of the last one.
     """
 
     samples: tuple[EncodedSample, ...]
@@ -47,6 +48,12 @@ class PlannedForward:
     batch: PackedBatch
     context: TeacherForcingContext
     n_packs: int = 1
+    self_context: TeacherForcingContext | None = None
+
+    @property
+    def contexts(self) -> tuple[TeacherForcingContext, ...]:
+        """All that the forward is asked to predict."""
+        return (self.context,) if self.self_context is None else (self.context, self.self_context)
 
     @property
     def is_filler(self) -> bool:
