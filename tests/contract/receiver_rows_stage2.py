@@ -53,12 +53,12 @@ MODULES = [
 EVERYWHERE = {key: key for key in ("soft_ce_weight", "w1_weight", "temperature", "target_sigma", "target_truncate")}
 GATES = {"ce_weight": "coord_ce_weight", "gate_weight": "coord_gate_weight", "text_gate_weight": "text_gate_weight"}
 ROWS = (
-    Row("global_max_length", "answers", lambda b: b.phase.settings.row_length),
+    Row("global_max_length", "answers", lambda b: b.phase.settings.rows.row_length),
     Row("training.seed", "answers", lambda b: b.phase.settings.training_seed),
     Row("training.effective_batch_size", "answers", lambda b: b.parts.plans.per_step),
-    Row("training.per_device_train_batch_size", "answers", lambda b: b.phase.settings.per_forward),
+    Row("training.per_device_train_batch_size", "answers", lambda b: b.phase.settings.rows.per_forward),
     Row("training.per_device_eval_batch_size", "answers", lambda b: b.parts.validation.split.per_forward),
-    Row("training.packing", "channels", lambda b: b.phase.settings.row_length is not None),
+    Row("training.packing", "channels", lambda b: b.phase.settings.rows.row_length is not None),
     *of_distribution("answers", EVERYWHERE | GATES),
     *of_distribution("channels", EVERYWHERE),
     Row("rollout_matching.decode_batch_size", "answers", lambda b: b.phase.backend.settings.decode_batch_size),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from coordexp.config import load_config
+from coordexp.training.rollout_phase import RolloutPhase
 from coordexp.training.types import StepRecords
 from tests.plugins.receiver_builds import BUILDS
 from tests.plugins.stage1 import SHIPPED
@@ -43,6 +44,12 @@ class Built:
     @property
     def phase(self) -> Any:
         """What makes the plan of a step on rollouts."""
+        made_by = self.parts.plans.make.__self__
+        return made_by if isinstance(made_by, RolloutPhase) else made_by.b.__self__
+
+    @property
+    def channels(self) -> Any:
+        """What makes the plan of a step by its channel."""
         return self.parts.plans.make.__self__
 
     @cached_property

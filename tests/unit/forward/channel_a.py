@@ -1,4 +1,4 @@
-"""A step of Channel A on the small Qwen3-VL: batch, objective and runner, and an oracle of the loop that shares neither."""
+"""A step of Channel A on the small Qwen3-VL, and an oracle of its loop that shares none of the code under test."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Step:
     """What Channel A makes of samples in one forward, under an objective and settings."""
 
     model: Any
-    settings: SelfContext = SelfContext(2, "st", "unroll")
+    settings: SelfContext = field(default_factory=SelfContext)
     objective: Objective = field(default_factory=objective_of)
     padded: bool = False
     found: list[EncodedSample] = field(default_factory=samples)

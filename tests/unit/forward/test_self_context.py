@@ -104,7 +104,8 @@ def test_rows_are_expected_likeliest_or_both():
     assert found["hard"][2] is None, "the likeliest row says nothing of the logits"
     for soft, straight in zip(found["soft"][1:], found["st"][1:], strict=True):
         torch.testing.assert_close(straight, soft)
-    assert torch.autograd.gradcheck(lambda t, s: slot_rows(t, s, 0.7, "soft"), (table[:, :2].detach().requires_grad_(), logits[:1]))  # fmt: skip
+    few = (table[:, :2].detach().requires_grad_(), logits[:1])
+    assert torch.autograd.gradcheck(lambda t, s: slot_rows(t, s, 0.7, "soft"), few)
 
 
 @pytest.mark.invariant("FWD-019")
@@ -322,7 +323,9 @@ def largest(grads: dict[str, torch.Tensor]) -> float:
     return max(float(grad.abs().max()) for grad in grads.values())
 
 
-def assert_near(found: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float, dict[str, torch.Tensor]], close=1e-5):
+def assert_near(
+    found: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float, dict[str, torch.Tensor]], close=1e-5
+):
     assert found[0] == pytest.approx(wanted[0], rel=close)
     assert found[1].keys() == wanted[1].keys()
     for name, grad in wanted[1].items():
@@ -382,4 +385,6 @@ def test_bfloat16_feeds_rows_of_the_embedding_and_moves_no_other(mode, weights):
     with autocast:
         total, grads = step.learn()
     exactly = Step(tiny_model(), SelfContext(3, mode, "unroll")).run().total
-    assert total == pytest.approx(float(exactly.detach()), rel=0.05) and all(bool(g.isfinite().all()) for g in grads.values())
+    assert total == pytest.approx(float(exactly.detach()), rel=0.05) and all(
+        bool(g.isfinite().all()) for g in grads.values()
+    )

@@ -21,7 +21,7 @@ from coordexp.packing.positions import build_rope_index
 from coordexp.rollout.seeding import evaluation_seed_base, rollout_seed_base
 from coordexp.rollout.types import RolloutError
 from coordexp.training.errors import TrainingError
-from coordexp.training.forwards import ForwardBuilder, agree
+from coordexp.training.forwards import ForwardBuilder, RowLimits, agree
 from coordexp.training.loop import run_plan
 from coordexp.training.rollout_metrics import CLOSURES_LOST
 from coordexp.training.types import StepKind, StepPlan, StepRecords
@@ -335,7 +335,7 @@ def test_a_target_that_is_too_long_loses_whole_objects_from_its_end(bench: Bench
     settings, packed, lengths = bench.encoder.settings, bench.phase.settings, []
     try:
         bench.encoder.settings = dataclasses.replace(settings, max_length=4000)
-        bench.phase.settings = dataclasses.replace(packed, row_length=4000)
+        bench.phase.settings = dataclasses.replace(packed, rows=RowLimits(4000, packed.rows.per_forward))
         whole = short.plan([answer])
         assert whole.observed["rollout/prefix_objects_cut_total"][0] == 0
         limit = len(samples_of(whole)[0])
