@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from coordexp.training.types import StepRecords
 from tests.contract.receiver_rows import Row, of_module
 
 if TYPE_CHECKING:
@@ -43,6 +44,27 @@ def modules(built: Built) -> list[tuple[str, bool, float, tuple[str, ...]]]:
     """The modules that the run computes, in order."""
     manifest = built.parts.run.objective.manifest
     return [(e.name, e.enabled, e.weight, e.channels) for e in (*manifest.objective, *manifest.diagnostics)]
+
+
+def channels_of_steps(built: Built) -> str:
+    """The channels of the run's first five steps."""
+    return "".join(built.channels.schedule.channel(step) for step in range(5))
+
+
+def forwards_of_a_step(built: Built) -> list[int]:
+    """How often the model runs for a record of Channel A, and for one of the validation."""
+    calls: list[None] = []
+    handle = built.trainer.model.register_forward_pre_hook(lambda *_: calls.append(None))
+    plan = built.channels.a(StepRecords(0, 0, (built.parts.dataset[0],)))
+    counts = []
+    try:
+        for planned in (*plan.forwards, next(iter(built.parts.validation))["forward"]):
+            calls.clear()
+            built.parts.run(built.trainer.model, planned, plan.normalizers)
+            counts.append(len(calls))
+    finally:
+        handle.remove()
+    return counts
 
 
 MODULES = [
@@ -92,6 +114,13 @@ ROWS = (
     Row("rollout_matching.pipeline.objective", "answers_authored", of_module("coord_reg", "w1_weight"), 0.6),
     Row("rollout_matching.pipeline.diagnostics", "answers_authored", modules, MODULES),
     Row("stage2_ab.coord_decode_mode", "channels", lambda b: b.parts.run.objective.decode_mode),
+    Row("stage2_ab.schedule.b_ratio", "channels", lambda b: float(b.channels.schedule.b_ratio)),
+    Row("stage2_ab.schedule.b_ratio", "channels", channels_of_steps, "AABAB"),
+    Row("stage2_ab.n_softctx_iter", "channels", lambda b: b.parts.run.self_context.iterations),
+    Row("stage2_ab.n_softctx_iter", "channels", forwards_of_a_step, [3, 1]),
+    Row("stage2_ab.softctx_grad_mode", "channels", lambda b: b.parts.run.self_context.grad_mode),
+    Row("stage2_ab.coord_ctx_embed_mode", "channels", lambda b: b.parts.run.self_context.embed_mode),
+    of_channels("fmt_struct_ce_weight", "token_ce", "self_context_struct_ce_weight"),
     of_channels("desc_ce_weight", "token_ce"),
     of_channels("desc_ce_weight", "token_ce", "rollout_fn_desc_weight"),
     of_channels("bbox_smoothl1_weight", "bbox_geo", "smoothl1_weight"),
@@ -107,18 +136,12 @@ ROWS = (
     Row("stage2_ab.pipeline.objective", "channels_authored", of_module("token_ce", "rollout_fn_desc_weight"), 3.0),
     Row("stage2_ab.pipeline.diagnostics", "channels_authored", modules, MODULES),
 )
-CHANNEL_A, VLLM, REPEATS = (
-    "stage2_ab.schedule.b_ratio",
+VLLM, REPEATS = (
     "rollout_matching.rollout_backend",
     "rollout_matching.repeat_terminate.enabled",
 )
 # What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
 WAITING = {
-    "stage2_ab.schedule.b_ratio": CHANNEL_A,
-    "stage2_ab.n_softctx_iter": CHANNEL_A,
-    "stage2_ab.softctx_grad_mode": CHANNEL_A,
-    "stage2_ab.coord_ctx_embed_mode": CHANNEL_A,
-    "stage2_ab.fmt_struct_ce_weight": CHANNEL_A,
     "rollout_matching.rollout_backend": VLLM,
     "rollout_matching.vllm.max_model_len": VLLM,
     "rollout_matching.vllm.mode": VLLM,
@@ -149,10 +172,8 @@ SERVER = {
 }
 READERS: dict[str | None, dict[str, dict[str, Any]]] = {
     None: {
-        "stage2_ab": {"n_softctx_iter": 3, "softctx_grad_mode": "em_detach", "coord_ctx_embed_mode": "soft"},
         "rollout_matching": {"vllm": SERVER, "repeat_terminate": {"max_object_keys": 9}},
     },
-    CHANNEL_A: {"stage2_ab": {"schedule": {"b_ratio": 0.5}}},
     VLLM: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER}},
     REPEATS: {"rollout_matching": {"repeat_terminate": {"enabled": True, "max_object_keys": 9}}},
 }

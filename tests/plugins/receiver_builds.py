@@ -209,7 +209,11 @@ BUILDS: dict[str, dict[str, Any]] = {
             },
         },
         "stage2_ab": {
-            "schedule": {"b_ratio": 1.0},
+            "schedule": {"b_ratio": 0.4},
+            "n_softctx_iter": 3,
+            "softctx_grad_mode": "em_detach",
+            "coord_ctx_embed_mode": "soft",
+            "fmt_struct_ce_weight": 0.37,
             "coord_decode_mode": "st",
             "desc_ce_weight": 2.1,
             "bbox_smoothl1_weight": 2.2,
