@@ -155,7 +155,8 @@ def test_configurations_are_shipped_for_every_kind():
     assert kinds == {"stage1", "stage2_two_channel", "stage2_rollout_aligned"}
     names = {f"{path.parent.name}/{path.stem}" for path in discover_profiles(CONFIGS)}
     wanted = {f"{folder}/{leaf}" for folder in PROFILE_FOLDERS for leaf in ("a_only", "b_only", "ab_mixed")}
-    assert wanted | {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline", "smoke/b_only_hf"} == names
+    own = {f"smoke/{leaf}_hf" for leaf in ("b_only", "ab_mixed", "ab_mixed_st")}
+    assert wanted | own | {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline"} == names
     assert (CONFIGS / "stage1/ablation/geometry_first_coco80.yaml").is_file()
 
 
@@ -207,8 +208,9 @@ def test_a_production_profile_pins_its_objective(path):
 
 
 @pytest.mark.invariant("CONFIG-020")
-def test_the_straight_through_profile_turns_both_bridges_on():
-    stage2 = load_config(CONFIGS / "stage2_two_channel/smoke/ab_mixed_st.yaml").stage2_ab
+@pytest.mark.parametrize("leaf", ["ab_mixed_st", "ab_mixed_st_hf"])
+def test_the_straight_through_profile_turns_both_bridges_on(leaf):
+    stage2 = load_config(CONFIGS / f"stage2_two_channel/smoke/{leaf}.yaml").stage2_ab
     assert stage2 is not None
     assert (stage2.coord_ctx_embed_mode, stage2.coord_decode_mode) == ("st", "st")
 
@@ -218,7 +220,8 @@ def test_the_straight_through_profile_turns_both_bridges_on():
 def test_the_name_of_a_smoke_run_says_who_generates_its_rollouts(path):
     config = load_config(path)
     assert config.rollout_matching is not None
-    own = path.stem.endswith("hf")
+    # Channel A alone rolls out in evaluations alone, and needs no server for them.
+    own = path.stem.endswith("hf") or path.stem == "a_only"
     assert config.rollout_matching.rollout_backend == ("hf" if own else "vllm")
     assert own == (config.model.model == "fixtures/tiny-qwen3vl")
     if own:
@@ -227,7 +230,13 @@ def test_the_name_of_a_smoke_run_says_who_generates_its_rollouts(path):
 
 
 @pytest.mark.invariant("CONFIG-020")
-@pytest.mark.parametrize("run", ["stage2_two_channel/smoke/b_only_hf", "stage2_rollout_aligned/smoke/hf"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        *(f"stage2_two_channel/smoke/{leaf}" for leaf in ("a_only", "ab_mixed_hf", "ab_mixed_st_hf", "b_only_hf")),
+        "stage2_rollout_aligned/smoke/hf",
+    ],
+)
 def test_a_smoke_run_on_drawn_shapes_weighs_rollouts_as_stage_1_weighs_ground_truth(run):
     def weights(name: str) -> dict[str, Any]:
         entries = resolved_document(resolve_manifest(load_config(CONFIGS / f"{name}.yaml")))["objective"]
