@@ -18,9 +18,8 @@ from coordexp.encode.types import IGNORE_INDEX, ObjectSlots, TokenSubset, TokenT
 from coordexp.losses.masks import Provenance
 from coordexp.losses.objective import build_stage1_objective
 from coordexp.packing.positions import build_rope_index
-from coordexp.rollout.requests import build_requests
 from coordexp.rollout.seeding import evaluation_seed_base, rollout_seed_base
-from coordexp.rollout.types import Decoding, RolloutError
+from coordexp.rollout.types import RolloutError
 from coordexp.training.errors import TrainingError
 from coordexp.training.forwards import ForwardBuilder, agree
 from coordexp.training.loop import run_plan
@@ -291,19 +290,6 @@ def test_an_answer_to_another_prompt_is_refused(
     monkeypatch.setattr(backend, "generate", drifted)
     with pytest.raises(RolloutError, match=says):
         bench.phase.plan(StepRecords(0, 0, tuple(bench.items)))
-
-
-@pytest.mark.invariant("BRIDGE-007")
-def test_a_model_that_generates_under_deepspeed_sees_the_image(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """tests/ddp/test_stage2_ranks.py asks the same of ZeRO-2 itself."""
-    from swift.model.models import qwen
-
-    # The bench's backend is scripted; the evaluation has the model's own.
-    own = bench.trainer.parts.rollouts.backend
-    requests = build_requests([item.record for item in bench.items], bench.encoder, bench.phase.settings.image_root)
-    plain = own.generate(requests, Decoding(24))
-    monkeypatch.setattr(qwen, "is_deepspeed_enabled", lambda: True)
-    assert own.generate(requests, Decoding(24)) == plain
 
 
 @pytest.mark.invariant("TRAIN-032")

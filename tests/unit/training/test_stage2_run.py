@@ -208,6 +208,26 @@ def test_a_run_with_the_same_seed_gives_the_same_numbers(ran: Ran, stage2_kit: S
     assert drawn[0] != greedy[0], "sampled: nothing else is different in the first step"
 
 
+@pytest.mark.invariant("BRIDGE-007")
+def test_a_model_that_generates_under_deepspeed_sees_the_image(
+    stage2_kit: Stage2Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/ddp/test_stage2_ranks.py asks the same of ZeRO-2 itself."""
+    from swift.model.models import qwen
+
+    from coordexp.rollout.requests import build_requests
+    from coordexp.rollout.types import Decoding
+    from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
+
+    trainer = build_stage2_rollout_aligned(load_config(stage2_kit.write("sees")))
+    records = read_records(stage2_kit.stage1.val)
+    requests = build_requests(records, trainer.parts.run.encoder, stage2_kit.stage1.val.parent)
+    backend = trainer.parts.rollouts.backend
+    plain = backend.generate(requests, Decoding(24))
+    monkeypatch.setattr(qwen, "is_deepspeed_enabled", lambda: True)
+    assert backend.generate(requests, Decoding(24)) == plain
+
+
 @pytest.mark.invariant("TRAIN-033")
 def test_what_no_trainer_does_yet_is_refused_at_its_key(stage2_kit: Stage2Kit) -> None:
     from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
