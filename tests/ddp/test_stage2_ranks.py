@@ -100,20 +100,11 @@ def test_two_ranks_train_on_rollouts_as_one_does(stage2_kit: Stage2Kit) -> None:
     for name, weight in expected.items():
         assert float((weight - weights[name]).abs().max()) < 1e-5, name
 
-
-@pytest.mark.invariant("TRAIN-035")
-def test_a_step_on_rollouts_under_zero_2_is_that_of_plain_ddp(stage2_kit: Stage2Kit) -> None:
-    """One step: later ones draw with weights that differ in their last digits, and an answer may differ in a token."""
+    # Later steps draw with weights that differ in their last digits, where an answer may differ in a token.
     first = {"max_steps": 1, "eval_strategy": "no", "metric_for_best_model": None, "greater_is_better": None}
-    (plain, *_), pair = run(stage2_kit, "first_ddp", 2, training=first)
     zero2 = {"enabled": True, "config": "zero2"}
-    (sharded, *_), third = run(stage2_kit, "first_zero2", 2, training=first, deepspeed=zero2)
-    assert plain["rollout/samples_total"] == 4 and plain["rollout/matched_total"] > 0
-    agree([plain], [sharded], rel=1e-5)
-    weights, expected = (load_file(folder / "final/model.safetensors") for folder in (third, pair))
-    assert expected.keys() == weights.keys()
-    for name, weight in expected.items():
-        assert float((weight - weights[name]).abs().max()) < 0.1 * RATE, name
+    (sharded, *_), _ = run(stage2_kit, "rollouts_zero2", 2, training=first, deepspeed=zero2)
+    agree(two[:1], [sharded], rel=1e-5)
 
 
 @pytest.mark.invariant("TRAIN-035")
