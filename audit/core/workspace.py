@@ -25,7 +25,7 @@ MIXED_FILE = "mixed.txt"
 SUPPORT = (
     "audit/__init__.py", "audit/recording.py", "audit/tree.py", "audit/core/", "configs/", "contracts/",
     "docs/configuration.md", "fixtures/config/", "fixtures/coordjson/", "fixtures/packing/", "pyproject.toml",
-    "tests/conftest.py", "tests/strategies.py", "tests/plugins/", "fixtures/tiny-qwen3vl/",
+    "tests/conftest.py", "tests/strategies.py", "fixtures/tiny-qwen3vl/",
 )  # fmt: skip
 NO_INFLUENCE = ("contracts/audit/",)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from coordexp.bridges.swift_forward import restore_forward
 from coordexp.config import Config
 from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
 from coordexp.encode.encoder import Encoder
@@ -95,6 +96,7 @@ def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, obj
 
     register_segments()
     model, _ = arguments.get_model_processor()
+    restore_forward(model)
     encoder.template.set_mode("train")
     model = TunerMixin.prepare_model(arguments, model, template=encoder.template, train_dataset=None)
     install_vocabulary_head(model)

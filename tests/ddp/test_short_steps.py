@@ -42,8 +42,13 @@ SETTINGS = {
 
 @pytest.mark.invariant("TRAIN-002")
 @pytest.mark.invariant("TRAIN-004")
-def test_a_short_last_step_over_two_ranks_is_sums_over_counts(stage1_kit: Stage1Kit) -> None:
-    path = stage1_kit.write("short_steps", row=280, training=SETTINGS)
+@pytest.mark.invariant("TRAIN-016")
+@pytest.mark.parametrize("deepspeed", [{}, {"enabled": True, "config": "zero2"}], ids=["ddp", "zero2"])
+def test_a_short_last_step_over_two_ranks_is_sums_over_counts(
+    stage1_kit: Stage1Kit, deepspeed: dict[str, object]
+) -> None:
+    """Plain, and under DeepSpeed, which reduces and steps in the last backward alone."""
+    path = stage1_kit.write(f"short_steps_{len(deepspeed)}", row=280, training=SETTINGS, deepspeed=deepspeed)
     config = load_config(path)
     hand = HandCount(config, stage1_kit.checkpoint, stage1_kit.train)
     plan = build_plan([hand.encoder.length(record) for record in hand.records], 280)
@@ -83,21 +88,3 @@ def test_a_short_last_step_over_two_ranks_is_sums_over_counts(stage1_kit: Stage1
         difference = float((weight - expected[name].detach()).abs().max())
         assert difference < CLOSE, name
     assert max(float((trained[name] - moved[name]).abs().max()) for name in moved) > RATE, "weights have moved"
-
-
-@pytest.mark.invariant("TRAIN-016")
-def test_zero_2_trains_as_plain_ddp_does(stage1_kit: Stage1Kit) -> None:
-    """Several forwards a step, the last step short: DeepSpeed reduces and steps in the last backward alone."""
-    plain, one = train(stage1_kit.write("ddp_plain", row=280, training=SETTINGS), 2)
-    sharded, two = train(
-        stage1_kit.write("ddp_zero2", row=280, training=SETTINGS, deepspeed={"enabled": True, "config": "zero2"}),
-        2,
-    )
-    keys = [key for key in plain[0] if key.startswith("loss") or key == "grad_norm"]
-    assert len(plain) == len(sharded) == 2 and "loss/geo" in keys
-    for before, after in zip(plain, sharded, strict=True):
-        assert [after[key] for key in keys] == pytest.approx([before[key] for key in keys], rel=1e-5)
-    first, second = (load_file(folder / "final/model.safetensors") for folder in (one, two))
-    assert first.keys() == second.keys()
-    for name, weight in first.items():
-        assert float((weight - second[name]).abs().max()) < CLOSE, name

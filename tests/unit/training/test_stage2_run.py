@@ -191,8 +191,8 @@ def test_a_run_with_the_same_seed_gives_the_same_numbers(ran: Ran, stage2_kit: S
     from coordexp.training.stage2_rollout_aligned import run_stage2_rollout_aligned
 
     lines = []
-    for name, batch in (("drawn", 4), ("drawn_again", 3)):
-        sampled = {"decoding": {"temperature": 1.0, "top_p": 0.95}, "decode_batch_size": batch, "max_new_tokens": 96}
+    for name, batch in (("sampled_in_fours", 4), ("sampled_in_threes", 3)):
+        sampled = ROLLOUTS | {"decoding": {"temperature": 1.0, "top_p": 0.95}, "decode_batch_size": batch}
         training = SETTINGS["training"] | {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no"}
         training |= {"metric_for_best_model": None, "greater_is_better": None}
         path = stage2_kit.write(name, model=SETTINGS["model"], training=training, rollout_matching=sampled)
@@ -205,7 +205,27 @@ def test_a_run_with_the_same_seed_gives_the_same_numbers(ran: Ran, stage2_kit: S
                 assert math.isclose(other[key], value, rel_tol=1e-4, abs_tol=1e-6), key
     greedy = [line["rollout/gen_new_tokens_mean"] for line in ran.steps()]
     drawn = [line["rollout/gen_new_tokens_mean"] for line in lines[0] if "loss" in line]
-    assert drawn[0] != greedy[0], "sampled"
+    assert drawn[0] != greedy[0], "sampled: nothing else is different in the first step"
+
+
+@pytest.mark.invariant("BRIDGE-007")
+def test_a_model_that_generates_under_deepspeed_sees_the_image(
+    stage2_kit: Stage2Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/ddp/test_stage2_ranks.py asks the same of ZeRO-2 itself."""
+    from swift.model.models import qwen
+
+    from coordexp.rollout.requests import build_requests
+    from coordexp.rollout.types import Decoding
+    from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
+
+    trainer = build_stage2_rollout_aligned(load_config(stage2_kit.write("sees")))
+    records = read_records(stage2_kit.stage1.val)
+    requests = build_requests(records, trainer.parts.run.encoder, stage2_kit.stage1.val.parent)
+    backend = trainer.parts.rollouts.backend
+    plain = backend.generate(requests, Decoding(24))
+    monkeypatch.setattr(qwen, "is_deepspeed_enabled", lambda: True)
+    assert backend.generate(requests, Decoding(24)) == plain
 
 
 @pytest.mark.invariant("TRAIN-033")
