@@ -7,6 +7,7 @@ bit: the model finds image placeholders by their embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,21 +16,20 @@ import torch
 if TYPE_CHECKING:
     from torch import nn
 
-EmbedMode = Literal["soft", "st", "hard"]
 GradMode = Literal["unroll", "em_detach"]
+Mix = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Coord logits [C, 1000] and the embeddings [1000, H] of all coord tokens → what C slots are fed [C, H]."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelfContext:
     """How Channel A runs: `iterations` forwards, of which all but the first read the coordinates of the one before.
 
-    `embed_mode` says what a slot is fed (`slot_rows`). Under `unroll` gradients pass through all forwards; under
-    `em_detach` what is fed is detached: forward 0 and the last learn, each by itself, those between run without
-    gradient.
+    Under `unroll` gradients pass through all of them; under `em_detach` what is fed is detached: forward 0 and the last
+    learn, each by itself, those between run without gradient.
     """
 
     iterations: int = 2
-    embed_mode: EmbedMode = "st"
     grad_mode: GradMode = "unroll"
 
     def learns(self, number: int) -> bool:
@@ -41,33 +41,21 @@ class SelfContext:
 class SlotFeed:
     """Embeds a batch with its coord slots fed from logits.
 
-    `embedding` is the model's module with its hooks, never its weight: coord offsets are part of E_k. `coord_ids` int64
-    [1000]; `slots` int64 [C], flat positions of the coord tokens; `temperature` that of the coord distribution.
+    `embedding` is the model's module with its hooks, never its weight: coord offsets are part of what a token embeds
+    to. `coord_ids` int64 [1000]; `slots` int64 [C], flat positions of the coord tokens.
     """
 
     embedding: nn.Module
     coord_ids: torch.Tensor
     slots: torch.Tensor
-    temperature: float
+    mix: Mix
     settings: SelfContext
 
     def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Embeddings [B, T, H] of `input_ids` [B, T], the rows at `slots` replaced as `logits` [C, 1000] say."""
         embeddings: torch.Tensor = self.embedding(input_ids)
-        rows = slot_rows(self.embedding(self.coord_ids), logits, self.temperature, self.settings.embed_mode)
+        with torch.autocast(logits.device.type, enabled=False):
+            rows = self.mix(logits, self.embedding(self.coord_ids))
         if self.settings.grad_mode == "em_detach":
             rows = rows.detach()
         return embeddings.flatten(0, 1).index_copy(0, self.slots, rows).view_as(embeddings)
-
-
-def slot_rows(table: torch.Tensor, logits: torch.Tensor, temperature: float, mode: EmbedMode) -> torch.Tensor:
-    """[C, H] in the dtype of `table` [1000, H], for `logits` [C, 1000] with p = softmax(logits / temperature).
-
-    `soft`: Σ p_k E_k. `hard`: the likeliest E_k. `st`: the likeliest E_k, with the gradient of `soft`.
-    """
-    likeliest = table[logits.argmax(-1)]
-    if mode == "hard":
-        return likeliest
-    with torch.autocast(logits.device.type, enabled=False):
-        soft = (torch.softmax(logits / temperature, dim=-1) @ table.to(logits.dtype)).to(table.dtype)
-    return soft if mode == "soft" else likeliest.detach() + (soft - soft.detach())

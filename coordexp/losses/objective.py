@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from coordexp.losses.context import TeacherForcingContext, build_context
+from coordexp.losses.coord_atoms import embed_coords
 from coordexp.losses.defaults import stage1_manifest
 from coordexp.losses.manifest import Manifest, ModuleEntry, checksum
 from coordexp.losses.modules.types import (
@@ -90,7 +91,7 @@ class Objective:
         self.checksum = checksum(manifest)
         # Stage 1 has no choice: its boxes are expectations.
         self.decode_mode: DecodeMode = manifest.coord_decode_mode or "exp"
-        self.temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
+        self._temperature = manifest.config_of("coord_reg", CoordRegConfig).temperature
         self._objective: list[tuple[ModuleEntry, ObjectiveModule]] = [
             (entry, build_objective_module(entry)) for entry in manifest.objective
         ]
@@ -121,13 +122,20 @@ class Objective:
                 module.plan(coefficients, context, normalizers, entry.weight)
         return Prepared(self._request(coefficients, context), partial(self._finish, context, normalizers))
 
+    def embed(self, coord_logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What slots with these logits [C, 1000] are fed [C, H] in the self context, `rows` [1000, H] being the coord
+        tokens' embeddings: by the manifest's `coord_ctx_embed_mode`, of the distribution that the losses see.
+        """
+        p = torch.softmax(coord_logits / self._temperature, dim=-1)
+        return embed_coords(p, rows, str(self.manifest.coord_ctx_embed_mode))
+
     def _active(self, context: TeacherForcingContext) -> list[tuple[ModuleEntry, ObjectiveModule]]:
         return [(entry, module) for entry, module in self._objective if entry.runs_in(context.provenance.channel)]
 
     def _finish(
         self, context: TeacherForcingContext, normalizers: Normalizers, vocabulary: VocabularyOutput
     ) -> ObjectiveOutput:
-        log_p = torch.log_softmax(vocabulary.coord_logits / self.temperature, dim=-1)
+        log_p = torch.log_softmax(vocabulary.coord_logits / self._temperature, dim=-1)
         forwarded = Forwarded(context, vocabulary, log_p, log_p.exp(), self.decode_mode)
         total = vocabulary.loss
         terms: dict[str, Mapping[str, TermSum]] = {}

@@ -121,7 +121,7 @@ def build_self_context(config: Stage2AbConfig | None) -> SelfContext:
     """How Channel A runs; without a section nothing has a self context, and nothing reads it."""
     if config is None:
         return SelfContext()
-    return SelfContext(config.n_softctx_iter, config.coord_ctx_embed_mode, config.softctx_grad_mode)
+    return SelfContext(config.n_softctx_iter, config.softctx_grad_mode)
 
 
 def placement_on(device: torch.device, data: DataConfig) -> Placement:

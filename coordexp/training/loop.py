@@ -69,7 +69,7 @@ class ForwardRunner:
             embedding=unwrap_model(model).get_input_embeddings(),
             coord_ids=head.coord_ids,
             slots=asked[0].request.slots + 1,
-            temperature=self.objective.temperature,
+            mix=self.objective.embed,
             settings=self.self_context,
         )
         return iterate(run, partial(feed, batch.input_ids), asked, self.self_context)

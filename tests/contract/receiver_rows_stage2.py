@@ -119,7 +119,7 @@ ROWS = (
     Row("stage2_ab.n_softctx_iter", "channels", lambda b: b.parts.run.self_context.iterations),
     Row("stage2_ab.n_softctx_iter", "channels", forwards_of_a_step, [3, 1]),
     Row("stage2_ab.softctx_grad_mode", "channels", lambda b: b.parts.run.self_context.grad_mode),
-    Row("stage2_ab.coord_ctx_embed_mode", "channels", lambda b: b.parts.run.self_context.embed_mode),
+    Row("stage2_ab.coord_ctx_embed_mode", "channels", lambda b: b.parts.run.objective.manifest.coord_ctx_embed_mode),
     of_channels("fmt_struct_ce_weight", "token_ce", "self_context_struct_ce_weight"),
     of_channels("desc_ce_weight", "token_ce"),
     of_channels("desc_ce_weight", "token_ce", "rollout_fn_desc_weight"),

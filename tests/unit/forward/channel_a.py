@@ -51,10 +51,10 @@ WEIGHTS: dict[str, dict[str, float]] = {
 CONFIGS = {"token_ce": TokenCEConfig, "bbox_geo": BboxGeoConfig, "coord_reg": CoordRegConfig}
 
 
-def objective_of(weights: dict[str, dict[str, float]] = WEIGHTS, decode: Any = "exp") -> Objective:
+def objective_of(weights: dict[str, dict[str, float]], mode: Any) -> Objective:
     entries = tuple(ModuleEntry(name, CONFIGS[name](**config)) for name, config in weights.items())
     diagnostics = (ModuleEntry("coord_diag", CoordDiagConfig()),)
-    return build_objective(Manifest(entries, diagnostics, "stage2_two_channel", decode, "st"))
+    return build_objective(Manifest(entries, diagnostics, "stage2_two_channel", "exp", mode))
 
 
 def samples() -> list[EncodedSample]:
@@ -76,18 +76,28 @@ class Pixels:
         return torch.cat([sample.pixel_values for sample in found if sample.pixel_values is not None]).to(device)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the loop runs: its forwards, what a slot is fed, and what is detached."""
+
+    iterations: int = 2
+    mode: Any = "st"
+    grads: Any = "unroll"
+
+
 @dataclass
 class Step:
-    """What Channel A makes of samples in one forward, under an objective and settings."""
+    """What Channel A makes of samples in one forward, in some way and under an objective of some weights."""
 
     model: Any
-    settings: SelfContext = field(default_factory=SelfContext)
-    objective: Objective = field(default_factory=objective_of)
+    way: Way = Way()
+    weights: dict[str, dict[str, float]] = field(default_factory=lambda: WEIGHTS)
     padded: bool = False
     found: list[EncodedSample] = field(default_factory=samples)
 
     def __post_init__(self) -> None:
         install_vocabulary_head(self.model)
+        self.objective = objective_of(self.weights, self.way.mode)
 
     @property
     def batch(self) -> PackedBatch:
@@ -105,7 +115,8 @@ class Step:
         return anchor + last
 
     def run(self) -> ObjectiveOutput:
-        runner = ForwardRunner(Pixels(), self.objective, COORD_IDS, Placement(torch.device("cpu")), self.settings)  # type: ignore
+        settings = SelfContext(self.way.iterations, self.way.grads)
+        runner = ForwardRunner(Pixels(), self.objective, COORD_IDS, Placement(torch.device("cpu")), settings)  # type: ignore
         return runner(self.model, self.planned, self.normalizers)
 
     def learn(self) -> tuple[float, dict[str, torch.Tensor]]:
@@ -164,12 +175,13 @@ def by_hand(step: Step) -> list[tuple[torch.Tensor, torch.Tensor]]:
     model, batch, slots = step.model, step.batch, step.slots()
     inputs = {key: value for key, value in batch.model_inputs().items() if key != "input_ids"}
     embeddings = model.get_input_embeddings()(batch.input_ids)
+    temperature = step.weights["coord_reg"]["temperature"]
     passes = []
-    for _ in range(step.settings.iterations):
+    for _ in range(step.way.iterations):
         hidden = model.model(inputs_embeds=embeddings, use_cache=False, **inputs).last_hidden_state
         passes.append((hidden, embeddings))
         logits = F.linear(hidden.flatten(0, 1)[slots - 1], coord_rows(model))
-        rows = fed(coord_embeddings(model), logits, step.settings.embed_mode, step.objective.temperature)
+        rows = fed(coord_embeddings(model), logits, step.way.mode, temperature)
         embeddings = embeddings.clone()
         embeddings.flatten(0, 1)[slots] = rows.to(embeddings.dtype)
     return passes

@@ -13,10 +13,9 @@ import torch
 from coordexp.encode.assemble import without_targets
 from coordexp.forward.coord_offset import install_coord_offset
 from coordexp.forward.head import install_vocabulary_head, output_head
-from coordexp.forward.self_context import SelfContext, slot_rows
 from coordexp.losses.vocab import score_hidden
 from tests.plugins.tiny_qwen import COORD_IDS, IMAGE_PAD, random_sample, tiny_model
-from tests.unit.forward.channel_a import WEIGHTS, Step, by_hand, coord_embeddings, objective_of, samples, seen_by
+from tests.unit.forward.channel_a import WEIGHTS, Step, Way, by_hand, coord_embeddings, samples, seen_by
 
 MODES = ("soft", "st", "hard")
 GRADS = ("unroll", "em_detach")
@@ -46,7 +45,7 @@ def embeddings_of(step: Step) -> list[torch.Tensor | None]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_slot_is_fed_what_the_state_before_it_said_and_nothing_else_changes(mode, padded, offsets):
     model = offset_model() if offsets else tiny_model()
-    step = Step(model, SelfContext(4, mode, "unroll"), padded=padded)
+    step = Step(model, Way(4, mode, "unroll"), padded=padded)
     with torch.no_grad():
         first, *later = embeddings_of(step)
         wanted = [embeddings for _, embeddings in by_hand(step)]
@@ -66,7 +65,7 @@ def test_a_slot_is_fed_what_the_state_before_it_said_and_nothing_else_changes(mo
 
 @pytest.mark.invariant("FWD-018")
 def test_image_placeholders_take_the_same_pixels_in_every_forward():
-    step = Step(tiny_model(), SelfContext(3, "soft", "unroll"))
+    step = Step(tiny_model(), Way(3, "soft", "unroll"))
     with torch.no_grad():
         calls = seen_by(step.model, step.model.model.language_model, step.run)
     images = step.batch.input_ids == IMAGE_PAD
@@ -82,37 +81,18 @@ def test_the_coord_distribution_is_the_objectives():
     rows = {}
     for temperature in (0.5, 1.7):
         weights = {**WEIGHTS, "coord_reg": {**WEIGHTS["coord_reg"], "temperature": temperature}}
-        step = Step(tiny_model(), SelfContext(2, "soft", "unroll"), objective_of(weights))
+        step = Step(tiny_model(), Way(2, "soft", "unroll"), weights)
         with torch.no_grad():
             rows[temperature] = embeddings_of(step)[1].flatten(0, 1)[step.slots()]
             torch.testing.assert_close(rows[temperature], by_hand(step)[1][1].flatten(0, 1)[step.slots()])
     assert (rows[0.5] - rows[1.7]).abs().max() > 1e-3
 
 
-@pytest.mark.invariant("FWD-018")
-def test_rows_are_expected_likeliest_or_both():
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(1000, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    logits = torch.randn(5, 1000, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, 8, generator=generator, dtype=torch.float64)
-    found = {}
-    for mode in MODES:
-        rows = slot_rows(table, logits, 0.7, mode)
-        found[mode] = (rows, *torch.autograd.grad((rows * weight).sum(), (table, logits), allow_unused=True))
-    hard = table[logits.argmax(-1)]
-    assert torch.equal(found["hard"][0], hard) and torch.equal(found["st"][0], hard)
-    assert found["hard"][2] is None, "the likeliest row says nothing of the logits"
-    for soft, straight in zip(found["soft"][1:], found["st"][1:], strict=True):
-        torch.testing.assert_close(straight, soft)
-    few = (table[:, :2].detach().requires_grad_(), logits[:1])
-    assert torch.autograd.gradcheck(lambda t, s: slot_rows(t, s, 0.7, "soft"), few)
-
-
 @pytest.mark.invariant("FWD-019")
 @pytest.mark.parametrize("grads", GRADS)
 @pytest.mark.parametrize("iterations", [1, 2, 3, 4])
 def test_channel_a_is_as_many_forwards_as_it_says_by_ids_first_and_by_embeddings_after(iterations, grads):
-    step = Step(tiny_model(), SelfContext(iterations, "st", grads))
+    step = Step(tiny_model(), Way(iterations, "st", grads))
     calls = seen_by(step.model, step.model, step.run)
     assert len(calls) == iterations
     batch = step.batch
@@ -128,7 +108,7 @@ def test_channel_a_is_as_many_forwards_as_it_says_by_ids_first_and_by_embeddings
 @pytest.mark.invariant("FWD-019")
 def test_without_slots_the_same_forwards_run():
     found = [without_targets(sample) for sample in samples()]
-    step = Step(tiny_model(), SelfContext(3, "st", "unroll"), found=found)
+    step = Step(tiny_model(), Way(3, "st", "unroll"), found=found)
     with torch.no_grad():
         assert len(embeddings_of(step)) == 3
     total, grads = step.learn()
@@ -137,7 +117,7 @@ def test_without_slots_the_same_forwards_run():
 
 @pytest.mark.invariant("FWD-019")
 def test_what_a_generation_leaves_behind_has_no_effect():
-    fresh, used = Step(tiny_model(), SelfContext(3)), Step(tiny_model(), SelfContext(3))
+    fresh, used = Step(tiny_model(), Way(3)), Step(tiny_model(), Way(3))
     sample = random_sample(9, ((6, 4),))
     prompt = sample.prompt_length
     used.model.generate(
@@ -158,7 +138,7 @@ def test_what_a_generation_leaves_behind_has_no_effect():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("iterations", [1, 2, 3])
 def test_the_anchor_is_of_the_first_forward_and_coordinates_are_of_the_last(iterations, mode):
-    step = Step(offset_model(), SelfContext(iterations, mode, "unroll"))
+    step = Step(offset_model(), Way(iterations, mode, "unroll"))
     with torch.no_grad():
         found = step.run()
         states = [hidden for hidden, _ in by_hand(step)]
@@ -207,9 +187,9 @@ def test_every_component_with_a_weight_has_a_gradient_of_its_own(name, key, grad
     weights = alone(name, key)
     if key == "text_gate_weight":  # asked of structure that has a weight in the self context
         weights["token_ce"] = {"self_context_struct_ce_weight": 0.4, "desc_ce_weight": 0.0}
-    found = Step(tiny_model(), SelfContext(3, "st", grads), objective_of(weights)).learn()[1]
+    found = Step(tiny_model(), Way(3, "st", grads), weights).learn()[1]
     without = {module: {**config, **({key: 0.0} if module == name else {})} for module, config in weights.items()}
-    rest = Step(tiny_model(), SelfContext(3, "st", grads), objective_of(without)).learn()[1]
+    rest = Step(tiny_model(), Way(3, "st", grads), without).learn()[1]
     label = "model.language_model.layers.0.self_attn.v_proj.weight"
     assert float((found[label] - rest[label]).abs().max()) > 1e-7
 
@@ -218,8 +198,8 @@ def test_every_component_with_a_weight_has_a_gradient_of_its_own(name, key, grad
 @pytest.mark.parametrize("grads", GRADS)
 def test_the_anchor_learns_as_teacher_forcing_does(grads):
     weights = {"token_ce": {"desc_ce_weight": 1.3, "self_context_struct_ce_weight": 0.0}}
-    plain = Step(tiny_model(), SelfContext(1), objective_of(weights)).learn()
-    found = Step(tiny_model(), SelfContext(3, "st", grads), objective_of(weights)).learn()
+    plain = Step(tiny_model(), Way(1), weights).learn()
+    found = Step(tiny_model(), Way(3, "st", grads), weights).learn()
     assert found[0] == pytest.approx(plain[0], rel=1e-6) and first_layer(plain[1]) > 1e-3
     for name, grad in plain[1].items():
         torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-7)
@@ -275,9 +255,9 @@ def test_gradients_are_those_of_finite_differences(iterations):
     """Of the whole loop under unroll, and with what is fed held fast under em_detach."""
     slopes = {}
     # CIoU holds α fast by definition, so it has no finite differences.
-    objective = objective_of({**WEIGHTS, "bbox_geo": {"smoothl1_weight": 2.0, "ciou_weight": 0.0}})
+    weights = {**WEIGHTS, "bbox_geo": {"smoothl1_weight": 2.0, "ciou_weight": 0.0}}
     for grads in GRADS:
-        step = Step(double(), SelfContext(iterations, "soft", grads), objective, found=double_samples())
+        step = Step(double(), Way(iterations, "soft", grads), weights, found=double_samples())
         found = step.learn()[1]
         generator = torch.Generator().manual_seed(3)
         parameters = [p for p in step.model.parameters() if p.requires_grad]
@@ -309,7 +289,7 @@ def test_gradients_are_those_of_finite_differences(iterations):
 def test_forwards_between_run_without_gradient_under_em_detach():
     graded: dict[str, list[bool]] = {}
     for grads in GRADS:
-        step = Step(tiny_model(), SelfContext(4, "st", grads))
+        step = Step(tiny_model(), Way(4, "st", grads))
         layer = step.model.model.language_model.layers[-1]
         noted: list[bool] = []
         handle = layer.register_forward_hook(lambda _m, _a, out, noted=noted: noted.append(out.requires_grad))
@@ -336,7 +316,7 @@ def assert_near(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("grads", GRADS)
 def test_packed_and_padded_learn_the_same(mode, grads):
-    settings = SelfContext(3, mode, grads)
+    settings = Way(3, mode, grads)
     assert_near(Step(tiny_model(), settings, padded=True).learn(), Step(tiny_model(), settings).learn())
 
 
@@ -357,7 +337,7 @@ def test_gradient_checkpointing_changes_nothing(grads, tuned):
         model.train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        step = Step(model, SelfContext(3, "st", grads))
+        step = Step(model, Way(3, "st", grads))
         found[checkpointing] = step.learn()
     assert_near(found[True], found[False])
     names = " ".join(found[True][1])
@@ -369,7 +349,7 @@ def test_gradient_checkpointing_changes_nothing(grads, tuned):
 @pytest.mark.parametrize("mode", MODES)
 def test_bfloat16_feeds_rows_of_the_embedding_and_moves_no_other(mode, weights):
     model = tiny_model().to(getattr(torch, weights))
-    step = Step(model, SelfContext(3, mode, "unroll"))
+    step = Step(model, Way(3, mode, "unroll"))
     autocast = torch.autocast("cpu", torch.bfloat16) if weights == "float32" else nullcontext()
     with autocast, torch.no_grad():
         later = embeddings_of(step)[1:]
@@ -384,7 +364,7 @@ def test_bfloat16_feeds_rows_of_the_embedding_and_moves_no_other(mode, weights):
         assert bool(exact.all()) == (mode != "soft"), "the likeliest row is a row of the table, to the last bit"
     with autocast:
         total, grads = step.learn()
-    exactly = Step(tiny_model(), SelfContext(3, mode, "unroll")).run().total
+    exactly = Step(tiny_model(), Way(3, mode, "unroll")).run().total
     assert total == pytest.approx(float(exactly.detach()), rel=0.05) and all(
         bool(g.isfinite().all()) for g in grads.values()
     )

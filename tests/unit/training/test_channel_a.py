@@ -175,7 +175,7 @@ def test_counts_are_of_both_contexts(bench: Bench) -> None:
 def test_packs_and_rows_of_a_step_learn_the_same(bench: Bench, stage2_kit: Stage2Kit, grad_mode: Any) -> None:
     padded = build(stage2_kit, f"channel_a_padded_{grad_mode}", training={"packing": False})
     padded.trainer.model.load_state_dict(bench.trainer.model.state_dict())
-    settings = SelfContext(3, "soft", grad_mode)
+    settings = SelfContext(3, grad_mode)
     assert len(padded.plan().forwards) == 3 and len(bench.plan().forwards) == 2
     found, wanted = (one.learn(one.plan(), self_context=settings) for one in (padded, bench))
     assert found[0] == pytest.approx(wanted[0], rel=1e-5)
