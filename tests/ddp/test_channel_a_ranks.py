@@ -38,7 +38,7 @@ def run(kit: Stage2Kit, name: str, ranks: int, **sections: Any) -> tuple[list[di
 @pytest.mark.invariant("TRAIN-039")
 @pytest.mark.parametrize(
     ("grad_mode", "deepspeed", "rel", "close"),
-    [("unroll", {}, 1e-5, 1e-5), ("em_detach", {"enabled": True, "config": "zero2"}, 1e-4, 0.1 * RATE)],
+    [("unroll", {}, 1e-5, 1e-5), ("em_detach", {"enabled": True, "config": "zero2"}, 1e-4, 3e-6)],
     ids=["ddp", "zero2"],
 )
 def test_two_ranks_train_on_both_channels_as_one_does(
