@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coordexp.config import render_resolved, resolve_output
 from coordexp.losses.defaults import describe_objective, resolve_manifest
 from coordexp.training.build import build_foundation
-from coordexp.training.stage2_preflight import unsupported
+from coordexp.training.stage2_preflight import answers_cut_short, unsupported
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -20,11 +20,13 @@ def dry_run(config: Config) -> tuple[str, ...]:
     """Check what a run does before it loads weights, by the same function; write `resolved_config.json` into the run's
     folder, and say what would be trained.
     """
-    found = build_foundation(config).samples
+    foundation = build_foundation(config)
+    found = foundation.samples
     folder = resolve_output(config, config.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved_config.json"
     path.write_text(render_resolved(config) + "\n", encoding="utf-8")
     told = [f"not trained by this version: {problem}" for problem in unsupported(config)]
+    told += [f"warning: {problem}" for problem in answers_cut_short(config, found, foundation.encoder)]
     counts = ", ".join(f"{role}: {part.survey.records} records" for role, part in found.items())
     return counts, f"resolved config: {path}", describe_objective(config, resolve_manifest(config)), *told

@@ -53,6 +53,17 @@ def check_answer_room(config: Config, samples: Mapping[Role, RunSamples], encode
         raise ConfigError(str(config.sources.path), [build_problem(config, "rollout_matching.max_new_tokens", text)])
 
 
+def answers_cut_short(config: Config, samples: Mapping[Role, RunSamples], encoder: Encoder) -> Iterable[Problem]:
+    """The key that limits answers, where some record's ground truth is longer: its answers could never be whole."""
+    section = config.rollout_matching
+    if section is None:
+        return
+    lengths = [encoder.answer_length(record) + 1 for part in samples.values() for record in part.records]
+    if cut := sum(length > section.max_new_tokens for length in lengths):
+        text = f"the ground truth of {cut} of {len(lengths)} records is longer; the longest has {max(lengths)} tokens"
+        yield build_problem(config, "rollout_matching.max_new_tokens", f"{section.max_new_tokens}: {text}")
+
+
 def check_supported(config: Config) -> None:
     """Raise `ConfigError` for what a configuration may say and no trainer of this version does yet."""
     if problems := list(unsupported(config)):

@@ -83,6 +83,7 @@ UNSUPPORTED: dict[str, Any] = {
     "custom": {"trainer_variant": "stage2_two_channel"},
     "stage2_ab": {"schedule": {"b_ratio": 0.25}},
     "rollout_matching": {
+        "max_new_tokens": 256,
         "rollout_backend": "vllm",
         "repeat_terminate": {"enabled": True, "max_object_keys": 9},
         "vllm": {"max_model_len": 600, "server": {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}]}},
@@ -90,11 +91,7 @@ UNSUPPORTED: dict[str, Any] = {
     },
 }
 """What stage 2 may be told and no trainer does yet."""
-UNSUPPORTED_KEYS = (
-    "rollout_matching.rollout_backend",
-    "rollout_matching.repeat_terminate.enabled",
-    "stage2_ab.schedule.b_ratio",
-)
+UNSUPPORTED_KEYS = ("rollout_matching.rollout_backend", "rollout_matching.repeat_terminate.enabled")
 
 
 @pytest.mark.invariant("TRAIN-033")
@@ -104,21 +101,56 @@ def test_a_run_refuses_what_no_trainer_does_yet_and_a_dry_run_lists_it(
     path = stage2_kit.write("unsupported", **UNSUPPORTED)
     assert main(["--config", str(path)]) == 1
     refused = capsys.readouterr().err
-    assert f"error: {path}: 3 problems" in refused and not (path.parent / "run").exists()
+    assert f"error: {path}: 2 problems" in refused and not (path.parent / "run").exists()
     assert main(["--config", str(path), "--dry-run"]) == 0
     told = capsys.readouterr().err
-    assert told.count("not trained by this version: ") == 3 and "train: 14 records, val: 3 records" in told
+    assert told.count("not trained by this version: ") == 2 and "train: 14 records, val: 3 records" in told
     for key in UNSUPPORTED_KEYS:
         assert f" {key}: " in refused
         assert re.search(rf"^not trained by this version: \S+config\.yaml:\d+: {re.escape(key)}: ", told, re.MULTILINE)
 
 
+MIXED: dict[str, Any] = {
+    "custom": {"trainer_variant": "stage2_two_channel"},
+    "stage2_ab": {"schedule": {"b_ratio": 0.25}, "n_softctx_iter": 3},
+}
+
+
 @pytest.mark.invariant("TRAIN-033")
-def test_what_stage_2_trains_is_refused_nowhere(stage2_kit: Stage2Kit, capsys: pytest.CaptureFixture[str]) -> None:
-    path = stage2_kit.write("supported")
+@pytest.mark.parametrize("sections", [{}, MIXED], ids=["rollout_aligned", "two_channel"])
+def test_what_stage_2_trains_is_refused_nowhere(
+    stage2_kit: Stage2Kit, capsys: pytest.CaptureFixture[str], sections: dict[str, Any]
+) -> None:
+    rollouts = {"max_new_tokens": 256} | ({"pipeline": None} if sections else {})
+    path = stage2_kit.write(f"supported_{len(sections)}", rollout_matching=rollouts, **sections)
     assert main(["--config", str(path), "--dry-run"]) == 0
     told = capsys.readouterr().err
-    assert "train: 14 records, val: 3 records" in told and "not trained by this version" not in told
+    assert "train: 14 records, val: 3 records" in told
+    assert "not trained by this version" not in told and "warning" not in told
+
+
+@pytest.mark.invariant("TRAIN-033")
+def test_a_dry_run_tells_of_a_limit_that_ground_truth_does_not_fit(stage2_kit: Stage2Kit) -> None:
+    from coordexp.training.build import build_foundation
+    from coordexp.training.dry_run import dry_run
+
+    config = load_config(stage2_kit.write("limit_foundation", rollout_matching={"max_new_tokens": 256}))
+    found = build_foundation(config)
+    records = [record for part in found.samples.values() for record in part.records]
+    samples = [found.encoder.sample(record, found.encoder.prompt(record)) for record in records]
+    answers = [sample.input_ids[sample.prompt_length :].tolist() for sample in samples]
+    lengths = [answer.index(found.encoder.turn.end) + 1 for answer in answers]
+    for short in (0, 1):
+        limit = max(lengths) - short
+        told = dry_run(load_config(stage2_kit.write(f"limit_{short}", rollout_matching={"max_new_tokens": limit})))
+        warned = [line for line in told if line.startswith("warning: ")]
+        assert len(warned) == short
+        for line in warned:
+            assert re.search(
+                rf"rollout_matching\.max_new_tokens: {limit}: .* of {lengths.count(max(lengths))} of 17 records "
+                rf"is longer; the longest has {max(lengths)} tokens",
+                line,
+            )
 
 
 RUNS = {
