@@ -37,6 +37,12 @@ def promised() -> dict[str, tuple[str, str]]:
     return found
 
 
+def of_one_context() -> dict[str, tuple[str, str]]:
+    """The keys under which a context of stage 2 has each component by itself."""
+    whole = {key.removeprefix("loss/"): row for key, row in promised().items() if key.startswith("loss/")}
+    return {f"loss/{context}/{key}": row for context in ("A1", "A2", "B") for key, row in whole.items()}
+
+
 def emitted() -> tuple[set[str], WindowMetrics]:
     """Keys of one forward of each provenance, and a logging window that has taken them all in."""
     objective, window, keys = build_objective(everything_on()), WindowMetrics(), set()
@@ -57,8 +63,9 @@ def test_the_objective_emits_exactly_the_keys_of_its_contract() -> None:
 def test_every_key_has_its_reduction_and_unit_in_the_metric_table() -> None:
     table = read_metric_table()
     declared = {key: (row.reduction, row.unit) for key, row in table.items() if key.startswith(OWNED)}
-    assert declared == promised()
-    assert all(table[key].modes == ("train", "eval") for key in declared)
+    assert declared == promised() | of_one_context()
+    assert all(table[key].modes == ("train", "eval") for key in promised())
+    assert all(table[key].modes == ("train",) for key in of_one_context()), "validations have one context"
 
 
 @pytest.mark.invariant("LOSS-029")
@@ -67,7 +74,11 @@ def test_a_logging_window_takes_every_key_that_is_emitted() -> None:
     import torch
 
     reduced = window.reduce(torch.device("cpu"))
-    assert set(reduced) == keys
+    assert set(reduced) - of_one_context().keys() == keys
+    found = {context: {key for key in reduced if key.startswith(f"loss/{context}/")} for context in ("A1", "A2", "B")}
+    assert {key.split("/")[2] for key in found["A1"]} == {"struct_ce", "desc_ce", "coord_token_ce"}
+    assert {key.split("/")[2] for key in found["A2"]} == {"struct_ce", "geo", "coord_reg"}
+    assert {key.split("/")[2] for key in found["B"]} == {"struct_ce", "desc_ce", "geo", "coord_reg"}
 
 
 @pytest.mark.invariant("LOSS-029")
