@@ -73,6 +73,18 @@ def test_a_ratio_over_nothing_is_absent_and_not_zero():
 
 
 @pytest.mark.invariant("ART-006")
+@given(st.permutations(range(1, 9)), st.lists(st.integers(0, 2), min_size=8, max_size=8))
+def test_the_latest_ratio_is_that_of_the_largest_denominator_whatever_the_order(steps, owners):
+    key = "stage2_ab/b_ratio_realized"
+    ranks = [MetricAccumulator() for _ in range(3)]
+    for step, owner in zip(steps, owners, strict=True):
+        ranks[owner].add_ratio(key, float(step // 3), torch.tensor(float(step)))
+    assert merge_states(rank.state() for rank in ranks).result() == {key: 2 / 8}
+    with pytest.raises(MetricError, match="give its numerator and denominator to add_ratio"):
+        MetricAccumulator().add(key, 1.0)
+
+
+@pytest.mark.invariant("ART-006")
 def test_tensors_are_detached_and_count_like_numbers():
     weight = torch.ones((), requires_grad=True)
     gathered = MetricAccumulator()
