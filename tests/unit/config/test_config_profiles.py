@@ -103,7 +103,7 @@ def test_all_the_inherited_keys_are_named_at_once(leaf):
 
 @pytest.mark.invariant("CONFIG-014")
 def test_the_base_and_other_folders_are_no_profiles(leaf):
-    other = leaf.parents[1] / "ablation" / "x.yaml"
+    other = leaf.parents[1] / "trial" / "x.yaml"
     other.parent.mkdir()
     other.write_text("extends: ../prod/ab_mixed.yaml\n")
     assert load_config(other).training.run_name == load_config(leaf).training.run_name
