@@ -6,6 +6,7 @@ In: a configuration with what `build_foundation` has read; out: nothing, or the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import TYPE_CHECKING
 
 from coordexp.config import ConfigError, build_problem
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder
 
 _BOXES_ONLY = "stage2_boxes_only"
+_NEARLY_ALL, _AMPLE = 0.99, 3
+"""A limit of answers is doubtful above so many times the tokens that so many records need."""
 
 
 def check_boxes_only(samples: Mapping[Role, RunSamples]) -> None:
@@ -53,15 +56,22 @@ def check_answer_room(config: Config, samples: Mapping[Role, RunSamples], encode
         raise ConfigError(str(config.sources.path), [build_problem(config, "rollout_matching.max_new_tokens", text)])
 
 
-def answers_cut_short(config: Config, samples: Mapping[Role, RunSamples], encoder: Encoder) -> Iterable[Problem]:
-    """The key that limits answers, where some record's ground truth is longer: its answers could never be whole."""
+def doubtful_limits(config: Config, samples: Mapping[Role, RunSamples], encoder: Encoder) -> Iterable[Problem]:
+    """The key that limits answers, where it does not suit the ground truth: some record's answer could never be whole,
+    or answers that do not stop could grow to many times what nearly all records need.
+    """
     section = config.rollout_matching
     if section is None:
         return
-    lengths = [encoder.answer_length(record) + 1 for part in samples.values() for record in part.records]
-    if cut := sum(length > section.max_new_tokens for length in lengths):
-        text = f"the ground truth of {cut} of {len(lengths)} records is longer; the longest has {max(lengths)} tokens"
-        yield build_problem(config, "rollout_matching.max_new_tokens", f"{section.max_new_tokens}: {text}")
+    lengths = sorted(encoder.answer_length(record) + 1 for part in samples.values() for record in part.records)
+    limit, enough = section.max_new_tokens, lengths[ceil(_NEARLY_ALL * len(lengths)) - 1]
+    text = ""
+    if cut := sum(length > limit for length in lengths):
+        text = f"the ground truth of {cut} of {len(lengths)} records is longer; the longest has {lengths[-1]} tokens"
+    elif limit > _AMPLE * enough:
+        text = f"99% of the records need {enough} tokens at most; answers that do not stop cost every step this many"
+    if text:
+        yield build_problem(config, "rollout_matching.max_new_tokens", f"{limit}: {text}")
 
 
 def check_supported(config: Config) -> None:

@@ -12,8 +12,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
-    """Train in `ranks` processes; returns the logged steps and the run's folder, which `read_log` reads too."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    """Train in `ranks` processes; returns the logged steps and the run's folder, which `read_log` reads too.
+
+    One rank is this process, which has imported everything already.
+    """
+    if ranks == 1:
+        from coordexp.entrypoints.train import main
+
+        assert main(["--config", str(config)]) == 0
+    else:
+        launch(config, ranks)
+    folder = config.parent / "run"
+    return [line for line in read_log(folder) if "loss/struct_ce" in line], folder
+
+
+def launch(config: Path, ranks: int) -> None:
+    """Train under torchrun; the run says its name and its objective's checksum once."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "coordexp.entrypoints.train", "--config", str(config)],
@@ -24,11 +39,9 @@ def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    folder = config.parent / "run"
-    manifest = json.loads((folder / "run_manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((config.parent / "run/run_manifest.json").read_text(encoding="utf-8"))
     said = [line for line in done.stderr.splitlines() if f"config: {config}; run_name: {config.parent.name}" in line]
     assert len(said) == 1 and said[0].endswith(manifest["pipeline_checksum"])
-    return [line for line in read_log(folder) if "loss/struct_ce" in line], folder
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
