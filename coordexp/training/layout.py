@@ -41,6 +41,11 @@ def lay_out(config: Config, foundation: Foundation) -> dict[Role, PackPlan]:
     return plans
 
 
+def packed_row_length(config: Config) -> int | None:
+    """Tokens that a packed row of training may hold; None for a row a sample."""
+    return config.global_max_length if config.training.packing else None
+
+
 def singles(lengths: Sequence[int]) -> PackPlan:
     """A row a sample, as long as the longest."""
     longest = max(lengths)

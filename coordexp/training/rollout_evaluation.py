@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from coordexp.coordjson import DROP_REASONS
 from coordexp.evaluation.coco import evaluate_coco
-from coordexp.evaluation.detections import build_answer_parser, build_truth
+from coordexp.evaluation.detections import build_answer_parser, build_truths
 from coordexp.evaluation.runner import Scoring, score_outputs
 from coordexp.evaluation.summary import show_progress
 from coordexp.evaluation.types import CocoMetrics
@@ -72,7 +72,7 @@ class RolloutEvaluation:
         self.records = tuple({record.source: record for record in samples.records}.values())
         self._encoder, self._image_root, self._shard = encoder, samples.file.image_root, shard
         self._parser = build_answer_parser(encoder)
-        self._truth = tuple(build_truth(record) for record in self.records)
+        self._truth = build_truths(self.records, encoder)
 
     def evaluate(self, step: int) -> State:
         """What this rank adds to the evaluation's metrics. A collective: every rank calls it.
@@ -120,7 +120,7 @@ class RolloutEvaluation:
         if settings.coco:
             observed.add("rollout/mAP", scored.report.coco.summary["mAP"] or 0.0)
         _observe_answers(observed, scored, outputs)
-        truth_length = sum(self._encoder.answer_length(record) + 1 for record in self.records)
+        truth_length = sum(image.answer_tokens or 0 for image in self._truth)
         written = [len(output.response_token_ids) for output in outputs]
         observed.add_ratio("rollout/gt_tokens_mean", truth_length, len(outputs))
         observed.add_ratio("rollout/gen_new_tokens_mean", sum(written), len(outputs))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coordexp.config import check_trainer
 from coordexp.losses.masks import Provenance
 from coordexp.training.build import build_run, build_trainer
-from coordexp.training.layout import build_ground_truth_plans, build_validation
+from coordexp.training.layout import build_ground_truth_plans, build_validation, packed_row_length
 from coordexp.training.trainer import TrainerParts, train_to_end
 
 if TYPE_CHECKING:
@@ -37,6 +37,6 @@ def build_stage1(config: Config) -> CoordTrainer:
         plans=plans,
         validation=build_validation(run, builder),
         run=run.learner.run,
-        row_length=config.global_max_length if config.training.packing else None,
+        row_length=packed_row_length(config),
     )
     return build_trainer(run, parts)

@@ -16,7 +16,7 @@ from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Decoding
 from coordexp.training.build import build_trainer
 from coordexp.training.forwards import RowLimits
-from coordexp.training.layout import build_validation, open_stream
+from coordexp.training.layout import build_validation, open_stream, packed_row_length
 from coordexp.training.record_steps import RecordPlans
 from coordexp.training.rollout_dump import RolloutDump
 from coordexp.training.rollout_evaluation import RolloutEvaluation, build_evaluation_settings
@@ -61,8 +61,7 @@ def build_backend(run: Run) -> RolloutBackend:
 
 def build_row_limits(config: Config) -> RowLimits:
     """How the samples of a step are laid into forwards."""
-    row_length = config.global_max_length if config.training.packing else None
-    return RowLimits(row_length, config.training.per_device_train_batch_size)
+    return RowLimits(packed_row_length(config), config.training.per_device_train_batch_size)
 
 
 def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
@@ -116,7 +115,7 @@ def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> C
         # Teacher-forced on ground truth, as in stage 1, so that runs of all stages can be compared.
         validation=build_validation(run, run.builder(Provenance.STAGE1)),
         run=run.learner.run,
-        row_length=config.global_max_length if config.training.packing else None,
+        row_length=packed_row_length(config),
         rollouts=build_evaluation(run, backend),
     )
     return build_trainer(run, parts)
