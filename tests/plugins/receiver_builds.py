@@ -13,6 +13,14 @@ CONSTANT = {
 WITHOUT_STAGE1 = {"desc_ce_weight": 1.0, "bbox_geo": None, "coord_soft_ce_w1": None}
 ALIGNED = {"trainer_variant": "stage2_rollout_aligned", **WITHOUT_STAGE1}
 TWO_CHANNEL = {"trainer_variant": "stage2_two_channel", **WITHOUT_STAGE1}
+DISTRIBUTION = {
+    "enabled": True,
+    "soft_ce_weight": 0.12,
+    "w1_weight": 0.13,
+    "temperature": 1.6,
+    "target_sigma": 3.5,
+    "target_truncate": 9,
+}
 AUTHORED = {
     "objective": [
         {"name": "coord_reg", "channels": ["B"], "config": {"w1_weight": 0.6}},
@@ -68,17 +76,7 @@ BUILDS: dict[str, dict[str, Any]] = {
             "object_ordering": "random",
             "object_field_order": "geometry_first",
             "desc_ce_weight": 3.0,
-            "coord_soft_ce_w1": {
-                "enabled": True,
-                "ce_weight": 0.11,
-                "soft_ce_weight": 0.12,
-                "w1_weight": 0.13,
-                "gate_weight": 0.14,
-                "text_gate_weight": 0.15,
-                "temperature": 1.6,
-                "target_sigma": 3.5,
-                "target_truncate": 9,
-            },
+            "coord_soft_ce_w1": {**DISTRIBUTION, "ce_weight": 0.11, "gate_weight": 0.14, "text_gate_weight": 0.15},
             "bbox_geo": {"enabled": True, "smoothl1_weight": 0.21, "ciou_weight": 0.22},
             "dump_conversation_text": True,
         },
@@ -153,17 +151,7 @@ BUILDS: dict[str, dict[str, Any]] = {
         },
         "custom": {
             **ALIGNED,
-            "coord_soft_ce_w1": {
-                "enabled": True,
-                "ce_weight": 0.11,
-                "soft_ce_weight": 0.12,
-                "w1_weight": 0.13,
-                "gate_weight": 0.14,
-                "text_gate_weight": 0.15,
-                "temperature": 1.6,
-                "target_sigma": 3.5,
-                "target_truncate": 9,
-            },
+            "coord_soft_ce_w1": {**DISTRIBUTION, "ce_weight": 0.11, "gate_weight": 0.14, "text_gate_weight": 0.15},
         },
         "rollout_matching": {
             "decode_batch_size": 7,
@@ -199,14 +187,7 @@ BUILDS: dict[str, dict[str, Any]] = {
         "training": CONSTANT,
         "custom": {
             **TWO_CHANNEL,
-            "coord_soft_ce_w1": {
-                "enabled": True,
-                "soft_ce_weight": 0.12,
-                "w1_weight": 0.13,
-                "temperature": 1.6,
-                "target_sigma": 3.5,
-                "target_truncate": 9,
-            },
+            "coord_soft_ce_w1": DISTRIBUTION,
         },
         "stage2_ab": {
             "schedule": {"b_ratio": 0.4},

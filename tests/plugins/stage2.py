@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,11 @@ from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput, Rol
 from tests.plugins.stage1 import SHIPPED
 
 if TYPE_CHECKING:
+    import torch
+
     from coordexp.rollout.types import Progress
+    from coordexp.training.trainer import CoordTrainer
+    from coordexp.training.types import StepPlan
     from tests.plugins.stage1 import Stage1Kit
 
 EARLY = Path(__file__).resolve().parents[2] / "fixtures/tiny-qwen3vl-early"
@@ -119,6 +123,32 @@ class Scripted:
 def answers_by_sample(answers: Mapping[str, Sequence[int]]) -> Callable[[str], Sequence[int]]:
     """What a `Scripted` looks answers up with."""
     return lambda sample: answers[sample]
+
+
+Learnt = tuple[float, "dict[str, torch.Tensor]"]
+"""Loss and gradients of a plan."""
+CLOSE = 1e-6
+
+
+def learn(trainer: CoordTrainer, plan: StepPlan, **changes: Any) -> Learnt:
+    """Loss and gradients of a plan, by the trainer's own runner with `changes`."""
+    from coordexp.training.loop import run_plan
+
+    model, run = trainer.model, replace(trainer.parts.run, **changes)
+    model.train()
+    model.zero_grad()
+    loss = run_plan(model, plan, run, trainer.accelerator, lambda *_: None)
+    return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def agree_on_all(found: Learnt, wanted: Learnt) -> None:
+    """Loss and every gradient are the same, to `CLOSE` of the largest gradient."""
+    assert found[0] == pytest.approx(wanted[0], rel=CLOSE)
+    assert found[1].keys() == wanted[1].keys()
+    largest = max(float(grad.abs().max()) for grad in wanted[1].values())
+    assert largest > 1e-3, "something is learnt"
+    for name, grad in wanted[1].items():
+        assert float((found[1][name] - grad).abs().max()) <= CLOSE * largest, name
 
 
 @pytest.fixture(scope="session")

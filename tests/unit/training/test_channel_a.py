@@ -20,8 +20,8 @@ from coordexp.losses.objective import build_stage1_objective
 from coordexp.metrics.payload import build_payload
 from coordexp.packing.positions import build_rope_index
 from coordexp.training.forwards import ForwardBuilder, agree
-from coordexp.training.loop import run_plan
 from coordexp.training.types import StepKind, StepPlan, StepRecords
+from tests.plugins.stage2 import Learnt, agree_on_all, learn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
     from tests.plugins.stage2 import Stage2Kit
 
-CLOSE = 1e-6
 ROW = 300
 """Tokens of a row; of the three samples two share one."""
 GEO = {"smoothl1_weight": 2.0, "ciou_weight": 0.5}
@@ -73,13 +72,9 @@ class Bench:
         chosen = tuple(self.items if items is None else items)
         return self.trainer.parts.plans.make(StepRecords(step, 0, chosen))
 
-    def learn(self, plan: StepPlan, **changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    def learn(self, plan: StepPlan, **changes: Any) -> Learnt:
         """Loss and gradients of a plan, by the run's own runner with `changes`."""
-        model, run = self.trainer.model, dataclasses.replace(self.trainer.parts.run, **changes)
-        model.train()
-        model.zero_grad()
-        loss = run_plan(model, plan, run, self.trainer.accelerator, lambda *_: None)
-        return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return learn(self.trainer, plan, **changes)
 
 
 def build(kit: Stage2Kit, name: str, **sections: Any) -> Bench:
@@ -102,17 +97,7 @@ def stage1_objective(stage1_kit: Stage1Kit) -> Any:
     return build_stage1_objective(load_config(stage1_kit.write("channel_a_stage1", custom=custom)).custom)
 
 
-def agree_on_all(found: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
-    """Loss and every gradient are the same, to `CLOSE` of the largest gradient."""
-    assert found[0] == pytest.approx(wanted[0], rel=CLOSE)
-    assert found[1].keys() == wanted[1].keys()
-    largest = max(float(grad.abs().max()) for grad in wanted[1].values())
-    assert largest > 1e-3, "something is learnt"
-    for name, grad in wanted[1].items():
-        assert float((found[1][name] - grad).abs().max()) <= CLOSE * largest, name
-
-
-def as_stage1(bench: Bench, objective: Any, pad_id: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+def as_stage1(bench: Bench, objective: Any, pad_id: int | None) -> Learnt:
     """Loss and gradients of stage 1 on the bench's records, all in one forward."""
     rope = build_rope_index(bench.trainer.model.config)
     builder = ForwardBuilder(bench.encoder, rope, objective, Provenance.STAGE1, pad_id)

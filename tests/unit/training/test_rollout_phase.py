@@ -22,10 +22,9 @@ from coordexp.rollout.seeding import evaluation_seed_base, rollout_seed_base
 from coordexp.rollout.types import RolloutError
 from coordexp.training.errors import TrainingError
 from coordexp.training.forwards import ForwardBuilder, RowLimits, agree
-from coordexp.training.loop import run_plan
 from coordexp.training.rollout_metrics import CLOSURES_LOST
 from coordexp.training.types import StepKind, StepPlan, StepRecords
-from tests.plugins.stage2 import WEIGHTS, Scripted, answers_by_sample, pipeline
+from tests.plugins.stage2 import WEIGHTS, Learnt, Scripted, agree_on_all, answers_by_sample, learn, pipeline
 
 if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder, PreparedRecord
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
     from tests.plugins.stage2 import Stage2Kit
 
-CLOSE = 1e-6
 ROW = 420
 """Tokens of a row; of the three samples two share one."""
 
@@ -71,14 +69,9 @@ class Bench:
         self.script(answers)
         return self.phase.plan(StepRecords(step, 0, tuple(self.items)))
 
-    def learn(self, plan: StepPlan, objective: Any = None) -> tuple[float, dict[str, torch.Tensor]]:
-        """Loss and gradients of a plan under the run's objective, or another."""
-        model, run = self.trainer.model, self.trainer.parts.run
-        model.train()
-        model.zero_grad()
-        chosen = run if objective is None else dataclasses.replace(run, objective=objective)
-        loss = run_plan(model, plan, chosen, self.trainer.accelerator, lambda *_: None)
-        return float(loss), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    def learn(self, plan: StepPlan, **changes: Any) -> Learnt:
+        """Loss and gradients of a plan, by the run's own runner with `changes`."""
+        return learn(self.trainer, plan, **changes)
 
     def builder(self, objective: Any, provenance: Provenance) -> ForwardBuilder:
         return ForwardBuilder(self.encoder, build_rope_index(self.trainer.model.config), objective, provenance)
@@ -88,16 +81,6 @@ class Bench:
         images = {item.prompt.sample_id: item.image for item in self.items}
         forward = builder.build(samples, [images[sample.sample_id] for sample in samples], 1)
         return agree(StepKind.GT, [forward], builder.filler, torch.device("cpu"))
-
-
-def agree_on_all(found: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
-    """Loss and every gradient are the same, to `CLOSE` of the largest gradient."""
-    assert found[0] == pytest.approx(wanted[0], rel=CLOSE)
-    assert found[1].keys() == wanted[1].keys()
-    largest = max(float(grad.abs().max()) for grad in wanted[1].values())
-    assert largest > 1e-3, "something is learnt"
-    for name, grad in wanted[1].items():
-        assert float((found[1][name] - grad).abs().max()) <= CLOSE * largest, name
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +108,10 @@ def as_stage1(stage1_kit: Stage1Kit, bench: Bench) -> Any:
     objective = build_stage1_objective(load_config(stage1_kit.write("oracle_stage1", custom=custom)).custom)
     builder = bench.builder(objective, Provenance.STAGE1)
 
-    def learn(samples: Sequence[EncodedSample]) -> tuple[float, dict[str, torch.Tensor]]:
-        return bench.learn(bench.plan_of(builder, samples), objective)
+    def of_stage1(samples: Sequence[EncodedSample]) -> Learnt:
+        return bench.learn(bench.plan_of(builder, samples), objective=objective)
 
-    return learn
+    return of_stage1
 
 
 def truths(bench: Bench) -> list[EncodedSample]:
