@@ -21,7 +21,7 @@ from coordexp.metrics.payload import build_payload
 from coordexp.packing.positions import build_rope_index
 from coordexp.training.forwards import ForwardBuilder, agree
 from coordexp.training.types import StepKind, StepPlan, StepRecords
-from tests.plugins.stage2 import Learnt, agree_on_all, learn
+from tests.plugins.stage2 import Learnt, disagreements, learn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,11 @@ def stage1_objective(stage1_kit: Stage1Kit) -> Any:
     distribution = {"enabled": True, "gate_weight": 0.9, **COORD}
     custom = {"desc_ce_weight": 3.0, "coord_soft_ce_w1": distribution, "bbox_geo": {"enabled": True, **GEO}}
     return build_stage1_objective(load_config(stage1_kit.write("channel_a_stage1", custom=custom)).custom)
+
+
+def agree_on_all(found: Learnt, wanted: Learnt) -> None:
+    """Loss and every gradient are the same."""
+    assert disagreements(found, wanted) == []
 
 
 def as_stage1(bench: Bench, objective: Any, pad_id: int | None) -> Learnt:

@@ -24,7 +24,7 @@ from coordexp.training.errors import TrainingError
 from coordexp.training.forwards import ForwardBuilder, RowLimits, agree
 from coordexp.training.rollout_metrics import CLOSURES_LOST
 from coordexp.training.types import StepKind, StepPlan, StepRecords
-from tests.plugins.stage2 import WEIGHTS, Learnt, Scripted, agree_on_all, answers_by_sample, learn, pipeline
+from tests.plugins.stage2 import WEIGHTS, Learnt, Scripted, answers_by_sample, disagreements, learn, pipeline
 
 if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder, PreparedRecord
@@ -81,6 +81,11 @@ class Bench:
         images = {item.prompt.sample_id: item.image for item in self.items}
         forward = builder.build(samples, [images[sample.sample_id] for sample in samples], 1)
         return agree(StepKind.GT, [forward], builder.filler, torch.device("cpu"))
+
+
+def agree_on_all(found: Learnt, wanted: Learnt) -> None:
+    """Loss and every gradient are the same."""
+    assert disagreements(found, wanted) == []
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +206,11 @@ def test_what_is_said_inside_a_false_positive_is_neutral(bench: Bench) -> None:
         labels = torch.where(neutral, noise, sample.labels)
         changed.append(dataclasses.replace(sample, labels=labels, objects=(slots, *sample.objects)))
     agree_on_all(bench.learn(bench.plan_of(builder, changed)), bench.learn(bench.plan_of(builder, samples)))
+    # The targets of cross-entropy are the tokens themselves, so what is taught is asked by place.
+    forward = builder.build(samples, (), 1)
+    taught = set(forward.batch.subsets.flatten()[forward.context.predict + 1].tolist())
+    assert {TokenSubset.MATCHED, TokenSubset.FN, TokenSubset.CLOSURE} <= taught
+    assert not {TokenSubset.FP, TokenSubset.DROPPED} & taught
 
 
 @pytest.mark.invariant("TRAIN-030")
