@@ -1,7 +1,7 @@
 """Give ms-swift's rollout server what a learner has to know and to decide. Contract ids: BRIDGE-009, BRIDGE-010.
 
-In a worker: seeds of each request's own, raw log-probabilities, answers that end at one token id and nowhere else. In the
-app: a liveness route, and what the plugin adds to each answer. Installed by the plugin, in every process, once.
+In a worker: seeds of each request's own, raw log-probabilities, answers that end at one token id and nowhere else. In
+the app: a liveness route, and what the plugin adds to each answer. Installed by the plugin, in every process, once.
 """
 
 from __future__ import annotations

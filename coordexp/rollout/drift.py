@@ -1,6 +1,6 @@
 """Does a running server answer as the learner's configuration says? Its liveness answer in, errors key by key out.
 
-Contract id: ROLL-017 (AUDIT-8.6). What does not change answers (memory, eager mode, tensor parallelism) is not compared.
+Contract id: ROLL-017. What does not change answers (memory, eager mode, tensor parallelism) is not compared.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ _IMAGE_TYPE = 1
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """For each token of an answer: its log-probability (natural log), the token that is likeliest in its place, and that
-    one's log-probability.
+    """For each token of an answer: its log-probability (natural log), the likeliest token in its place, and that one's
+    log-probability.
     """
 
     logprobs: tuple[float, ...]

@@ -1,7 +1,7 @@
 """`python -m coordexp.rollout.serve FLAGS`: ms-swift's rollout server with the project's plugin. Contract id: ROLL-012.
 
-FLAGS are those of `swift rollout` (`rollout.server_flags` derives them from a configuration). On a GPU it is that command
-line and nothing else; on a CPU the same app through a subclass. It serves until it is told to end.
+FLAGS are those of `swift rollout` (`rollout.server_flags` derives them from a configuration). On a GPU it is that
+command line and nothing else; on a CPU the same app through a subclass. It serves until it is told to end.
 """
 
 from __future__ import annotations

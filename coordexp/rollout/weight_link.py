@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from coordexp.bridges.store_communicator import StoreCommunicator
+from coordexp.rollout.types import RolloutError
 from coordexp.rollout.wire import RolloutServerError
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class WeightLink:
         except (RuntimeError, OSError) as error:
             text = " ".join(str(error).split())
             raise RolloutServerError(
-                f"{self._connection.base_url}: the group of the weight push at port {self._port} {what} ({text}); look at "
-                "the server's log. The port is vllm.server.servers[].group_port, and must be free and reachable"
+                f"{self._connection.base_url}: the group of the weight push at port {self._port} {what} ({text}); look "
+                "at the server's log. The port is vllm.server.servers[].group_port, and must be free and reachable"
             ) from error
 
     def finish(self) -> None:
@@ -106,7 +107,7 @@ def fill_buckets(
 
 
 def flatten(bucket: list[tuple[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]. All tensors have one dtype, so each is aligned."""
+    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]; one dtype for all, so each is aligned."""
     rows, parts, start = [], [], 0
     for name, tensor in bucket:
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
@@ -125,12 +126,13 @@ def within(seconds: float, what: str, alive: Callable[[], bool], work: Callable[
     thread is left behind, and ends with the process.
     """
     done: list[Result] = []
-    failed: list[BaseException] = []
+    failed: list[RolloutError] = []
 
     def run() -> None:
+        # Anything else is a fault of the program: the thread ends with its traceback.
         try:
             done.append(work())
-        except BaseException as error:
+        except RolloutError as error:
             failed.append(error)
 
     thread = Thread(target=run, daemon=True, name=what)
@@ -147,4 +149,6 @@ def within(seconds: float, what: str, alive: Callable[[], bool], work: Callable[
             )
     if failed:
         raise failed[0]
+    if not done:
+        raise RolloutServerError(f"{what}: failed; the traceback above has the cause")
     return done[0]

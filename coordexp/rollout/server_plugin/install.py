@@ -43,7 +43,8 @@ def install_plugin() -> None:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent, of this pid, ends: a worker holds the engine, and nobody else would stop it.
+    """Have the kernel end this process when its parent, of this pid, ends: a worker holds the engine, and nobody else
+    would stop it.
 
     Linux alone can; elsewhere the worker ends when it next speaks to the app.
     """
