@@ -1,7 +1,8 @@
-"""Prompts in, answers of live rollout servers out, as the learner itself would have given them. ROLL-015, 018, 024..026.
+"""Prompts in, answers of live rollout servers out, as the learner itself would have given them.
 
-Requests go over the servers in contiguous chunks and come back in their order. What comes back is checked: the prompt that
-was answered, the seed, the life of the server and the weights it has, the ids and their number.
+Requests go over the servers in contiguous chunks and come back in their order. What comes back is checked: the prompt
+that was answered, the seed, the life of the server and the weights it has, the ids and their number. ROLL-018,
+ROLL-024..ROLL-026.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class VllmServerClient:
         policy_version: int,
         progress: Progress | None = None,
     ) -> list[RolloutOutput]:
-        """One output a request, in order, each checked. Raises `RolloutServerError`, and `RolloutError` for a request that
-        does not fit.
+        """One output a request, in order, each checked. Raises `RolloutServerError`, and `RolloutError` for a request
+        that does not fit.
         """
         limit = "rollout_matching.vllm.max_model_len"
         check_length_budget(requests, decoding.max_new_tokens, self._max_model_len, limit)
@@ -138,8 +139,8 @@ class VllmServerClient:
         if output.finish_reason != choice["finish_reason"] or len(output.response_token_ids) != len(ids):
             raise RolloutServerError(
                 f"{where} ended by {choice['finish_reason']} after {len(ids)} tokens, and its ids say "
-                f"{output.finish_reason} after {len(output.response_token_ids)}; answers end at the id {self._stop_id} of "
-                f"{END_OF_TURN} alone"
+                f"{output.finish_reason} after {len(output.response_token_ids)}; answers end at the id {self._stop_id} "
+                f"of {END_OF_TURN} alone"
             )
         return _answering(output, prompt)
 
@@ -148,13 +149,11 @@ class VllmServerClient:
     ) -> None:
         loads = self.loads[server.connection.base_url]
         if envelope["server_id"] != server.server_id:
-            raise RolloutServerError(
-                f"{where} comes from another life of the server: it was restarted, with old weights"
-            )
+            raise RolloutServerError(f"{where}: the server was restarted, so it runs the weights it was started with")
         if envelope["weight_loads"] != loads:
             raise RolloutServerError(
-                f"{where} was written after {envelope['weight_loads']} loads of weights, and this learner has made {loads}: "
-                "stale weights, or another learner pushes to the server; give each learner one of its own"
+                f"{where} was written after {envelope['weight_loads']} loads of weights, and this learner has made "
+                f"{loads}: stale weights, or another learner pushes to the server; give each learner one of its own"
             )
         if envelope["seed"] != sent.get("seed"):
             raise RolloutServerError(f"{where} was drawn by seed {envelope['seed']}, not by {sent.get('seed')}")
@@ -186,7 +185,7 @@ def build_body(
 
 
 def encode_image(path: Path) -> str:
-    """The file in base64 where every reader makes the same RGB of it; else its pixels as training reads them, as PNG."""
+    """The file in base64 where every reader makes one RGB of it; else a PNG of its pixels as training reads them."""
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
         if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1 or "transparency" in image.info:
@@ -207,7 +206,7 @@ def split_by_capacity(count: int, capacities: Sequence[int]) -> list[tuple[int, 
 
 
 def requests_in_a_round(decode_batch_size: int, capacities: Iterable[int], world_size: int) -> int:
-    """Requests that one rank may have under way, so that no server device decodes more than `decode_batch_size` at once.
+    """Requests that a rank may have under way, so that no server device decodes more than `decode_batch_size` at once.
 
     Raises `RolloutServerError` where that is none.
     """

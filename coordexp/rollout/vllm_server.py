@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from coordexp.rollout.vllm_client import VllmServerClient
     from coordexp.rollout.weight_sync import WeightSync
 
+OBSERVED = (
+    "rollout/logprob_gap_mean",
+    "rollout/canary_gap_max",
+    "rollout/weight_pushes_total",
+    "rollout/server_retries_total",
+    "time/rollout_sync_s",
+)
+"""Metric keys that only servers give."""
 _NEVER = -1
 """Version of weights that were not pushed by this learner."""
 

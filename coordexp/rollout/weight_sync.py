@@ -1,7 +1,7 @@
-"""A newer policy in, servers that run it out, proven: push, caches, canary; the same path on every rank. ROLL-022, ROLL-023.
+"""A newer policy in, servers that run it out, proven: push, caches, canary; every rank goes the same way.
 
 Rank 0 pushes between two meetings of all ranks; the second one carries how it went, so every rank goes on or every rank
-raises the same error.
+raises the same error. ROLL-022, ROLL-023.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class WeightPusher:
             raise RolloutServerError(f"weight push: {text}; this is a fault of the merge, please report it")
         if self.last is not None and self.policy.moved() and digest.hexdigest() == self.last.digest:
             raise RolloutServerError(
-                f"weight push: all {digest.count} tensors are those of the last push, though the optimizer has made updates "
-                "with a learning rate above 0 since: what is trained is not what is pushed (an adapter that is not merged), "
-                f"or updates vanish in {self.dtype}"
+                f"weight push: all {digest.count} tensors are those of the last push, though the optimizer has made "
+                "updates with a learning rate above 0 since: what is trained is not what is pushed (an adapter that is "
+                f"not merged), or updates vanish in {self.dtype}"
             )
 
     def _count_loads(self) -> dict[str, int]:

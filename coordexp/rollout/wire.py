@@ -1,4 +1,4 @@
-"""One rollout server over HTTP: checked bodies out, checked answers in, one error for everything else. ROLL-015, ROLL-016.
+"""One rollout server over HTTP: checked bodies out, checked answers in, one error for all else. ROLL-015, ROLL-016.
 
 The endpoints and their contracts are those of contracts/http/. A server that decodes answers nothing else, not even
 /health/: whether it lives is then told by its socket.
@@ -53,7 +53,7 @@ def load_endpoints() -> dict[str, Endpoint]:
 
 
 class ServerConnection:
-    """A server at `base_url`; `timeout_s` bounds every call but `/infer/`, which `infer_timeout_s` bounds (None: no bound).
+    """A server at `base_url`. `timeout_s` bounds every call but `/infer/`, which `infer_timeout_s` bounds; None: never.
 
     Usable from several threads: each call has a connection of its own.
     """
@@ -67,7 +67,7 @@ class ServerConnection:
         self.port = url.port or _PORTS[url.scheme]
 
     def accepts(self) -> bool:
-        """Whether something listens at the server's port: true of a server that is busy, false of one that has ended."""
+        """Whether something listens at the server's port, as a busy server does and one that has ended does not."""
         try:
             with socket.create_connection((self.host, self.port), timeout=_CONNECT_S):
                 return True

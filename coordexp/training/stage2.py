@@ -51,8 +51,8 @@ def build_decoding(config: RolloutMatchingConfig) -> Decoding:
 
 
 def build_backend(run: Run) -> RolloutBackend:
-    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`, or the
-    servers that the run is connected to.
+    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`, or
+    the servers that the run is connected to.
     """
     section = rollout_section(run.config)
     if run.servers:
