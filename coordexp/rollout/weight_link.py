@@ -6,6 +6,8 @@ buckets of bytes that the server has been told to expect. What a worker fails at
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from coordexp.rollout.wire import ServerConnection
 
 _STEP_SHARE = 0.75
+_ALIGNED = 8
+_POLL_S = 1.0
 BUCKET_BYTES = 256 * 2**20
 CACHES = ("/reset_prefix_cache/", "/reset_encoder_cache/", "/reset_mm_cache/")
 """What holds results of the old weights: of prompt beginnings, of the vision tower, of processed images."""
@@ -44,6 +48,7 @@ class WeightLink:
         server.call("/close_communicator/")
         server.call("/init_communicator/", body)
         with self._naming("cannot be joined"):
+            self._wait_for_workers()
             group = StatelessProcessGroup.create(
                 server.host, self._port, workers, workers + 1, store_timeout=self._patience()
             )
@@ -59,6 +64,19 @@ class WeightLink:
             if communicator.device.type == "cuda":
                 torch.cuda.synchronize(communicator.device)
             communicator.group.barrier(timeout=self._patience())
+
+    def _wait_for_workers(self) -> None:
+        """Return when the first worker's store listens. The store's own client takes three times its limit to give up."""
+        deadline = time.monotonic() + self._patience()
+        while True:
+            try:
+                socket.create_connection((self._connection.host, self._port), timeout=_POLL_S).close()
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_POLL_S / 10)
+            else:
+                return
 
     def _patience(self) -> int:
         """Seconds for one step of a push: fewer than for all of it, so that the step which hangs is named."""
@@ -107,13 +125,17 @@ def fill_buckets(
 
 
 def flatten(bucket: list[tuple[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]; one dtype for all, so each is aligned."""
+    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]. Each tensor begins at a multiple of 8 bytes, so
+    that it can be read in its own type where it lies.
+    """
     rows, parts, start = [], [], 0
     for name, tensor in bucket:
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        gap = -start % _ALIGNED
+        start += gap
         end = start + flat.numel()
         row = {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype)}
         rows.append({**row, "start_idx": start, "end_idx": end, "numel": flat.numel()})
-        parts.append(flat)
+        parts += [flat.new_zeros(gap), flat]
         start = end
     return rows, torch.cat(parts)
