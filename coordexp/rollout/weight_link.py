@@ -66,7 +66,7 @@ class WeightLink:
             communicator.group.barrier(timeout=self._patience())
 
     def _wait_for_workers(self) -> None:
-        """Return when the first worker's store listens. The store's own client takes three times its limit to give up."""
+        """Return when the first worker's store listens: the store's own client takes thrice its limit to give up."""
         deadline = time.monotonic() + self._patience()
         while True:
             try:
