@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from coordexp.rollout.patches import read_patches
+from coordexp.rollout.types import RolloutError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +37,18 @@ class TeacherScorer:
     def __init__(self, model: Qwen3VLForConditionalGeneration, processor: ProcessorMixin) -> None:
         self._model, self._processor = model, processor
         self._image_id = int(model.config.image_token_id)
+        self.rows = int(model.config.text_config.vocab_size)
 
     @torch.inference_mode()
     def score(self, request: RolloutRequest, answer: Sequence[int]) -> TokenScores:
-        """What the model, in eval mode, says of `answer` after the request's prompt; it is given back as it was."""
+        """What the model, in eval mode, says of `answer` after the request's prompt; it is given back as it was.
+
+        Raises `RolloutError` for a token that the model has not.
+        """
         model = self._model
+        if max(answer) >= self.rows:
+            text = f"the answer holds the token {max(answer)}, and the model has {self.rows}: 0 to {self.rows - 1}"
+            raise RolloutError(f"{request.sample_id}: {text}; whoever wrote it runs another checkpoint")
         ids = torch.tensor([[*request.prompt_token_ids, *answer]])
         inputs = {
             "input_ids": ids,

@@ -1,4 +1,4 @@
-"""Work in, its result or its error out, from threads that are left behind where they hang. Contract ids: ROLL-016, 023.
+"""Work in, its result or its error out, from threads that are left behind where they hang. Contract ids: ROLL-024, 029.
 
 A call into a library that hangs cannot be called back. Its thread ends with the process, and does not keep it.
 """

@@ -1,4 +1,4 @@
-"""Tensors in, the same tensors in a rollout server's engine out: the wire of a weight push. Contract id: ROLL-020.
+"""Tensors in, the same tensors in a rollout server's engine out: the wire of a weight push. ROLL-020, ROLL-029.
 
 The server's first worker opens a store at `group_port`, the learner joins it with the highest rank and broadcasts
 buckets of bytes that the server has been told to expect. What a worker fails at it does not tell: `canary` finds out.
@@ -32,7 +32,7 @@ class WeightLink:
     """The group of one server's workers and this process, over which weights travel. `device` is where they lie."""
 
     def __init__(self, connection: ServerConnection, group_port: int, device: torch.device) -> None:
-        # Imported here: it takes seconds, which are no part of a push's, and a machine without it is told before step 1.
+        # Imported here: it takes seconds, which are no part of a push; where it is missing, no run begins.
         from vllm.distributed.utils import StatelessProcessGroup
 
         self._groups: Any = StatelessProcessGroup

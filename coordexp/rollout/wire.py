@@ -1,4 +1,4 @@
-"""One rollout server over HTTP: checked bodies out, checked answers in, one error for all else. ROLL-015, ROLL-016.
+"""One rollout server over HTTP: checked bodies out, checked answers in, one error for all else. ROLL-015, 016, 028.
 
 The endpoints and their contracts are those of contracts/http/. A server that decodes answers nothing else, not even
 /health/: whether it lives is then told by its socket.

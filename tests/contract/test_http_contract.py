@@ -32,7 +32,7 @@ DECODING = Decoding(24, temperature=0.7, top_p=0.8, top_k=40, repetition_penalty
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}: {case.description}" for name, case in CASES])
 def test_a_body_is_valid_or_not_as_its_case_says(name: str, case: Any) -> None:
     if case.valid:
@@ -42,7 +42,7 @@ def test_a_body_is_valid_or_not_as_its_case_says(name: str, case: Any) -> None:
             check(f"http/{name}", case.input)
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_every_contract_has_cases_and_is_used() -> None:
     schemas = {path.name.removesuffix(".schema.json") for path in (ROOT / "contracts/http").glob("*.schema.json")}
     assert {name for name, _ in CASES} == schemas
@@ -122,14 +122,14 @@ def asked(bodies: dict[str, Any]) -> Callable[[bool], dict[str, Any]]:
     return ask
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 @pytest.mark.parametrize("plugin", [False, True])
 def test_the_app_has_every_endpoint_of_the_contract(asked: Callable[[bool], dict[str, Any]], plugin: bool) -> None:
     missing = missing_routes(list(ENDPOINTS.values()), asked(plugin)["routes"])
     assert missing == ([] if plugin else [f"GET {OURS}"]), "the project's own route comes with its plugin alone"
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_an_endpoint_that_the_app_lacks_is_named(asked: Callable[[bool], dict[str, Any]]) -> None:
     planted = [
         Endpoint("/gone/", "POST", True, None, "http/message", True),
@@ -139,7 +139,7 @@ def test_an_endpoint_that_the_app_lacks_is_named(asked: Callable[[bool], dict[st
     assert missing_routes(planted, asked(True)["routes"]) == ["POST /gone/", "GET /infer/"]
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 @pytest.mark.parametrize("plugin", [False, True])
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_an_endpoint_asks_for_the_key_as_the_contract_says(
@@ -158,7 +158,7 @@ def test_an_endpoint_asks_for_the_key_as_the_contract_says(
             assert found[kind][path]["commands"] == [], "no worker hears of it"
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_an_answer_fits_its_contract(asked: Callable[[bool], dict[str, Any]], path: str) -> None:
     body = asked(True)["right"][path]["body"]
@@ -194,7 +194,7 @@ def test_a_worker_that_cannot_describe_itself_is_an_error(asked: Callable[[bool]
     assert answer["status"] == 500 and "a worker could not describe itself" in answer["body"]["detail"]
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_upstream_reads_what_is_sent_as_it_was_meant(
     asked: Callable[[bool], dict[str, Any]], bodies: dict[str, Any]
 ) -> None:
@@ -219,7 +219,7 @@ def test_upstream_reads_what_is_sent_as_it_was_meant(
     assert {"127.0.0.1", 51216} <= set(init["kwargs"]["args"]) | set(init["kwargs"].get("kwargs", {}).values())
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_what_upstream_requires_the_contract_requires(
     asked: Callable[[bool], dict[str, Any]], bodies: dict[str, Any]
 ) -> None:
@@ -232,13 +232,13 @@ def test_what_upstream_requires_the_contract_requires(
             check(contract, made["body"])
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_an_engine_that_fails_is_a_500_without_a_body(asked: Callable[[bool], dict[str, Any]]) -> None:
     _, answer = asked(True)["failing"]
     assert (answer["status"], answer["body"], answer["text"]) == (500, None, "Internal Server Error")
 
 
-@pytest.mark.invariant("ROLL-012")
+@pytest.mark.invariant("ROLL-028")
 def test_parsed_by_upstream_s_own_classes_nothing_is_lost(bodies: dict[str, Any]) -> None:
     from swift.infer_engine.protocol import InitCommunicatorRequest, RequestConfig, RolloutInferRequest
     from swift.rlhf_trainers.utils import UpdateFlattenedParamsRequest

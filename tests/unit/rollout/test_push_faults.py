@@ -109,12 +109,12 @@ def refusal(work: Callable[[], Any]) -> str:
     return str(refused.value)
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_work_that_ends_in_time_gives_its_result() -> None:
     assert within(5, "work", lambda: True, lambda: 7) == 7
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_work_that_hangs_is_left_at_the_deadline() -> None:
     started, hold = time.monotonic(), threading.Event()
     text = refusal(lambda: within(0.5, "weight push to X", lambda: True, hold.wait))
@@ -125,7 +125,7 @@ def test_work_that_hangs_is_left_at_the_deadline() -> None:
     hold.set()
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_work_whose_server_ends_is_left_at_once() -> None:
     started, hold = time.monotonic(), threading.Event()
     with rogue() as server:
@@ -137,7 +137,7 @@ def test_work_whose_server_ends_is_left_at_once() -> None:
     hold.set()
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_an_error_of_the_work_is_raised_as_it_is() -> None:
     error = RolloutError("told")
 
@@ -150,7 +150,7 @@ def test_an_error_of_the_work_is_raised_as_it_is() -> None:
         assert raised.value is error
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_of_the_program_shows_its_traceback_and_ends_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
@@ -183,7 +183,7 @@ def test_a_push_brings_every_tensor_bit_by_bit_and_in_order() -> None:
     assert server.calls("/init_communicator/")[0].body["world_size"] == 2
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 @pytest.mark.parametrize(
     ("until", "words"),
     [
@@ -206,7 +206,7 @@ def test_a_push_whose_peers_do_not_come_ends_in_time(until: int | None, words: s
     assert ".group_port, and must be free and reachable" in text or "vllm.server.timeout_s" in text
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_something_else_at_the_port_of_the_group() -> None:
     with rogue(absent()) as server, socket.create_server(("127.0.0.1", 0)) as silent:
         connection = connection_to(server.base_url, timeout_s=LIMIT)
@@ -217,7 +217,7 @@ def test_something_else_at_the_port_of_the_group() -> None:
     assert time.monotonic() - started < LIMIT + 1.5 and server.base_url in text
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_a_server_that_is_killed_in_the_middle_of_a_broadcast() -> None:
     peer = Peer(RECEIVES)
     with rogue(peer.paths()) as server:
@@ -231,7 +231,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_broadcast() -> None:
     assert re.search("ended in the middle of it|broke in the middle|nothing can be reached", text), text
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_a_report_of_a_good_push(bench: Bench) -> None:
     loads = {bench.server.base_url: 0}
     pusher = bench.pusher(dtype=torch.bfloat16, loads=loads)
@@ -326,7 +326,7 @@ def test_one_of_two_servers_that_ends_is_told(bench: Bench) -> None:
     assert f"{gone.base_url}/coordexp/liveness/: nothing can be reached" in text and loads[bench.server.base_url] == 0
 
 
-@pytest.mark.invariant("ROLL-023")
+@pytest.mark.invariant("ROLL-029")
 def test_alone_a_push_is_what_its_pusher_does(bench: Bench) -> None:
     sync = WeightSync(bench.pusher())
     assert sync.run().tensors == 3
