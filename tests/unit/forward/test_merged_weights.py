@@ -1,4 +1,4 @@
-"""What a rollout server is given: plain names, what peft merges to the last bit, offsets, and a live model left alone."""
+"""What a rollout server is given: plain names, what peft merges to the last bit, offsets; the live model unmoved."""
 
 from __future__ import annotations
 
