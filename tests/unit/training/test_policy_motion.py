@@ -80,9 +80,7 @@ def test_without_a_warm_up_every_step_moves(stage1_kit: Stage1Kit) -> None:
 
 @pytest.mark.invariant("TRAIN-050")
 def test_motion_is_remembered_until_the_next_push(stage1_kit: Stage1Kit) -> None:
-    """Rates of a cosine end at 0, which would not undo what came before."""
-    training = {**WARM, "lr_scheduler_type": "cosine", "warmup_steps": 1}
-    seen = watched(stage1_kit, "motion-rare", every=3, training=training)
+    seen = watched(stage1_kit, "motion-rare", every=3, training=WARM)
     assert seen == [(False, False), (True, True), (True, True), (True, True)]
 
 
@@ -93,39 +91,54 @@ def test_one_part_with_a_rate_is_enough(stage1_kit: Stage1Kit) -> None:
     assert watched(stage1_kit, "motion-offsets", **frozen, **OFFSETS)[1:] == [(True, True)] * 3
 
 
-def stepped(optimizer: Any, loss: torch.Tensor | None = None) -> bool:
-    """One optimizer step as the loop takes it; whether it is said to have moved the policy."""
-    motion = PolicyMotion()
+def stepped(optimizer: Any, loss: torch.Tensor | None = None, motion: PolicyMotion | None = None) -> bool:
+    """One optimizer step as the loop takes it; whether the policy is said to have moved."""
+    motion = motion or PolicyMotion()
     nothing = (None, TrainerState(), TrainerControl())
     motion.on_step_begin(*nothing, optimizer=optimizer)
+    before = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 1.0  # DeepSpeed's own step may have set the next one's rate by now
     if loss is not None:
         optimizer.scaler.scale(loss).backward()
     optimizer.step()
     motion.on_optimizer_step(*nothing, optimizer=optimizer)
+    for group, rate in zip(optimizer.param_groups, before, strict=True):
+        group["lr"] = rate
     return motion.moved_since_push()
+
+
+def optimizer_of(parameter: torch.nn.Parameter, rate: float, scaler: Any = None) -> Any:
+    """The wrapper that the loop steps through."""
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    Accelerator(cpu=True)
+    inner = torch.optim.SGD([{"params": [parameter], "lr": rate}])
+    return AcceleratedOptimizer(inner, device_placement=False, scaler=scaler)
 
 
 @pytest.mark.invariant("TRAIN-050")
 @pytest.mark.parametrize(("rate", "trained", "expected"), [(0.0, True, False), (0.5, False, False), (0.5, True, True)])
 def test_the_rate_counts_that_the_step_began_with_on_what_is_trained(rate: float, trained: bool, expected: bool):
-    from accelerate import Accelerator
-
     parameter = torch.nn.Parameter(torch.ones(2), requires_grad=trained)
-    inner = torch.optim.SGD([{"params": [parameter], "lr": rate}])
-    assert stepped(Accelerator(cpu=True).prepare(inner)) is expected
+    assert stepped(optimizer_of(parameter, rate)) is expected
+
+
+@pytest.mark.invariant("TRAIN-050")
+def test_a_step_at_rate_0_does_not_undo_the_one_before():
+    motion, optimizer = PolicyMotion(), optimizer_of(torch.nn.Parameter(torch.ones(2)), 0.5)
+    assert stepped(optimizer, motion=motion)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert stepped(optimizer, motion=motion)
+    motion.note_push()
+    assert not motion.moved_since_push() and not stepped(optimizer, motion=motion)
 
 
 @pytest.mark.invariant("TRAIN-050")
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, True), (float("inf"), False)])
 def test_a_step_that_overflows_is_left_out(factor: float, expected: bool):
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    Accelerator(cpu=True)
     parameter = torch.nn.Parameter(torch.ones(2))
-    inner = torch.optim.SGD([parameter], lr=0.5)
-    optimizer = AcceleratedOptimizer(inner, device_placement=False, scaler=torch.amp.GradScaler("cpu"))
+    optimizer = optimizer_of(parameter, 0.5, torch.amp.GradScaler("cpu"))
     assert stepped(optimizer, (parameter * factor).sum()) is expected
     assert bool((parameter == 1).all()) is not expected
