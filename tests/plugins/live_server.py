@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -39,6 +40,11 @@ class Live:
     key: str
     group_port: int
     log: Path
+
+    @property
+    def port(self) -> int:
+        """Where the app listens."""
+        return int(self.base_url.rsplit(":", 1)[1])
 
     def family(self) -> list[psutil.Process]:
         """The app and everything that it has started."""
@@ -83,18 +89,20 @@ def flags(model: Path, port: int) -> list[str]:
         "vllm_gpu_memory_utilization": 0.2,
         "vllm_enforce_eager": "true",
         "external_plugins": str(PLUGIN),
+        # Short enough for these prompts to fill some blocks of the prefix cache; the CPU's own blocks are larger.
+        "vllm_engine_kwargs": json.dumps({"block_size": 32}),
     }
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
-def start(folder: Path, model: Path = EARLY, ready: bool = True) -> Live:
-    """A server with `model`, ready to answer unless told otherwise; its log is in `folder`."""
-    key, port = secrets.token_urlsafe(16), free_port()
+def start(folder: Path, *, key: str | None = None, port: int | None = None, ready: bool = True) -> Live:
+    """A server with the early checkpoint, ready to answer unless told otherwise; its log is in `folder`."""
+    key, port = key or secrets.token_urlsafe(16), port or free_port()
     log = folder / f"server-{port}.log"
     environment = server_environment({**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}, key)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            server_command(flags(model, port)), env=environment, stdout=stream, stderr=stream, cwd=folder
+            server_command(flags(EARLY, port)), env=environment, stdout=stream, stderr=stream, cwd=folder
         )
     live = Live(process, f"http://127.0.0.1:{port}", key, free_port(), log)
     if ready:

@@ -96,9 +96,7 @@ def test_drawn_answers_have_the_hf_backend_s_distribution(
     first = requests_of(learner, stage2_kit, 1)[0]
     requests = [replace(first, index=i) for i in range(192)]
     drawn = Decoding(24, seed_base=7, **knobs)
-    served, own = (
-        backend.generate(requests, drawn) for backend in (backend_of(learner), hf_of(learner, batch=64))
-    )
+    served, own = (backend.generate(requests, drawn) for backend in (backend_of(learner), hf_of(learner, batch=64)))
     assert len(set(ids_of(served))) > 20 and ids_of(served) != ids_of(own)
     samples = [[sum(output.token_logprobs) for output in side] for side in (served, own)]
     error = (sum(statistics.variance(side) / len(side) for side in samples)) ** 0.5
@@ -144,9 +142,7 @@ def test_pictures_of_every_kind_are_seen_alike(
 
 
 @pytest.mark.invariant("ROLL-030")
-def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(
-    learner: CoordTrainer, stage2_kit: Stage2Kit
-) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(learner: CoordTrainer, stage2_kit: Stage2Kit) -> None:
     with pytest.raises(RolloutError, match=r"rollout_matching\.vllm\.max_model_len 1024"):
         backend_of(learner).generate(requests_of(learner, stage2_kit, 2), greedy(1020))
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from coordexp.config import load_config
 from coordexp.forward.merged_weights import iter_merged_weights
-from coordexp.forward.weight_digest import WeightDigest
+from coordexp.rollout.weight_digest import WeightDigest
 from coordexp.training.policy_motion import PolicyMotion
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordexp.forward.weight_digest import WeightDigest, fingerprint
+from coordexp.rollout.weight_digest import WeightDigest, fingerprint
 
 BITS = 1 << 64
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
