@@ -6,7 +6,8 @@ the app: a liveness route, and what the plugin adds to each answer. Installed by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -22,6 +23,7 @@ EXTRA = "coordexp"
 """Key under which a request and an answer hold what is ours."""
 LIVENESS_ROUTE = "/coordexp/liveness/"
 _MARK = "coordexp_hooks"
+_PORT_FLAG = "--port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,10 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     def registered(self: Any) -> None:
         if hooks.api_key is not None and not self.args.api_key:
             self.args.api_key = hooks.api_key
+        # Upstream takes another port where this one cannot be had, without a word; so the server ends with the reason.
+        asked = asked_port(sys.argv)
+        if asked is not None:
+            self.args.port = asked
         register(self)
         guard = [Depends(self._require_api_key())]
         self.app.get(LIVENESS_ROUTE, dependencies=guard)(self.coordexp_liveness)
@@ -128,6 +134,11 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     app_class._register_rl_rollout_app = registered
     app_class.infer = inferred
     app_class.process_weights_after_loading = counted
+
+
+def asked_port(flags: Sequence[str]) -> int | None:
+    """What `--port` of a command line says; None without it."""
+    return int(flags[flags.index(_PORT_FLAG) + 1]) if _PORT_FLAG in flags else None
 
 
 def _extra_of(request: Any) -> Mapping[str, Any]:
