@@ -17,6 +17,7 @@ if (Path(__file__).parent / "plugins" / "models.py").is_file():
         "tests.plugins.stage2",
         "tests.plugins.receivers",
         "tests.plugins.live_server",
+        "tests.plugins.launches",
     ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]

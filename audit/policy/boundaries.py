@@ -62,6 +62,7 @@ FLAG_PACKAGES = {
 COMMAND_LINES: dict[str, str] = {
     "coordexp/artifacts/run_manifest.py": "records the command of a run",
     "coordexp/entrypoints/launch.py": "takes no argument, and says so",
+    "coordexp/entrypoints/launch_stage2.py": "takes no argument, and says so",
 }
 
 
