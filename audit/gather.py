@@ -14,6 +14,7 @@ from audit.mutation_records import KILLED, read_records
 from audit.pipeline import load_pipeline, pipeline_problems, render_pipeline, resolve_entrypoints
 from audit.requirements import Evidence, Row, build_matrix, load_remarks, unknown_requirements
 from audit.results import RunResults, UnusableResultsError, read_results
+from audit.suite import SERVER
 from audit.tree import read_head
 from coordexp.artifacts.provenance import read_upstream, read_versions
 from coordexp.spec import check, load_invariants, load_requirements
@@ -51,6 +52,8 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         marked=read_marked_tests(root),
         results=merge_runs(runs),
         mutants=read_records(root / ".audit" / MUTANTS_FILE, tree),
+        # A run of the gpu tier skips its tests where there is no GPU, so it owes none.
+        ran=frozenset(run.tier for run in runs) & {SERVER},
     )
     verdicts, problems = judge(facts)
     findings = load_findings(root)
