@@ -88,7 +88,7 @@ def test_tests_of_other_tiers_are_listed_with_what_they_need(toy: Path) -> None:
     retie(toy)
     assert main(["--no-run"]) == 0
     listed = {row["node"]: row["reason"] for row in report_of(toy)["not_run"]}
-    assert listed["tests/gpu/test_far.py::test_far"] == "gpu tier, `tox -e gpu`: no GPU"
+    assert listed["tests/gpu/test_far.py::test_far"] == "never run on a GPU: no GPU"
 
 
 @pytest.mark.invariant("SPEC-008")
