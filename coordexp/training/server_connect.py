@@ -34,6 +34,16 @@ def connections_of(server: VllmServerConfig) -> list[ServerConnection]:
     return [ServerConnection(entry.base_url, key, server.timeout_s, server.infer_timeout_s) for entry in server.servers]
 
 
+def check_server(config: Config, api_key: str, seconds: float) -> None:
+    """Ask the configured servers what they run, each within `seconds`, without the learner's tokenizer.
+
+    Raises `RolloutServerError` for one that runs something else.
+    """
+    expected = expected_server(config, None)
+    for entry in server_section(config).servers:
+        connect(ServerConnection(entry.base_url, api_key, seconds, None), expected)
+
+
 def expected_server(config: Config, encoder: Encoder | None) -> Expected:
     """What a server of this run must say of itself; without an encoder nothing is asked of its tokenizer."""
     model = resolve_input(config, "model.model", config.model.model)
