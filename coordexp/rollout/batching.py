@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 
 def check_length_budget(
-    requests: Sequence[RolloutRequest], max_new_tokens: int, max_positions: int
+    requests: Sequence[RolloutRequest],
+    max_new_tokens: int,
+    max_positions: int,
+    limit: str = "the model's max_position_embeddings",
 ) -> Sequence[RolloutRequest]:
-    """Return `requests` if every prompt plus `max_new_tokens` fits in `max_positions` tokens (AUDIT-12.3).
+    """Return `requests` if every prompt plus `max_new_tokens` fits in `max_positions` tokens, which an error calls
+    `limit` (AUDIT-12.3).
 
     Raises `RolloutError` naming the longest prompt, the three numbers and the largest `max_new_tokens` that fits.
     """
@@ -40,7 +44,7 @@ def check_length_budget(
     )
     raise RolloutError(
         f"sample {longest.sample_id}: prompt of {prompt} tokens + max_new_tokens {max_new_tokens} = "
-        f"{prompt + max_new_tokens} exceeds the model's max_position_embeddings {max_positions}; {advice}"
+        f"{prompt + max_new_tokens} exceeds {limit} {max_positions}; {advice}"
     )
 
 

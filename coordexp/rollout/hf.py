@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.rollout.batching import check_length_budget, left_pad, plan_batches
+from coordexp.rollout.outputs import build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.sampling import TokenChooser
-from coordexp.rollout.types import BackendSettings, Decoding, FinishReason, Progress, RolloutOutput, RolloutRequest
+from coordexp.rollout.types import BackendSettings, Decoding, Observed, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen3VLForConditionalGeneration
+    from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
 
-STOP_TOKEN = "<|im_end|>"
 _IMAGE_TYPE = 1
 
 
@@ -47,7 +48,7 @@ class HfBackend:
         self._batch_size = decode_batch_size
         self._logprobs = logprobs
         self._policy_version = 0
-        self._stop_id = int(processor.tokenizer.convert_tokens_to_ids(STOP_TOKEN))
+        self._stop_id = int(processor.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         self._image_id = int(model.config.image_token_id)
         pad_id = processor.tokenizer.pad_token_id
         self._pad_id = self._stop_id if pad_id is None else int(pad_id)
@@ -66,6 +67,10 @@ class HfBackend:
     def sync(self, policy_version: int) -> None:
         """Note that the model's weights are now of this version."""
         self._policy_version = policy_version
+
+    def take_observed(self) -> Observed:
+        """Nothing: the learner's own model has no wire to watch."""
+        return {}
 
     def generate(
         self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
@@ -153,29 +158,3 @@ class _Told:
     progress: Progress
     done: int
     total: int
-
-
-def build_output(
-    request: RolloutRequest,
-    row: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    policy_version: int,
-    logprobs: Sequence[float] | None = None,
-) -> RolloutOutput:
-    """The answer in a generated row: up to and with its first stop token, or the whole row when there is none."""
-    stop_id = int(tokenizer.convert_tokens_to_ids(STOP_TOKEN))
-    reason: FinishReason = "stop" if stop_id in row else "length"
-    length = list(row).index(stop_id) + 1 if reason == "stop" else len(row)
-    kept = row[:length]
-    text_ids = kept[:-1] if reason == "stop" else kept
-    text = tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return RolloutOutput(
-        sample_id=request.sample_id,
-        prompt_token_ids=request.prompt_token_ids,
-        response_token_ids=tuple(kept),
-        text=text,
-        finish_reason=reason,
-        policy_version=policy_version,
-        token_logprobs=None if logprobs is None else tuple(logprobs[:length]),
-    )

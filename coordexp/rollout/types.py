@@ -6,7 +6,7 @@ Token ids enter and leave as plain tuples, so that a request can cross a process
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int, int], None]
 """Called with (answers finished, answers asked for) while a backend works."""
+
+Observed = Mapping[str, tuple[float, float]]
+"""Sums of metrics by key, as `coordexp.metrics.accumulator.State` has them."""
 
 
 class RolloutError(ValueError):
@@ -116,6 +119,10 @@ class RolloutBackend(Protocol):
 
     def sync(self, policy_version: int) -> None:
         """Bring the backend to the learner's weights of this version; called at a step's boundary, by every rank."""
+        ...
+
+    def take_observed(self) -> Observed:
+        """What it has measured since it was last asked, for the log."""
         ...
 
     def generate(

@@ -7,7 +7,7 @@ arguments), then the model with its tuner, and the trainer around a variant's pl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,10 @@ from coordexp.training.forwards import ForwardBuilder
 from coordexp.training.layout import lay_out
 from coordexp.training.loop import ForwardRunner
 from coordexp.training.manifest import write_run_files
+from coordexp.training.policy_motion import PolicyMotion
 from coordexp.training.preflight import check_run, check_vocabulary
 from coordexp.training.probe import probe_packing
+from coordexp.training.server_connect import connect_servers, uses_servers
 from coordexp.training.stage2_preflight import check_answer_room, check_boxes_only, check_supported
 from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import Placement, Shard
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from coordexp.losses.masks import Provenance
     from coordexp.losses.objective import Objective
     from coordexp.packing.plan import PackPlan
+    from coordexp.rollout.vllm_client import LiveServer
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +134,17 @@ def placement_on(device: torch.device, data: DataConfig) -> Placement:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """All that a trainer is made of, before a variant gives it plans."""
+    """All that a trainer is made of, before a variant gives it plans. `servers` are there where they generate; `motion`
+    watches whether weights can have moved since they were pushed there.
+    """
 
     config: Config
     foundation: Foundation
     layout: Mapping[Role, PackPlan]
     arguments: SftArguments
     learner: Learner
+    servers: tuple[LiveServer, ...] = ()
+    motion: PolicyMotion = field(default_factory=PolicyMotion)
 
     def builder(self, provenance: Provenance, then: Provenance | None = None) -> ForwardBuilder:
         """What lays samples into forwards of this kind; `then` is the context of a last forward, where one follows."""
@@ -148,16 +155,17 @@ class Run:
 
 
 def build_run(config: Config) -> Run:
-    """Everything but the plans. Raises before the model is loaded for what `check_run` refuses, bad data, and a sample
-    that is longer than a row.
+    """Everything but the plans. Raises before the model is loaded for what `check_run` refuses, bad data, a sample that
+    is longer than a row, and a rollout server that does not run what the configuration says.
     """
     check_supported(config)
     foundation = build_foundation(config)
     layout = lay_out(config, foundation)
+    servers = connect_servers(config, foundation.encoder) if uses_servers(config) else ()
     objective = build_objective(resolve_manifest(config))
     arguments = build_swift_arguments(config)
     learner = build_learner(config, arguments, foundation.encoder, objective)
-    return Run(config, foundation, layout, arguments, learner)
+    return Run(config, foundation, layout, arguments, learner, servers)
 
 
 def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:
@@ -171,9 +179,11 @@ def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:
     )
     trainer.add_callback(CheckpointCallback(config.training.save_delay_steps))
     trainer.add_callback(EvaluationCallback())
+    trainer.add_callback(run.motion)
     install_run_log(trainer, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
-        write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest)
+        served = {server.connection.base_url: dict(server.liveness) for server in run.servers}
+        write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest, served)
     backend = run.foundation.backend
     if backend is not None and backend.needs_probe(torch.cuda.is_available()):
         # Autocast decides which kernel attends.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.run_manifest import RunFacts, write_run_manifest
 from coordexp.config import Config, render_resolved, resolve_output
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-def write_run_files(config: Config, output_dir: str, foundation: Foundation, objective: Manifest) -> None:
+def write_run_files(
+    config: Config,
+    output_dir: str,
+    foundation: Foundation,
+    objective: Manifest,
+    servers: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Write `run_manifest.json` into the run's folder and, where the config asks for it, the first training sample as
-    the tokenizer spells it; log the objective.
+    the tokenizer spells it; log the objective. `servers` are rollout servers by URL, as they describe themselves.
     """
     folder = Path(output_dir)
     _LOG.info("%s", describe_objective(config, objective))
-    write_manifest(config, folder, foundation, objective)
+    write_manifest(config, folder, foundation, objective, servers)
     custom = config.custom
     if custom.dump_conversation_text:
         written = custom.dump_conversation_path
@@ -41,7 +48,13 @@ def write_run_files(config: Config, output_dir: str, foundation: Foundation, obj
         path.write_text(foundation.encoder.tokenizer.decode(ids) + "\n", encoding="utf-8")
 
 
-def write_manifest(config: Config, folder: Path, foundation: Foundation, objective: Manifest) -> Path:
+def write_manifest(
+    config: Config,
+    folder: Path,
+    foundation: Foundation,
+    objective: Manifest,
+    servers: Mapping[str, Mapping[str, Any]],
+) -> Path:
     """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files."""
     seed = config.training.seed
     return write_run_manifest(
@@ -53,6 +66,6 @@ def write_manifest(config: Config, folder: Path, foundation: Foundation, objecti
             data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
-            launch={"world_size": world_size(), **read_server_launch(os.environ)},
+            launch={"world_size": world_size(), "rollout_servers": dict(servers), **read_server_launch(os.environ)},
         ),
     )

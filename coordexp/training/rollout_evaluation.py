@@ -82,6 +82,7 @@ class RolloutEvaluation:
         self.backend.sync(step)
         observed = MetricAccumulator()
         outputs = self._gather(self._generate(observed))
+        observed.merge(self.backend.take_observed())
         if self._shard.rank == 0:
             self._observe(observed, outputs)
         return observed.state()

@@ -84,6 +84,7 @@ class RolloutPhase:
         observed = MetricAccumulator()
         self.backend.sync(records.step)
         outputs = _timed(observed, "generate", self._generate, records)
+        observed.merge(self.backend.take_observed())
         parses = _timed(observed, "parse", _each(self._parse), outputs)
         matches = _timed(observed, "match", _each(self._match), zip(records.prepared, parses, strict=True))
         drawn = list(zip(records.prepared, outputs, parses, matches, strict=True))

@@ -21,6 +21,7 @@ from coordexp.training.record_steps import RecordPlans
 from coordexp.training.rollout_dump import RolloutDump
 from coordexp.training.rollout_evaluation import RolloutEvaluation, build_evaluation_settings
 from coordexp.training.rollout_phase import PhaseSettings, RolloutPhase
+from coordexp.training.server_rollouts import build_server_backend
 from coordexp.training.trainer import TrainerParts
 
 if TYPE_CHECKING:
@@ -50,8 +51,12 @@ def build_decoding(config: RolloutMatchingConfig) -> Decoding:
 
 
 def build_backend(run: Run) -> RolloutBackend:
-    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`."""
+    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`, or
+    the servers that the run is connected to.
+    """
     section = rollout_section(run.config)
+    if run.servers:
+        return build_server_backend(run, section)
     model = unwrap_model(run.learner.model)
     confident = section.eval_detection.score_mode == "confidence"
     return HfBackend(

@@ -83,8 +83,13 @@ def check_supported(config: Config) -> None:
 def unsupported(config: Config) -> Iterable[Problem]:
     """What this version cannot train, each at its key."""
     section = config.rollout_matching
-    if section is not None and section.rollout_backend == "vllm":
-        yield build_problem(config, "rollout_matching.rollout_backend", "there is no vllm backend yet; write hf")
+    if section is not None and section.rollout_backend == "vllm" and section.vllm is not None:
+        if section.vllm.mode == "colocate":
+            text = "there is no engine in the learner's process yet; write server, or rollout_backend: hf"
+            yield build_problem(config, "rollout_matching.vllm.mode", text)
+        if section.vllm.server is not None and section.vllm.server.debug_dump.enabled:
+            text = "requests are not written out yet; write false, and enable rollout_matching.monitor_dump"
+            yield build_problem(config, "rollout_matching.vllm.server.debug_dump.enabled", text)
     if section is not None and section.repeat_terminate.enabled:
         text = "no backend ends a repetition yet; write false, and keep max_new_tokens near what ground truth needs"
         yield build_problem(config, "rollout_matching.repeat_terminate.enabled", text)

@@ -76,10 +76,10 @@ def plan_learner(
 
 def check_ready(launch: Stage2Launch, api_key: str, seconds: float) -> None:
     """Raise `SupervisionError` for a server that is not what the configuration says."""
-    from coordexp.rollout.vllm_client import check_server
     from coordexp.training.input_errors import INPUT_ERRORS
+    from coordexp.training.server_connect import check_server
 
     try:
-        check_server(launch.config, launch.server.base_url, api_key, seconds)
+        check_server(launch.config, api_key, seconds)
     except INPUT_ERRORS as error:
         raise SupervisionError(str(error)) from error

@@ -105,6 +105,9 @@ class Scripted:
     def sync(self, policy_version: int) -> None:
         self.policy_version = policy_version - self.lags
 
+    def take_observed(self) -> dict[str, tuple[float, float]]:
+        return {}
+
     def generate(
         self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
     ) -> list[RolloutOutput]:

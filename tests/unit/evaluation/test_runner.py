@@ -38,6 +38,9 @@ class Reciter:
         """Note the version."""
         self.policy_version = policy_version
 
+    def take_observed(self) -> dict[str, tuple[float, float]]:
+        return {}
+
     def generate(
         self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
     ) -> list[RolloutOutput]:

@@ -11,8 +11,10 @@ from PIL import Image
 
 from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
+from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.forward.tiny import SMALLEST, build_tiny_model
-from coordexp.rollout.hf import STOP_TOKEN, HfBackend, build_output
+from coordexp.rollout.hf import HfBackend
+from coordexp.rollout.outputs import build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.types import Decoding, RolloutError, RolloutRequest
@@ -70,7 +72,7 @@ def let_some_answers_end(built, processor, requests) -> None:
     used = [set(output.response_token_ids[1:]) for output in answers]
     some = sorted(set.union(*used) - set.intersection(*used))
     if some:
-        pair = [some[0], processor.tokenizer.convert_tokens_to_ids(STOP_TOKEN)]
+        pair = [some[0], processor.tokenizer.convert_tokens_to_ids(END_OF_TURN)]
         with torch.no_grad():
             built.lm_head.weight[pair] = built.lm_head.weight[pair[::-1]].clone()
 
@@ -84,7 +86,7 @@ def one_by_one(model, cut_processor, requests):
 def greedy_without_cache(model, encoder, record: Record, steps: int) -> list[int]:
     """The definition of greedy decoding: a whole forward per token, on the sample that training encodes."""
     sample = encoder.encode(record)
-    stop = encoder.tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+    stop = encoder.tokenizer.convert_tokens_to_ids(END_OF_TURN)
     ids, answer = sample.input_ids[: sample.prompt_length].tolist(), []
     image = encoder.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     with torch.inference_mode():
@@ -158,18 +160,18 @@ def test_an_image_that_does_not_fill_the_prompts_placeholders_is_refused(model, 
 
 @pytest.mark.invariant("ROLL-005")
 def test_an_answer_that_ends_itself_stops_there_and_its_text_leaves_the_stop_token_out(one_by_one, cut_tokenizer):
-    stop = cut_tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+    stop = cut_tokenizer.convert_tokens_to_ids(END_OF_TURN)
     ended = [output for output in one_by_one if output.finish_reason == "stop"]
     assert ended and len(ended) < len(one_by_one), "the fixture needs answers of both kinds"
     for output in one_by_one:
         assert (output.response_token_ids[-1] == stop) == (output.finish_reason == "stop")
         assert stop not in output.response_token_ids[:-1]
-        assert STOP_TOKEN not in output.text
+        assert END_OF_TURN not in output.text
 
 
 @pytest.mark.invariant("ROLL-005")
 def test_what_follows_the_first_stop_token_is_not_part_of_the_answer(cut_tokenizer):
-    stop = cut_tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+    stop = cut_tokenizer.convert_tokens_to_ids(END_OF_TURN)
     words = cut_tokenizer('{"objects": []}', add_special_tokens=False)["input_ids"]
     request = RolloutRequest("a", (1, 2))
     output = build_output(

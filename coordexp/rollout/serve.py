@@ -1,0 +1,62 @@
+"""`python -m coordexp.rollout.serve FLAGS`: ms-swift's rollout server with the project's plugin. Contract id: ROLL-012.
+
+FLAGS are those of `swift rollout` (`rollout.server_flags` derives them from a configuration). On a GPU it is that
+command line and nothing else; on a CPU the same app through a subclass. It serves until it is told to end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordexp.bridges import subprocess_env
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+API_KEY_VARIABLE = "COORDEXP_ROLLOUT_API_KEY"
+"""Environment variable with the key that server and learner share; a command line would show it to every user."""
+PLUGIN = Path(__file__).resolve().parent / "server_plugin" / "plugin.py"
+CPU_CACHE_GB = 1
+
+
+def has_gpu() -> bool:
+    """Whether the server runs on a GPU: what torch would say, without importing it."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def server_command(flags: Sequence[str]) -> tuple[str, ...]:
+    """The process to start."""
+    module = "swift.cli.rollout" if has_gpu() else "coordexp.rollout.serve"
+    return (sys.executable, "-m", module, *flags)
+
+
+def server_environment(environment: Mapping[str, str], api_key: str) -> dict[str, str]:
+    """The environment of that process: bridges, no hub, the key, and the engine inside the worker."""
+    given = {
+        **environment,
+        API_KEY_VARIABLE: api_key,
+        "HF_HUB_OFFLINE": "1",
+        # In a process of its own the engine would not have imported the plugin.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    if not has_gpu():
+        given = {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GB), **given}
+    return subprocess_env(given)
+
+
+def main(flags: Sequence[str]) -> None:
+    """Become the server."""
+    if has_gpu():
+        command = server_command(flags)
+        os.execve(command[0], command, dict(os.environ))
+    from coordexp.bridges.swift_rollout_cpu import run_cpu_app
+
+    run_cpu_app(flags)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What runs in the rollout server's processes beside ms-swift and vLLM."""

@@ -1,0 +1,56 @@
+"""Environment in, the plugin's hooks on this process's ms-swift out. Contract ids: ROLL-013, ROLL-014."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from coordexp.bridges.store_communicator import enable_cpu_weight_sync
+from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
+from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.serve import API_KEY_VARIABLE
+from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, Served, describe_app, describe_engine
+
+_PR_SET_PDEATHSIG = 1
+
+
+def install_plugin() -> None:
+    """Install the hooks, once a process; in a worker, also tie its life to the app's."""
+    served = Served()
+
+    def extra(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+        return served.envelope(request)
+
+    hooks = ServerHooks(
+        describe_engine=describe_engine,
+        app_facts=lambda deploy: describe_app(deploy, served),
+        extra=extra,
+        weights_loaded=served.count_load,
+        api_key=os.environ.get(API_KEY_VARIABLE),
+        stop_token=END_OF_TURN,
+        logprobs_mode=LOGPROBS_MODE,
+    )
+    enable_cpu_weight_sync()
+    install_hooks(hooks)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        end_with(parent.pid)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent, of this pid, ends: a worker holds the engine, and nobody else
+    would stop it.
+
+    Linux alone can; elsewhere the worker ends when it next speaks to the app.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended before the kernel was asked.
+        os.kill(os.getpid(), signal.SIGKILL)

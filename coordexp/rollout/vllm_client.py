@@ -1,0 +1,239 @@
+"""Prompts in, answers of live rollout servers out, as the learner itself would have given them.
+
+Requests go over the servers in contiguous chunks and come back in their order. What comes back is checked: the prompt
+that was answered, the seed, the life of the server and the weights it has, the ids and their number. ROLL-018,
+ROLL-024..ROLL-026.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.batching import check_length_budget
+from coordexp.rollout.drift import check_liveness
+from coordexp.rollout.outputs import build_output
+from coordexp.rollout.requests import check_prompts
+from coordexp.rollout.seeding import request_seed
+from coordexp.rollout.types import Decoding, Progress, RolloutOutput, RolloutRequest
+from coordexp.rollout.wire import BrokenReply, RolloutServerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+    from coordexp.rollout.drift import Expected
+    from coordexp.rollout.wire import ServerConnection
+
+_ORIENTATION = 0x0112
+"""EXIF's tag: readers differ in whether they turn the picture, so one that has it is sent as pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """What all requests share: the conversation with `<image>` where the image stands, and who reads the answers."""
+
+    messages: tuple[Mapping[str, str], ...]
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    """A server that runs what the configuration says: its life, the loads of weights it had then, its devices."""
+
+    connection: ServerConnection
+    server_id: str
+    loads: int
+    capacity: int
+    liveness: Mapping[str, Any]
+
+
+def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
+    """The server behind `connection`. Raises `RolloutServerError` where it is not there, or runs something else."""
+    liveness = connection.call("/coordexp/liveness/")
+    check_liveness(connection.base_url, liveness, expected)
+    capacity = int(connection.call("/get_world_size/")["world_size"])
+    return LiveServer(connection, liveness["server_id"], liveness["weight_loads"], capacity, liveness)
+
+
+class VllmServerClient:
+    """Answers from `servers`, at most `batch_size` requests in one round; `loads` counts each one's pushes so far."""
+
+    def __init__(
+        self, servers: Sequence[LiveServer], prompting: Prompting, batch_size: int, max_model_len: int
+    ) -> None:
+        self.servers, self.batch_size = tuple(servers), batch_size
+        self.loads = {server.connection.base_url: server.loads for server in servers}
+        self.retries = 0
+        self._prompting, self._max_model_len = prompting, max_model_len
+        self._stop_id = int(prompting.tokenizer.convert_tokens_to_ids(END_OF_TURN))
+
+    def generate(
+        self,
+        requests: Sequence[RolloutRequest],
+        decoding: Decoding,
+        policy_version: int,
+        progress: Progress | None = None,
+    ) -> list[RolloutOutput]:
+        """One output a request, in order, each checked. Raises `RolloutServerError`, and `RolloutError` for a request
+        that does not fit.
+        """
+        limit = "rollout_matching.vllm.max_model_len"
+        check_length_budget(requests, decoding.max_new_tokens, self._max_model_len, limit)
+        outputs: list[RolloutOutput] = []
+        for start in range(0, len(requests), self.batch_size):
+            outputs += self._round(requests[start : start + self.batch_size], decoding, policy_version)
+            if progress is not None:
+                progress(len(outputs), len(requests))
+        return outputs
+
+    def ask(
+        self, server: LiveServer, requests: Sequence[RolloutRequest], decoding: Decoding, policy_version: int
+    ) -> list[RolloutOutput]:
+        """One server's answers; one retry where the connection broke, for a repeated call answers alike."""
+        body = build_body(requests, decoding, self._prompting.messages)
+        try:
+            replies = server.connection.call("/infer/", body)
+        except BrokenReply:
+            self.retries += 1
+            replies = server.connection.call("/infer/", body)
+        where = server.connection.base_url
+        if not isinstance(replies, list) or len(replies) != len(requests):
+            found = f"{len(replies)} outputs" if isinstance(replies, list) else f"a {type(replies).__name__}"
+            raise RolloutServerError(f"{where}: {len(requests)} prompts were sent and {found} came back")
+        outputs = [
+            self._read(server, request, reply, body["infer_requests"][number]["coordexp"], policy_version)
+            for number, (request, reply) in enumerate(zip(requests, replies, strict=True))
+        ]
+        return check_prompts(requests, outputs)
+
+    def _round(self, requests: Sequence[RolloutRequest], decoding: Decoding, version: int) -> list[RolloutOutput]:
+        shares = split_by_capacity(len(requests), [server.capacity for server in self.servers])
+        chunks = [(server, requests[begin:end]) for server, (begin, end) in zip(self.servers, shares, strict=True)]
+        asked = [(server, chunk) for server, chunk in chunks if chunk]
+        work: Callable[[tuple[LiveServer, Sequence[RolloutRequest]]], list[RolloutOutput]]
+        work = lambda pair: self.ask(pair[0], pair[1], decoding, version)  # noqa: E731
+        if len(asked) == 1:
+            return work(asked[0])
+        with ThreadPoolExecutor(len(asked)) as pool:
+            return [output for outputs in pool.map(work, asked) for output in outputs]
+
+    def _read(
+        self, server: LiveServer, request: RolloutRequest, reply: Any, sent: Mapping[str, Any], version: int
+    ) -> RolloutOutput:
+        where = f"{server.connection.base_url}: the output for {request.sample_id}"
+        response, envelope = reply["response"], reply["coordexp"]
+        choice = response["choices"][0]
+        self._check_envelope(server, envelope, sent, where)
+        ids, prompt = _ids(choice["token_ids"], f"{where}: token_ids"), _ids(response["prompt_token_ids"], where)
+        logprobs = _logprobs(choice.get("logprobs"), len(ids), where)
+        output = build_output(request, ids, self._prompting.tokenizer, policy_version=version, logprobs=logprobs)
+        if output.finish_reason != choice["finish_reason"] or len(output.response_token_ids) != len(ids):
+            raise RolloutServerError(
+                f"{where} ended by {choice['finish_reason']} after {len(ids)} tokens, and its ids say "
+                f"{output.finish_reason} after {len(output.response_token_ids)}; answers end at the id {self._stop_id} "
+                f"of {END_OF_TURN} alone"
+            )
+        return _answering(output, prompt)
+
+    def _check_envelope(
+        self, server: LiveServer, envelope: Mapping[str, Any], sent: Mapping[str, Any], where: str
+    ) -> None:
+        loads = self.loads[server.connection.base_url]
+        if envelope["server_id"] != server.server_id:
+            raise RolloutServerError(f"{where}: the server was restarted, so it runs the weights it was started with")
+        if envelope["weight_loads"] != loads:
+            raise RolloutServerError(
+                f"{where} was written after {envelope['weight_loads']} loads of weights, and this learner has made "
+                f"{loads}: stale weights, or another learner pushes to the server; give each learner one of its own"
+            )
+        if envelope["seed"] != sent.get("seed"):
+            raise RolloutServerError(f"{where} was drawn by seed {envelope['seed']}, not by {sent.get('seed')}")
+
+
+def build_body(
+    requests: Sequence[RolloutRequest], decoding: Decoding, messages: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """The body of `/infer/` (`coordexp:http/infer-request`): every sampling knob as it is, a seed each where drawn."""
+    return {
+        "infer_requests": [
+            {
+                "messages": [dict(message) for message in messages],
+                "images": [encode_image(path) for path in request.image_paths],
+                "coordexp": {} if decoding.greedy else {"seed": request_seed(decoding.seed_base, request.index)},
+            }
+            for request in requests
+        ],
+        "request_config": {
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": float(decoding.temperature),
+            "top_p": float(decoding.top_p),
+            "top_k": decoding.top_k,
+            "repetition_penalty": float(decoding.repetition_penalty),
+            "logprobs": True,
+            "return_details": True,
+        },
+    }
+
+
+def encode_image(path: Path) -> str:
+    """The file in base64 where every reader makes one RGB of it; else a PNG of its pixels as training reads them."""
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1 or "transparency" in image.info:
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, format="PNG")
+            content = buffer.getvalue()
+    return base64.b64encode(content).decode("ascii")
+
+
+def split_by_capacity(count: int, capacities: Sequence[int]) -> list[tuple[int, int]]:
+    """Half-open ranges of `count` requests in order, one a server, each within one of its share by capacity."""
+    total, ends, taken = sum(capacities), [], 0
+    for capacity in capacities:
+        taken += capacity
+        # Rounded half up in whole numbers, so that every learner splits alike.
+        ends.append((2 * count * taken + total) // (2 * total))
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def requests_in_a_round(decode_batch_size: int, capacities: Iterable[int], world_size: int) -> int:
+    """Requests that a rank may have under way, so that no server device decodes more than `decode_batch_size` at once.
+
+    Raises `RolloutServerError` where that is none.
+    """
+    total = sum(capacities)
+    share = decode_batch_size * total // world_size
+    if share < 1:
+        raise RolloutServerError(
+            f"rollout_matching.decode_batch_size {decode_batch_size} times {total} server devices are fewer than the "
+            f"{world_size} learner ranks, so some would never be served; raise it to {-(-world_size // total)} or more"
+        )
+    return share
+
+
+def _ids(found: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(type(item) is int for item in found):
+        raise RolloutServerError(f"{where} holds no list of token ids")
+    return tuple(found)
+
+
+def _logprobs(found: Any, length: int, where: str) -> tuple[float, ...]:
+    rows = found["content"] if isinstance(found, dict) else None
+    values = () if rows is None else tuple(float(row["logprob"]) for row in rows)
+    if len(values) != length:
+        raise RolloutServerError(f"{where} has {length} tokens and {len(values)} log-probabilities")
+    return values
+
+
+def _answering(output: RolloutOutput, prompt: tuple[int, ...]) -> RolloutOutput:
+    """The output with the prompt that the server says it has answered."""
+    return replace(output, prompt_token_ids=prompt)

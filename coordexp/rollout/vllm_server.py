@@ -1,0 +1,91 @@
+"""The rollout backend over live servers: answers in order, weights pushed when they are newer. ROLL-022, ROLL-027.
+
+Every rank has one; rank 0's also pushes. `sync` is a collective, `generate` is not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from coordexp.rollout.types import BackendSettings, Decoding, Observed, Progress, RolloutOutput, RolloutRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordexp.rollout.scoring import TeacherScorer
+    from coordexp.rollout.vllm_client import VllmServerClient
+    from coordexp.rollout.weight_sync import WeightSync
+
+OBSERVED = (
+    "rollout/logprob_gap_mean",
+    "rollout/canary_gap_max",
+    "rollout/weight_pushes_total",
+    "rollout/server_retries_total",
+    "time/rollout_sync_s",
+)
+"""Metric keys that only servers give."""
+_NEVER = -1
+"""Version of weights that were not pushed by this learner."""
+
+
+class VllmServerBackend:
+    """Answers from the servers of `client`; `scorer` compares some of them with the learner's own scores."""
+
+    def __init__(self, client: VllmServerClient, weights: WeightSync, scorer: TeacherScorer, dtype: str) -> None:
+        self.client, self.weights = client, weights
+        self._scorer, self._dtype = scorer, dtype
+        self._policy_version = _NEVER
+        self._observed: dict[str, tuple[float, float]] = {}
+
+    @property
+    def settings(self) -> BackendSettings:
+        """The servers' data type, and what this rank has under way at once."""
+        return BackendSettings("vllm", self._dtype, self.client.batch_size, logprobs=True)
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that the servers were last proven to run; -1 before the first push."""
+        return self._policy_version
+
+    def sync(self, policy_version: int) -> None:
+        """Push the learner's weights, unless the servers have them. A collective; raises the same on every rank."""
+        if policy_version == self._policy_version:
+            return
+        started = time.perf_counter()
+        report = self.weights.run()
+        self.client.loads.update(report.loads)
+        self._policy_version = policy_version
+        self._add("rollout/weight_pushes_total", 1.0)
+        self._keep_largest("rollout/canary_gap_max", report.gap)
+        self._keep_largest("time/rollout_sync_s", time.perf_counter() - started)
+
+    def generate(
+        self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
+    ) -> list[RolloutOutput]:
+        """One output a request, in order; see `VllmServerClient.generate` for what it raises."""
+        outputs = self.client.generate(requests, decoding, self._policy_version, progress)
+        if outputs:
+            self._observe_gap(requests[0], outputs[0])
+        return outputs
+
+    def take_observed(self) -> Observed:
+        """Pushes, the canary, retries, and how far the servers' log-probabilities are from the learner's."""
+        self._add("rollout/server_retries_total", float(self.client.retries))
+        self.client.retries = 0
+        observed, self._observed = self._observed, {}
+        return observed
+
+    def _observe_gap(self, request: RolloutRequest, output: RolloutOutput) -> None:
+        """Of one answer a call, so that it costs one forward whatever the batch."""
+        theirs = output.token_logprobs or ()
+        ours = self._scorer.score(request, output.response_token_ids).logprobs if theirs else ()
+        gap = sum(abs(left - right) for left, right in zip(ours, theirs, strict=True))
+        total, tokens = self._observed.get("rollout/logprob_gap_mean", (0.0, 0.0))
+        self._observed["rollout/logprob_gap_mean"] = (total + gap, tokens + len(theirs))
+
+    def _add(self, key: str, value: float) -> None:
+        self._observed[key] = (self._observed.get(key, (0.0, 0.0))[0] + value, 0.0)
+
+    def _keep_largest(self, key: str, value: float) -> None:
+        self._observed[key] = (max(self._observed.get(key, (value, 0.0))[0], value), 0.0)
