@@ -135,6 +135,13 @@ def test_keys_that_this_launcher_does_not_serve_are_refused_at_their_line(launch
 
 
 @pytest.mark.invariant("TRAIN-043")
+def test_what_no_backend_does_is_refused_before_a_server_is_started(launch_config):
+    repeat = {"enabled": True, "max_object_keys": 8}
+    with pytest.raises(ConfigError, match=r"repeat_terminate\.enabled: no backend ends a repetition yet"):
+        plan(launch_config(rollout_matching={"repeat_terminate": repeat}))
+
+
+@pytest.mark.invariant("TRAIN-043")
 def test_stage_1_is_sent_to_its_own_script(launch_config):
     with pytest.raises(ConfigError, match=r"stage1 has no rollouts, so .*bash scripts/train\.sh"):
         plan(launch_config(ROOT / "configs/stage1/smoke/shapes.yaml", rollout_matching=None))
