@@ -70,10 +70,14 @@ def test_a_declared_flag_is_an_argument_of_this_ms_swift_and_fits_its_type(row: 
 @pytest.mark.invariant("TRAIN-040")
 @pytest.mark.parametrize("name", SERVED)
 def test_ms_swift_reads_what_the_configuration_means(name: str) -> None:
-    config, flags = flags_of(name, GPU)
+    config = load_config(CONFIGS / f"{name}.yaml")
     rollout = config.rollout_matching
     assert rollout is not None and rollout.vllm is not None
-    given = parsed(flags)
+    # Not what the shipped ones have, so that no other key can stand for it.
+    vllm = dataclasses.replace(rollout.vllm, max_model_len=12345, enable_prefix_caching=False)
+    rollout = dataclasses.replace(rollout, vllm=vllm)
+    config = dataclasses.replace(config, rollout_matching=rollout)
+    given = parsed(build_server_flags(config, Path("/models/start"), GPU))
     assert {key: given[key.removeprefix("--")] for key in ("model", "model_type", "template", "host", "port")} == {
         "model": "/models/start",
         "model_type": "qwen3_vl",
@@ -81,8 +85,7 @@ def test_ms_swift_reads_what_the_configuration_means(name: str) -> None:
         "host": "127.0.0.1",
         "port": 8000,
     }
-    assert given["vllm_max_model_len"] == rollout.vllm.max_model_len
-    assert given["vllm_enable_prefix_caching"] is rollout.vllm.enable_prefix_caching
+    assert (given["vllm_max_model_len"], given["vllm_enable_prefix_caching"]) == (12345, False)
     assert given["vllm_max_num_seqs"] == rollout.decode_batch_size * 2
     assert given["max_pixels"] == config.template.max_pixels
     assert given["torch_dtype"] == ("bfloat16" if "prod" in name else "float32")

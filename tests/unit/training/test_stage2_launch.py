@@ -15,6 +15,7 @@ import pytest
 
 from coordexp.config import ConfigError, load_config
 from coordexp.data.paths import ImagePathError
+from coordexp.entrypoints.launch_stage2 import main
 from coordexp.spec import check
 from coordexp.training.launch import LaunchError
 from coordexp.training.stage2_launch import Machine, build_stage2_launch, check_ports, preflight_document
@@ -207,6 +208,35 @@ def test_relative_paths_start_at_the_config_or_its_project_never_at_the_caller(l
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert plan(config) == here
     assert here["root_image_dir"]["train"] == str(config.parent / "pictures")
+
+
+@pytest.mark.invariant("TRAIN-041")
+def test_a_checkpoint_beside_the_configuration_comes_before_the_project_s(launch_config):
+    config = launch_config()
+    near = config.parent / "runs"
+    near.mkdir()
+    (near / "start").symlink_to(ROOT / "fixtures/tiny-qwen3vl-early")
+    (near / "run.yaml").write_text("extends: ../run.yaml\nmodel: {model: start}\n", encoding="utf-8")
+    document = plan(near / "run.yaml")
+    assert document["model"] == flag(document, "--model") == str(ROOT / "fixtures/tiny-qwen3vl-early")
+    assert document["jsonl"]["train"] == str(config.parent / "records.jsonl")
+
+
+@pytest.mark.invariant("TRAIN-041")
+def test_a_preflight_stops_there_and_a_run_goes_on(launch_config, monkeypatch, capsys):
+    monkeypatch.setenv("config", str(launch_config()))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    port = build_stage2_launch(os.environ, CPU).options.port
+    with socket.socket() as holder:
+        # What goes on meets a port that is taken, and starts nothing.
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        assert main([]) == 2
+        out, err = capsys.readouterr()
+        assert check("stage2-preflight", json.loads(out)) and "cannot be bound" in err
+        monkeypatch.setenv("preflight", "only")
+        assert main([]) == 0
+        assert capsys.readouterr() == (out, "")
 
 
 @pytest.mark.invariant("TRAIN-041")

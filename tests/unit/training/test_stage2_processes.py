@@ -77,7 +77,7 @@ def test_the_manifest_of_a_run_holds_the_server(stage2_kit, tmp_path, monkeypatc
     for told, expected in ((None, None), (line, json.loads(line))):
         if told is not None:
             monkeypatch.setenv(SERVER_LAUNCH_VARIABLE, told)
-        text = write_manifest(config, tmp_path, foundation, objective).read_text(encoding="utf-8")
+        text = write_manifest(config, tmp_path, foundation, objective, {}).read_text(encoding="utf-8")
         assert json.loads(text)["launch"].get("server") == expected
         assert "the-key" not in text
 
@@ -93,6 +93,7 @@ def launcher(launch_config, tmp_path) -> Any:
         "from coordexp.entrypoints import launch_stage2\n"
         f"stand_in = [sys.executable, {str(Path(__file__).with_name('seen.py'))!r}, {str(tmp_path)!r}]\n"
         "stage2_run.server_command = lambda flags: (*stand_in, 'server', *flags)\n"
+        "stage2_run.check_ready = lambda launch, key, seconds: None\n"
         "before = stage2_launch.build_launch\n"
         "def build_launch(*args, **more):\n"
         "    launch = before(*args, **more)\n"

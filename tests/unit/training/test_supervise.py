@@ -122,7 +122,14 @@ def test_a_server_that_ends_early_is_noticed_and_its_last_lines_shown(start):
         "  no such dtype",
     ]
     assert "learner" not in run.pids()
-    # Its child was nobody's by then.
+    run.assert_nothing_left()
+
+
+@pytest.mark.invariant("TRAIN-045")
+def test_a_child_of_a_server_that_has_ended_is_found(start):
+    run = start({"after": 99, "seconds": 1.5, "code": 3, "children": 1}, {}, timeout_s=60)
+    run.wait_for("server-child0")
+    assert run.end()[0] == 1
     run.assert_nothing_left()
 
 
