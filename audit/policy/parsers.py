@@ -47,6 +47,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/data/wire.py", ""): "lines of a record file, fast",
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
     ("coordexp/coordjson/scan.py", "unescape"): "the string literal of a desc with an escape, its grammar checked",
+    ("coordexp/rollout/wire.py", "_parsed"): "answers of rollout servers, in which assistant text is a string",
     ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
     ("coordexp/training/manifest.py", "write_manifest"): "the resolved configuration, for the run manifest",
     ("coordexp/training/server_launch.py", "read_server_launch"): "what the launcher says of the server it started",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,8 +24,9 @@ from coordexp.rollout.drift import check_liveness
 from coordexp.rollout.outputs import build_output
 from coordexp.rollout.requests import check_prompts
 from coordexp.rollout.seeding import request_seed
-from coordexp.rollout.types import Decoding, Progress, RolloutOutput, RolloutRequest
-from coordexp.rollout.wire import BrokenReply, RolloutServerError
+from coordexp.rollout.tasks import run_together
+from coordexp.rollout.types import Decoding, Progress, RolloutError, RolloutOutput, RolloutRequest
+from coordexp.rollout.wire import OTHER_SERVER, BrokenReply, RolloutServerError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 """EXIF's tag: readers differ in whether they turn the picture, so one that has it is sent as pixels."""
+_LARGEST_ID = 2**31
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class VllmServerClient:
         self.servers, self.batch_size = tuple(servers), batch_size
         self.loads = {server.connection.base_url: server.loads for server in servers}
         self.retries = 0
+        self._lock = Lock()
         self._prompting, self._max_model_len = prompting, max_model_len
         self._stop_id = int(prompting.tokenizer.convert_tokens_to_ids(END_OF_TURN))
 
@@ -100,63 +106,87 @@ class VllmServerClient:
     ) -> list[RolloutOutput]:
         """One server's answers; one retry where the connection broke, for a repeated call answers alike."""
         body = build_body(requests, decoding, self._prompting.messages)
-        try:
-            replies = server.connection.call("/infer/", body)
-        except BrokenReply:
-            self.retries += 1
-            replies = server.connection.call("/infer/", body)
-        where = server.connection.base_url
+        replies = self._call(server.connection, body)
+        where = f"rollout server {server.connection.base_url}/infer/"
         if not isinstance(replies, list) or len(replies) != len(requests):
-            found = f"{len(replies)} outputs" if isinstance(replies, list) else f"a {type(replies).__name__}"
-            raise RolloutServerError(f"{where}: {len(requests)} prompts were sent and {found} came back")
-        outputs = [
-            self._read(server, request, reply, body["infer_requests"][number]["coordexp"], policy_version)
-            for number, (request, reply) in enumerate(zip(requests, replies, strict=True))
-        ]
-        return check_prompts(requests, outputs)
+            found = f"{len(replies)} outputs" if isinstance(replies, list) else "one that is no list"
+            raise RolloutServerError(
+                f"{where}: {len(requests)} prompts were sent and {found} came back; {OTHER_SERVER}"
+            )
+        outputs = []
+        for request, sent, reply in zip(requests, body["infer_requests"], replies, strict=True):
+            try:
+                self._check_envelope(server, reply["coordexp"], sent["coordexp"])
+                outputs.append(self._read(request, reply["response"], decoding, policy_version))
+            except RolloutServerError as error:
+                raise RolloutServerError(f"{where}: the output for {request.sample_id} {error}") from error
+        try:
+            return check_prompts(requests, outputs)
+        except RolloutError as error:
+            raise RolloutServerError(f"{where}: {error}") from error
+
+    def _call(self, connection: ServerConnection, body: dict[str, Any]) -> Any:
+        try:
+            return connection.call("/infer/", body)
+        except BrokenReply:
+            with self._lock:
+                self.retries += 1
+        try:
+            return connection.call("/infer/", body)
+        except BrokenReply as error:
+            raise RolloutServerError(f"{error}. It was asked twice") from error
 
     def _round(self, requests: Sequence[RolloutRequest], decoding: Decoding, version: int) -> list[RolloutOutput]:
         shares = split_by_capacity(len(requests), [server.capacity for server in self.servers])
         chunks = [(server, requests[begin:end]) for server, (begin, end) in zip(self.servers, shares, strict=True)]
         asked = [(server, chunk) for server, chunk in chunks if chunk]
-        work: Callable[[tuple[LiveServer, Sequence[RolloutRequest]]], list[RolloutOutput]]
-        work = lambda pair: self.ask(pair[0], pair[1], decoding, version)  # noqa: E731
         if len(asked) == 1:
-            return work(asked[0])
-        with ThreadPoolExecutor(len(asked)) as pool:
-            return [output for outputs in pool.map(work, asked) for output in outputs]
+            return self.ask(*asked[0], decoding, version)
+        work = [
+            (f"answers of {server.connection.base_url}", partial(self.ask, server, chunk, decoding, version))
+            for server, chunk in asked
+        ]
+        return [output for outputs in run_together(work) for output in outputs]
 
     def _read(
-        self, server: LiveServer, request: RolloutRequest, reply: Any, sent: Mapping[str, Any], version: int
+        self, request: RolloutRequest, response: Mapping[str, Any], decoding: Decoding, version: int
     ) -> RolloutOutput:
-        where = f"{server.connection.base_url}: the output for {request.sample_id}"
-        response, envelope = reply["response"], reply["coordexp"]
+        """The output in a reply. Raises `RolloutServerError` with what is wrong with it."""
         choice = response["choices"][0]
-        self._check_envelope(server, envelope, sent, where)
-        ids, prompt = _ids(choice["token_ids"], f"{where}: token_ids"), _ids(response["prompt_token_ids"], where)
-        logprobs = _logprobs(choice.get("logprobs"), len(ids), where)
+        ids, prompt = _ids(choice, "token_ids"), _ids(response, "prompt_token_ids")
+        logprobs = _logprobs(choice, len(ids))
         output = build_output(request, ids, self._prompting.tokenizer, policy_version=version, logprobs=logprobs)
         if output.finish_reason != choice["finish_reason"] or len(output.response_token_ids) != len(ids):
             raise RolloutServerError(
-                f"{where} ended by {choice['finish_reason']} after {len(ids)} tokens, and its ids say "
-                f"{output.finish_reason} after {len(output.response_token_ids)}; answers end at the id {self._stop_id} "
-                f"of {END_OF_TURN} alone"
+                f"ended by {choice['finish_reason']} after {len(ids)} tokens, and its ids say {output.finish_reason} "
+                f"after {len(output.response_token_ids)}: answers end at the id {self._stop_id} of {END_OF_TURN} "
+                f"alone; {OTHER_SERVER}"
             )
-        return _answering(output, prompt)
+        wanted = decoding.max_new_tokens
+        if len(ids) > wanted or (output.finish_reason == "length" and len(ids) < wanted):
+            raise RolloutServerError(
+                f"ended by {output.finish_reason} after {len(ids)} tokens, and {wanted} were allowed: the server has a "
+                f"limit of its own, or none; {OTHER_SERVER}"
+            )
+        return replace(output, prompt_token_ids=prompt)
 
-    def _check_envelope(
-        self, server: LiveServer, envelope: Mapping[str, Any], sent: Mapping[str, Any], where: str
-    ) -> None:
+    def _check_envelope(self, server: LiveServer, envelope: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
         loads = self.loads[server.connection.base_url]
         if envelope["server_id"] != server.server_id:
-            raise RolloutServerError(f"{where}: the server was restarted, so it runs the weights it was started with")
+            raise RolloutServerError(
+                "comes from another start of the server than the one that was asked at the beginning, so it runs the "
+                "weights it was started with; start the run again"
+            )
         if envelope["weight_loads"] != loads:
             raise RolloutServerError(
-                f"{where} was written after {envelope['weight_loads']} loads of weights, and this learner has made "
-                f"{loads}: stale weights, or another learner pushes to the server; give each learner one of its own"
+                f"was written after {envelope['weight_loads']} loads of weights, and this learner has made {loads}: "
+                "stale weights, or another learner pushes to the server; give each learner one of its own"
             )
         if envelope["seed"] != sent.get("seed"):
-            raise RolloutServerError(f"{where} was drawn by seed {envelope['seed']}, not by {sent.get('seed')}")
+            raise RolloutServerError(
+                f"was drawn by seed {envelope['seed']}, not by {sent.get('seed')}: outputs are in another order, or "
+                f"the server draws by seeds of its own; {OTHER_SERVER}"
+            )
 
 
 def build_body(
@@ -220,20 +250,27 @@ def requests_in_a_round(decode_batch_size: int, capacities: Iterable[int], world
     return share
 
 
-def _ids(found: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or not all(type(item) is int for item in found):
-        raise RolloutServerError(f"{where} holds no list of token ids")
+def _ids(row: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Token ids, one at least. A plain server leaves them out, an engine's tensor prints as floats."""
+    found = row[key]
+    if not found or not all(type(item) is int and 0 <= item < _LARGEST_ID for item in found):
+        raise RolloutServerError(f"holds no list of token ids in {key} ({_shown(found)}); {OTHER_SERVER}")
     return tuple(found)
 
 
-def _logprobs(found: Any, length: int, where: str) -> tuple[float, ...]:
-    rows = found["content"] if isinstance(found, dict) else None
-    values = () if rows is None else tuple(float(row["logprob"]) for row in rows)
+def _logprobs(choice: Mapping[str, Any], length: int) -> tuple[float, ...]:
+    """A finite number for each of `length` tokens."""
+    rows = (choice.get("logprobs") or {}).get("content") or []
+    values: list[Any] = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
     if len(values) != length:
-        raise RolloutServerError(f"{where} has {length} tokens and {len(values)} log-probabilities")
-    return values
+        raise RolloutServerError(f"has {length} tokens and {len(values)} log-probabilities; {OTHER_SERVER}")
+    if not all(type(value) is float and isfinite(value) for value in values):
+        raise RolloutServerError(
+            f"has log-probabilities that are no finite numbers ({_shown(values)}): the engine computes NaN or "
+            "infinity, or is another one; look at the server's log"
+        )
+    return tuple(float(value) for value in values)
 
 
-def _answering(output: RolloutOutput, prompt: tuple[int, ...]) -> RolloutOutput:
-    """The output with the prompt that the server says it has answered."""
-    return replace(output, prompt_token_ids=prompt)
+def _shown(values: Sequence[Any]) -> str:
+    return f"{str(values[:_SHOWN])[:200]}, {len(values)} in all"

@@ -6,26 +6,26 @@ buckets of bytes that the server has been told to expect. What a worker fails at
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from coordexp.bridges.store_communicator import StoreCommunicator
-from coordexp.rollout.types import RolloutError
 from coordexp.rollout.wire import RolloutServerError
 
 if TYPE_CHECKING:
     from coordexp.rollout.wire import ServerConnection
 
+_STEP_SHARE = 0.75
+_ALIGNED = 8
+_POLL_S = 1.0
 BUCKET_BYTES = 256 * 2**20
 CACHES = ("/reset_prefix_cache/", "/reset_encoder_cache/", "/reset_mm_cache/")
 """What holds results of the old weights: of prompt beginnings, of the vision tower, of processed images."""
-_POLL_S = 1.0
-Result = TypeVar("Result")
 
 
 class WeightLink:
@@ -48,8 +48,9 @@ class WeightLink:
         server.call("/close_communicator/")
         server.call("/init_communicator/", body)
         with self._naming("cannot be joined"):
+            self._wait_for_workers()
             group = StatelessProcessGroup.create(
-                server.host, self._port, workers, workers + 1, store_timeout=int(server.timeout_s) + 1
+                server.host, self._port, workers, workers + 1, store_timeout=self._patience()
             )
             self._communicator = _communicator(group, self._device)
 
@@ -62,7 +63,24 @@ class WeightLink:
             communicator.broadcast(flat.to(communicator.device), src=communicator.rank)
             if communicator.device.type == "cuda":
                 torch.cuda.synchronize(communicator.device)
-            communicator.group.barrier(timeout=self._connection.timeout_s)
+            communicator.group.barrier(timeout=self._patience())
+
+    def _wait_for_workers(self) -> None:
+        """Return when the first worker's store listens: the store's own client takes thrice its limit to give up."""
+        deadline = time.monotonic() + self._patience()
+        while True:
+            try:
+                socket.create_connection((self._connection.host, self._port), timeout=_POLL_S).close()
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_POLL_S / 10)
+            else:
+                return
+
+    def _patience(self) -> int:
+        """Seconds for one step of a push: fewer than for all of it, so that the step which hangs is named."""
+        return max(int(_STEP_SHARE * self._connection.timeout_s), 1)
 
     @contextmanager
     def _naming(self, what: str) -> Iterator[None]:
@@ -108,48 +126,17 @@ def fill_buckets(
 
 
 def flatten(bucket: list[tuple[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]; one dtype for all, so each is aligned."""
+    """Rows of `http/update-weights` and the bucket's bytes, uint8 [N]. Each tensor begins at a multiple of 8 bytes, so
+    that it can be read in its own type where it lies.
+    """
     rows, parts, start = [], [], 0
     for name, tensor in bucket:
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        gap = -start % _ALIGNED
+        start += gap
         end = start + flat.numel()
         row = {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype)}
         rows.append({**row, "start_idx": start, "end_idx": end, "numel": flat.numel()})
-        parts.append(flat)
+        parts += [flat.new_zeros(gap), flat]
         start = end
     return rows, torch.cat(parts)
-
-
-def within(seconds: float, what: str, alive: Callable[[], bool], work: Callable[[], Result]) -> Result:
-    """What `work` returns, if it does so within `seconds` and `alive` stays true meanwhile.
-
-    Raises `RolloutServerError` otherwise, and what `work` raises. A broadcast that hangs cannot be called back: its
-    thread is left behind, and ends with the process.
-    """
-    done: list[Result] = []
-    failed: list[RolloutError] = []
-
-    def run() -> None:
-        # Anything else is a fault of the program: the thread ends with its traceback.
-        try:
-            done.append(work())
-        except RolloutError as error:
-            failed.append(error)
-
-    thread = Thread(target=run, daemon=True, name=what)
-    thread.start()
-    deadline = time.monotonic() + seconds
-    while thread.is_alive():
-        thread.join(min(_POLL_S, max(deadline - time.monotonic(), 0.01)))
-        if thread.is_alive() and not alive():
-            raise RolloutServerError(f"{what}: the server has ended in the middle of it; its log has the cause")
-        if thread.is_alive() and time.monotonic() >= deadline:
-            raise RolloutServerError(
-                f"{what}: not finished within {seconds:g} s (vllm.server.timeout_s), so the server or the connection "
-                "hangs; look at its log, and raise the limit if the model needs longer"
-            )
-    if failed:
-        raise failed[0]
-    if not done:
-        raise RolloutServerError(f"{what}: failed; the traceback above has the cause")
-    return done[0]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.distributed as dist
 
+from coordexp.rollout.tasks import within
 from coordexp.rollout.types import RolloutError
 from coordexp.rollout.weight_digest import WeightDigest
-from coordexp.rollout.weight_link import BUCKET_BYTES, WeightLink, fill_buckets, within
+from coordexp.rollout.weight_link import BUCKET_BYTES, WeightLink, fill_buckets
 from coordexp.rollout.wire import RolloutServerError
 
 if TYPE_CHECKING:

@@ -6,20 +6,30 @@ The endpoints and their contracts are those of contracts/http/. A server that de
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
-import requests
-
+from coordexp.rollout.exchange import (
+    CONNECT_S,
+    CutShort,
+    Overdue,
+    Reply,
+    Sent,
+    TooLarge,
+    Unreachable,
+    exchange,
+    parse_address,
+)
 from coordexp.rollout.types import RolloutError
 from coordexp.spec import ContractViolation, check, contract_path, read_yaml
 
-_CONNECT_S = 10.0
-_PORTS = {"http": 80, "https": 443}
+_KEY = "COORDEXP_ROLLOUT_API_KEY"
+_JSON = "application/json"
 _SHOWN = 300
 """Characters of a server's own text that an error shows."""
 
@@ -62,14 +72,16 @@ class ServerConnection:
         self.base_url = base_url
         self.timeout_s, self.infer_timeout_s = timeout_s, infer_timeout_s
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        url = urlsplit(base_url)
-        self.host = url.hostname or ""
-        self.port = url.port or _PORTS[url.scheme]
+        try:
+            self._address = parse_address(base_url)
+        except ValueError as error:
+            raise RolloutServerError(f"rollout_matching.vllm.server.servers[].base_url: {error}") from error
+        self.host, self.port = self._address.host, self._address.port
 
     def accepts(self) -> bool:
         """Whether something listens at the server's port, as a busy server does and one that has ended does not."""
         try:
-            with socket.create_connection((self.host, self.port), timeout=_CONNECT_S):
+            with socket.create_connection((self.host, self.port), timeout=CONNECT_S):
                 return True
         except OSError:
             return False
@@ -98,65 +110,67 @@ class ServerConnection:
             check(endpoint.request, body)
         bound = timeout_s if timeout_s is not None else self.infer_timeout_s if path == "/infer/" else self.timeout_s
         reply = self._send(endpoint, body, bound)
-        if reply.status_code != requests.codes.ok:
+        if reply.status != HTTPStatus.OK:
             raise RolloutServerError(self._refusal(path, reply))
-        try:
-            answer = reply.json()
-        except requests.exceptions.JSONDecodeError as error:
-            raise BrokenReply(f"{self._named(path)}: its answer is not whole JSON ({error})") from error
-        try:
-            for item in answer if path == "/infer/" and isinstance(answer, list) else [answer]:
+        answer = self._parsed(path, reply)
+        outputs = answer if path == "/infer/" and isinstance(answer, list) else None
+        for number, item in enumerate([answer] if outputs is None else outputs):
+            try:
                 check(endpoint.response, item)
-        except ContractViolation as error:
-            raise RolloutServerError(f"{self._named(path)}: {error}; {_OTHER_SERVER}") from error
+            except ContractViolation as error:
+                which = "" if outputs is None else f"output {number}: "
+                raise RolloutServerError(f"{self._named(path)}: {which}{error}; {OTHER_SERVER}") from error
         return answer
 
-    def _send(self, endpoint: Endpoint, body: dict[str, Any] | None, bound: float | None) -> requests.Response:
+    def _send(self, endpoint: Endpoint, body: dict[str, Any] | None, bound: float | None) -> Reply:
         headers = self._headers if endpoint.key else {}
+        content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        if content is not None:
+            headers = {**headers, "Content-Type": _JSON}
         where = self._named(endpoint.path)
         try:
-            with requests.Session() as session:
-                # A proxy of the environment has no part in a call to a server of ours.
-                session.trust_env = False
-                return session.request(
-                    endpoint.method,
-                    self.base_url + endpoint.path,
-                    json=body,
-                    headers=headers,
-                    timeout=(_CONNECT_S, bound),
-                    allow_redirects=False,
-                )
-        except requests.exceptions.Timeout as error:
+            return exchange(self._address, Sent(endpoint.method, endpoint.path, headers, content), bound)
+        except Unreachable as error:
+            text = "nothing can be reached there: it has ended, or was never started"
+            raise RolloutServerError(f"{where}: {text} ({error}); start it, and look at its log") from error
+        except Overdue as error:
             key = "vllm.server.infer_timeout_s" if endpoint.path == "/infer/" else "vllm.server.timeout_s"
-            text = f"{where}: no answer within {bound:g} s" if bound else f"{where}: cannot be reached"
             advice = f"raise {key} if it needs longer, or look at the server's log"
-            raise RolloutServerError(f"{text}; {advice}") from error
-        except requests.exceptions.ConnectionError as error:
+            raise RolloutServerError(f"{where}: no whole answer within {bound:g} s; {advice}") from error
+        except TooLarge as error:
+            raise RolloutServerError(f"{where}: its answer has {error}; {OTHER_SERVER}") from error
+        except CutShort as error:
             if not self.accepts():
-                text = "nothing listens there: it has ended, or was never started"
-                raise RolloutServerError(f"{where}: {text}; start it, and look at its log") from error
-            raise BrokenReply(f"{where}: the connection broke before the answer was whole ({_cause(error)})") from error
-        except requests.exceptions.RequestException as error:
-            raise BrokenReply(f"{where}: the answer could not be read ({_cause(error)})") from error
+                text = "it has ended in the middle of the answer"
+                raise RolloutServerError(f"{where}: {text} ({error}); look at its log, and start it again") from error
+            text = f"the connection broke before the answer was whole ({error})"
+            raise BrokenReply(f"{where}: {text}; look at the server's log") from error
 
-    def _refusal(self, path: str, reply: requests.Response) -> str:
-        where = f"{self._named(path)}: {reply.status_code}"
-        if reply.status_code == requests.codes.unauthorized:
-            return f"{where}, the API key is not its own; set COORDEXP_ROLLOUT_API_KEY to the key it was started with"
-        if reply.status_code == requests.codes.not_found:
-            return f"{where}, it has no such endpoint; {_OTHER_SERVER}"
-        text = " ".join(reply.text.split())[:_SHOWN]
+    def _parsed(self, path: str, reply: Reply) -> Any:
+        """The JSON of an answer."""
+        where, shown = self._named(path), reply.body[:_SHOWN].decode(errors="replace")
+        try:
+            return json.loads(reply.body)
+        except (ValueError, RecursionError) as error:
+            if reply.headers.get("content-type", "").startswith(_JSON):
+                text = f"its answer is not whole JSON ({error})"
+                raise BrokenReply(f"{where}: {text}; look at the server's log") from error
+            text = f"its answer is no JSON but {' '.join(shown.split())!r}"
+            raise RolloutServerError(f"{where}: {text}; {OTHER_SERVER}") from error
+
+    def _refusal(self, path: str, reply: Reply) -> str:
+        where = f"{self._named(path)}: {reply.status}"
+        if reply.status == HTTPStatus.UNAUTHORIZED:
+            return f"{where}, the API key is not its own; set {_KEY} to the key it was started with"
+        if reply.status == HTTPStatus.NOT_FOUND:
+            return f"{where}, it has no such endpoint; {OTHER_SERVER}"
+        if "location" in reply.headers:
+            return f"{where}, it sends elsewhere ({reply.headers['location'][:_SHOWN]}); base_url must be its own"
+        text = " ".join(reply.body[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
         return f"{where} {text}; the server's log has the cause"
 
     def _named(self, path: str) -> str:
         return f"rollout server {self.base_url}{path}"
 
 
-_OTHER_SERVER = "start it with scripts/train_stage2.sh or coordexp.rollout.serve of this version"
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost text of an error, on one line."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return " ".join(str(error).split())[:_SHOWN]
+OTHER_SERVER = "start it with scripts/train_stage2.sh or coordexp.rollout.serve of this version"

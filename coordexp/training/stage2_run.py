@@ -5,6 +5,7 @@ In: the plan; out: the exit code of the run. Contract ids: TRAIN-044, TRAIN-046.
 
 from __future__ import annotations
 
+import os
 import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 
     from coordexp.training.stage2_launch import Stage2Launch
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+
 
 def run_stage2(launch: Stage2Launch, environment: Mapping[str, str], console: Console) -> int:
     """Start the server, wait for it, train, and end both. Raises `ConfigError` for a port that is taken, and
     `SupervisionError` where the server fails.
     """
     check_ports(launch)
+    environment = environment if launch.devices.server else share_cores(environment, os.cpu_count() or 1)
     api_key = environment.get(API_KEY_VARIABLE) or secrets.token_urlsafe(32)
     launch.output_dir.mkdir(parents=True, exist_ok=True)
     log = launch.output_dir / f"rollout_server-{datetime.now():%Y%m%d-%H%M%S}.log"
@@ -51,6 +55,13 @@ def run_stage2(launch: Stage2Launch, environment: Mapping[str, str], console: Co
         )
     finally:
         status.stop()
+
+
+def share_cores(environment: Mapping[str, str], cores: int) -> dict[str, str]:
+    """`environment` with half of the cores for each side's threads, unless it names a number itself: with all of them
+    each, the two sides would wait for one another, at a multiple of the time.
+    """
+    return {THREADS_VARIABLE: str(max(1, cores // 2)), **environment}
 
 
 def plan_server(launch: Stage2Launch, environment: Mapping[str, str], api_key: str, log: Path) -> ServerStart:
