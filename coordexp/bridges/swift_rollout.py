@@ -6,12 +6,12 @@ the app: a liveness route, and what the plugin adds to each answer. Installed by
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import psutil
 from fastapi import Depends, HTTPException
 from fastapi.encoders import jsonable_encoder
 from swift.pipelines.infer import rollout
@@ -30,12 +30,12 @@ _PORT_FLAG = "--port"
 class ServerHooks:
     """What the plugin does. `describe_engine` runs in a worker; the others in the app, which `app_facts` describes.
 
-    `extra` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
+    `envelope` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
     """
 
     describe_engine: Callable[[Any], dict[str, Any]]
     app_facts: Callable[[Any], dict[str, Any]]
-    extra: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    envelope: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     weights_loaded: Callable[[], None]
     api_key: str | None
     stop_token: str
@@ -108,7 +108,7 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
         if hooks.api_key is not None and not self.args.api_key:
             self.args.api_key = hooks.api_key
         # Upstream takes another port where this one cannot be had, without a word; so the server ends with the reason.
-        asked = asked_port(sys.argv)
+        asked = asked_port(psutil.Process().cmdline())
         if asked is not None:
             self.args.port = asked
         register(self)
@@ -120,7 +120,7 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
         outputs = await infer(self, infer_requests, request_config, use_tqdm=use_tqdm)
         answers = [jsonable_encoder(output) for output in outputs]
         return [
-            {**answer, EXTRA: hooks.extra(_extra_of(request), answer)}
+            {**answer, EXTRA: hooks.envelope(_extra_of(request), answer)}
             for request, answer in zip(infer_requests, answers, strict=True)
         ]
 

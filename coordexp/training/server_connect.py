@@ -5,13 +5,12 @@ The launcher asks too, as soon as its server is ready, so both say the same.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from coordexp.config import resolve_input
 from coordexp.encode.vocabulary import fingerprint_tokenizer
 from coordexp.rollout.drift import Expected, expected_of
-from coordexp.rollout.serve import API_KEY_VARIABLE
+from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.liveness import package_versions
 from coordexp.rollout.vllm_client import LiveServer, connect
 from coordexp.rollout.wire import ServerConnection
@@ -30,7 +29,7 @@ def uses_servers(config: Config) -> bool:
 
 def connections_of(server: VllmServerConfig) -> list[ServerConnection]:
     """The configured servers, with the key from the environment."""
-    key = os.environ.get(API_KEY_VARIABLE)
+    key = shared_key()
     return [ServerConnection(entry.base_url, key, server.timeout_s, server.infer_timeout_s) for entry in server.servers]
 
 

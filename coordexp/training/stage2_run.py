@@ -10,7 +10,7 @@ import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from coordexp.rollout.serve import API_KEY_VARIABLE, server_command, server_environment
+from coordexp.rollout.serve import API_KEY_VARIABLE, server_command, server_environment, shared_key
 from coordexp.training.server_launch import SERVER_LAUNCH_VARIABLE, render_server_launch
 from coordexp.training.stage2_launch import check_ports
 from coordexp.training.supervise import Callbacks, LearnerStart, ServerStart, SupervisionError, supervise
@@ -32,7 +32,7 @@ def run_stage2(launch: Stage2Launch, environment: Mapping[str, str], console: Co
     """
     check_ports(launch)
     environment = environment if launch.devices.server else share_cores(environment, os.cpu_count() or 1)
-    api_key = environment.get(API_KEY_VARIABLE) or secrets.token_urlsafe(32)
+    api_key = shared_key(environment) or secrets.token_urlsafe(32)
     launch.output_dir.mkdir(parents=True, exist_ok=True)
     log = launch.output_dir / f"rollout_server-{datetime.now():%Y%m%d-%H%M%S}.log"
     server = plan_server(launch, environment, api_key, log)
