@@ -11,6 +11,7 @@ def main(argv: list[str]) -> int:
     """Print the checked plan as one line of JSON, run it, and return its exit code; 2 when nothing was started."""
     from rich.console import Console
 
+    from coordexp.artifacts.folders import FolderError
     from coordexp.config import ConfigError
     from coordexp.data.errors import DataError
     from coordexp.training.launch import LaunchError, count_gpus, has_gpu_driver
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(json.dumps(preflight_document(launch)) + "\n")
         sys.stdout.flush()
         return 0 if launch.preflight_only else run_stage2(launch, os.environ, Console(stderr=True))
-    except (LaunchError, ConfigError, DataError) as error:
+    except (LaunchError, ConfigError, DataError, FolderError) as error:
         sys.stderr.write(f"train_stage2: {error}\n")
         return 2
     except SupervisionError as error:

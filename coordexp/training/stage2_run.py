@@ -10,6 +10,7 @@ import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from coordexp.artifacts.folders import check_writable
 from coordexp.rollout.serve import API_KEY_VARIABLE, server_command, server_environment, shared_key
 from coordexp.training.server_launch import SERVER_LAUNCH_VARIABLE, render_server_launch
 from coordexp.training.stage2_launch import check_ports
@@ -27,13 +28,13 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 def run_stage2(launch: Stage2Launch, environment: Mapping[str, str], console: Console) -> int:
-    """Start the server, wait for it, train, and end both. Raises `ConfigError` for a port that is taken, and
-    `SupervisionError` where the server fails.
+    """Start the server, wait for it, train, and end both. Raises `ConfigError` for a taken port, `FolderError` for
+    a folder that takes no file, and `SupervisionError` where the server fails.
     """
     check_ports(launch)
     environment = environment if launch.devices.server else share_cores(environment, os.cpu_count() or 1)
     api_key = shared_key(environment) or secrets.token_urlsafe(32)
-    launch.output_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(launch.output_dir).mkdir(parents=True, exist_ok=True)
     log = launch.output_dir / f"rollout_server-{datetime.now():%Y%m%d-%H%M%S}.log"
     server = plan_server(launch, environment, api_key, log)
     console.print(f"rollout server: starting, its output is in {log}", highlight=False, markup=False, soft_wrap=True)

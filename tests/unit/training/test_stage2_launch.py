@@ -247,6 +247,16 @@ def test_a_preflight_stops_there_and_a_run_goes_on(launch_config, monkeypatch, c
 
 
 @pytest.mark.invariant("TRAIN-041")
+def test_a_folder_that_takes_no_log_is_refused_in_words(launch_config, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    config = launch_config(training={"output_dir": str(tmp_path / "file/run")})
+    monkeypatch.setenv("config", str(config))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert main([]) == 2
+    assert re.search("^train_stage2: .*file is a file, not a folder", capsys.readouterr().err)
+
+
+@pytest.mark.invariant("TRAIN-041")
 def test_the_image_folder_of_the_environment_is_used_and_has_to_be_absolute(launch_config, monkeypatch, tmp_path):
     monkeypatch.setenv("ROOT_IMAGE_DIR", str(tmp_path))
     assert plan(launch_config())["root_image_dir"] == {"train": str(tmp_path), "val": str(tmp_path)}
