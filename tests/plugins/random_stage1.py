@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.plugins.gpu_runs import ROOT, write_enlarged_shapes
+from tests.plugins.gpu_runs import ROOT, SECONDS, write_enlarged_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +94,7 @@ def run_apart(root: Path, plan: RandomPlan, visible: str) -> RandomRun:
         capture_output=True,
         text=True,
         check=False,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     content = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
