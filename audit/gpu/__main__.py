@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from audit.gpu.records import FRESH, GpuRecord, RecordError, accept
-from coordexp.spec import ContractFileError, ContractViolation, check, read_json
+from audit.gpu.records import GpuRecord, RecordError, accept, read_fresh
+from coordexp.spec import ContractViolation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.accept:
             console.print(f"accepted: {accept(root).relative_to(root)}; commit it", markup=False)
         else:
-            show(GpuRecord(FRESH, check("gpu-record", read_json(root / FRESH))), console)
-    except (RecordError, ContractFileError, ContractViolation) as error:
+            show(read_fresh(root), console)
+    except (RecordError, ContractViolation) as error:
         sys.stderr.write(f"audit.gpu: {error}\n")
         return 2
     return 0

@@ -69,18 +69,26 @@ def passed_in(records: Iterable[GpuRecord], function: str) -> GpuRecord | None:
     return next((record for record in records if record.outcome(function)[0] == "passed"), None)
 
 
-def accept(root: Path) -> Path:
-    """Copy the record of the last run to where it is committed; return that file. Raises `RecordError`."""
+def read_fresh(root: Path) -> GpuRecord:
+    """The record that the last run of the tier left. Raises `RecordError`, and `ContractViolation` for a bad one."""
     fresh = root / FRESH
     if not fresh.is_file():
         raise RecordError(f"{fresh}: no record; run tox -e gpu on a machine with an NVIDIA GPU first")
     try:
-        content = check("gpu-record", read_json(fresh))
+        return GpuRecord(FRESH, check("gpu-record", read_json(fresh)))
     except ContractFileError as error:
         raise RecordError(f"{error}; run tox -e gpu again") from error
+
+
+def accept(root: Path) -> Path:
+    """Copy the record of the last run to where it is committed; return that file. Raises what `read_fresh` raises."""
+    record = read_fresh(root)
+    content = record.content
     if not any(test["outcome"] == "passed" for test in content["tests"]):
-        raise RecordError(f"{fresh}: none of its {len(content['tests'])} tests passed, so it shows nothing to commit")
-    name = re.sub(r"[^a-z0-9]+", "-", GpuRecord("", content).device.lower()).strip("-")
+        raise RecordError(
+            f"{root / FRESH}: none of its {len(content['tests'])} tests passed, so it shows nothing to commit"
+        )
+    name = re.sub(r"[^a-z0-9]+", "-", record.device.lower()).strip("-")
     target = root.joinpath("contracts", *FOLDER, f"{content['date'][:10]}-{name}.json")
     if target.exists():
         raise RecordError(f"{target}: there is a record of this day and device; remove it if this one replaces it")

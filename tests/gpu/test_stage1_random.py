@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.plugins.gpu_runs import check_stage1_steps
+from tests.plugins.gpu_runs import TIMEOUT, check_stage1_steps
 from tests.plugins.random_stage1 import TWO_BILLION, RandomPlan, run_apart
 
 GIB = 2**30
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(TIMEOUT),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
 
 
 @pytest.mark.invariant("TRAIN-060")

@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.plugins.gpu_runs import CHECKPOINT, check_stage1_steps, run_script, write_enlarged_shapes, write_leaf
+from tests.plugins.gpu_runs import (
+    CHECKPOINT,
+    TIMEOUT,
+    check_stage1_steps,
+    run_script,
+    write_enlarged_shapes,
+    write_leaf,
+)
 
 SHIPPED = "configs/stage1/smoke/gpu/checkpoint.yaml"
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.timeout(TIMEOUT),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
     pytest.mark.skipif(
         CHECKPOINT not in os.environ, reason="COORDEXP_GPU_CHECKPOINT names no Qwen3-VL checkpoint with coord tokens"

@@ -11,6 +11,7 @@ import torch
 
 from tests.plugins.gpu_runs import (
     CHECKPOINT,
+    TIMEOUT,
     check_ab_telemetry,
     check_server_telemetry,
     free_ports,
@@ -22,6 +23,7 @@ from tests.plugins.gpu_runs import (
 SHIPPED = "configs/stage2_two_channel/smoke/gpu/ab_mixed.yaml"
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.timeout(TIMEOUT),
     pytest.mark.skipif(
         torch.cuda.device_count() < 2,
         reason="fewer than two NVIDIA GPUs: a rollout server needs one, the learner another",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = "COORDEXP_GPU_CHECKPOINT"
 SECONDS = 1500
+"""What a run may take on a device; its test has `TIMEOUT`."""
+TIMEOUT = SECONDS + 300
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.plugins.gpu_runs import ROOT, write_enlarged_shapes
+from tests.plugins.gpu_runs import ROOT, SECONDS, write_enlarged_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
 SHIPPED = ROOT / "configs/stage1/smoke/gpu/random.yaml"
 
@@ -94,6 +96,7 @@ def run_apart(root: Path, plan: RandomPlan, visible: str) -> RandomRun:
         capture_output=True,
         text=True,
         check=False,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     content = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
@@ -118,16 +121,12 @@ def run_random_stage1(root: Path, plan: RandomPlan) -> RandomRun:
     return RandomRun(outcome.log_history, parameters, peak, torch.cuda.get_device_name() if on_gpu else "cpu")
 
 
-def write_random_checkpoint(folder: Path, plan: RandomPlan) -> int:
-    """Random weights of the plan's shape with the real vocabulary; returns the number of parameters."""
-    import torch
+def build_random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLForConditionalGeneration:
+    """Random weights of the shape, for the tokenizer's vocabulary, on torch's default device, in its default type."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    from coordexp.encode.processor import build_processor
-    from coordexp.encode.vocabulary import build_real_tokenizer
     from coordexp.forward.tiny import build_tiny_config
 
-    shape, tokenizer = plan.shape, build_real_tokenizer()
     document = build_tiny_config(tokenizer).to_dict()
     document["text_config"] |= {
         "hidden_size": shape.hidden,
@@ -148,13 +147,24 @@ def write_random_checkpoint(folder: Path, plan: RandomPlan) -> int:
         "num_position_embeddings": shape.vision_positions,
         "deepstack_visual_indexes": list(shape.deepstack),
     }
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(document))
+
+
+def write_random_checkpoint(folder: Path, plan: RandomPlan) -> int:
+    """Random weights of the plan's shape with the real vocabulary; returns the number of parameters."""
+    import torch
+
+    from coordexp.encode.processor import build_processor
+    from coordexp.encode.vocabulary import build_real_tokenizer
+
+    tokenizer = build_real_tokenizer()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(17)
     usual = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, plan.dtype))
     try:
         with torch.device(device):
-            model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(document))
+            model = build_random_model(plan.shape, tokenizer)
     finally:
         torch.set_default_dtype(usual)
     model.save_pretrained(folder)

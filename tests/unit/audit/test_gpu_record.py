@@ -267,6 +267,7 @@ def test_a_record_is_no_proof_for_an_invariant_of_another_tier(gpu_tree: Path) -
 def test_what_shows_nothing_is_not_accepted(gpu_tree: Path) -> None:
     with pytest.raises(RecordError, match="no record; run tox -e gpu on a machine with an NVIDIA GPU first"):
         accept(gpu_tree)
+    assert gpu_main([]) == gpu_main(["--accept"]) == 2
     fresh = gpu_tree / ".audit" / "gpu-record.json"
     content = plant(gpu_tree, "old.json")
     skipped = content["tests"][0] | {"outcome": "skipped", "reason": "no GPU"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from tests.plugins.gpu_runs import (
     SERVER_KEYS,
@@ -18,7 +19,17 @@ from tests.plugins.gpu_runs import (
     write_enlarged_shapes,
     write_leaf,
 )
-from tests.plugins.random_stage1 import SMALL, RandomPlan, run_apart, write_random_checkpoint
+from tests.plugins.random_stage1 import (
+    SMALL,
+    TWO_BILLION,
+    RandomPlan,
+    build_random_model,
+    run_apart,
+    write_random_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from transformers import Qwen2TokenizerFast
 
 ON_CPU: dict[str, dict[str, Any]] = {
     "model": {"torch_dtype": "float32"},
@@ -47,6 +58,15 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Pat
 def changed(line: dict[str, float], **changes: float | None) -> dict[str, float]:
     """A log line with other values; None takes a key away."""
     return {key: value for key, value in (line | changes).items() if value is not None}
+
+
+@pytest.mark.invariant("TRAIN-063")
+def test_the_shape_of_real_width_is_one(real_tokenizer: Qwen2TokenizerFast) -> None:
+    """Without memory for it: on the meta device."""
+    with torch.device("meta"):
+        model = build_random_model(TWO_BILLION, real_tokenizer)
+    assert 2.0e9 < sum(parameter.numel() for parameter in model.parameters()) < 2.3e9
+    assert model.get_input_embeddings().weight.shape == (152_704, 2048)
 
 
 @pytest.mark.slow
