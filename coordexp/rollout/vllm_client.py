@@ -220,7 +220,10 @@ def encode_image(path: Path) -> str:
     with Image.open(io.BytesIO(content)) as image:
         if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1 or "transparency" in image.info:
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, format="PNG")
+            plain = image.convert("RGB")
+            # A clear colour would be written out again, and the next reader lay it on white.
+            plain.info = {}
+            plain.save(buffer, format="PNG")
             content = buffer.getvalue()
     return base64.b64encode(content).decode("ascii")
 

@@ -32,6 +32,10 @@ class WeightLink:
     """The group of one server's workers and this process, over which weights travel. `device` is where they lie."""
 
     def __init__(self, connection: ServerConnection, group_port: int, device: torch.device) -> None:
+        # Imported here: it takes seconds, which are no part of a push's, and a machine without it is told before step 1.
+        from vllm.distributed.utils import StatelessProcessGroup
+
+        self._groups: Any = StatelessProcessGroup
         self._connection, self._port, self._device = connection, group_port, device
         self._communicator: Any = None
 
@@ -39,8 +43,6 @@ class WeightLink:
         """Meet the server's workers; nothing to do where that is done."""
         if self._communicator is not None:
             return
-        from vllm.distributed.utils import StatelessProcessGroup
-
         server = self._connection
         workers = int(server.call("/get_world_size/")["world_size"])
         body = {"host": server.host, "port": self._port, "world_size": workers + 1}
@@ -49,9 +51,7 @@ class WeightLink:
         server.call("/init_communicator/", body)
         with self._naming("cannot be joined"):
             self._wait_for_workers()
-            group = StatelessProcessGroup.create(
-                server.host, self._port, workers, workers + 1, store_timeout=self._patience()
-            )
+            group = self._groups.create(server.host, self._port, workers, workers + 1, store_timeout=self._patience())
             self._communicator = _communicator(group, self._device)
 
     def push(self, bucket: list[tuple[str, torch.Tensor]]) -> None:

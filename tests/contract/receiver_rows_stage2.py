@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from coordexp.config.rollout_sections import VllmServerEntry
+from coordexp.training.server_connect import expected_server
 from coordexp.training.types import StepRecords
-from tests.contract.receiver_rows import Row, of_module
+from tests.contract.receiver_rows import Ask, Row, of_module
+from tests.plugins.served import port_of_a_push, room_for_answers
 
 if TYPE_CHECKING:
     from tests.plugins.receivers import Built
@@ -38,6 +42,29 @@ def of_distribution(build: str, keys: Mapping[str, str]) -> tuple[Row, ...]:
 
 def of_channels(key: str, module: str, name: str | None = None) -> Row:
     return Row(f"stage2_ab.{key}", "channels", of_module(module, key if name is None else name))
+
+
+def of_connections(key: str) -> Row:
+    """A limit of every call of every server."""
+
+    def ask(built: Built) -> Any:
+        (value,) = {getattr(server.connection, key) for server in built.phase.backend.client.servers}
+        return value
+
+    return Row(f"rollout_matching.vllm.server.{key}", "served", ask)
+
+
+def asked_of_a_server(key: str) -> Ask:
+    """What a server must say of itself, or is refused."""
+    return lambda built: expected_server(built.config, None).facts[key][0]
+
+
+def servers_of_a_run(built: Built) -> list[VllmServerEntry]:
+    """Where requests go, and at which port the first server's workers are met; the second's stands in its link."""
+    backend = built.phase.backend
+    urls = [server.connection.base_url for server in backend.client.servers]
+    _, second = built.config.rollout_matching.vllm.server.servers
+    return [VllmServerEntry(base_url=urls[0], group_port=port_of_a_push(backend)), replace(second, base_url=urls[1])]
 
 
 def modules(built: Built) -> list[tuple[str, bool, float, tuple[str, ...]]]:
@@ -135,29 +162,35 @@ ROWS = (
     Row("stage2_ab.pipeline.objective", "channels_authored", modules, MODULES),
     Row("stage2_ab.pipeline.objective", "channels_authored", of_module("token_ce", "rollout_fn_desc_weight"), 3.0),
     Row("stage2_ab.pipeline.diagnostics", "channels_authored", modules, MODULES),
+    Row("rollout_matching.rollout_backend", "served", lambda b: b.phase.backend.settings.name),
+    Row("rollout_matching.rollout_backend", "served", lambda b: b.parts.rollouts.backend.settings.name),
+    Row("rollout_matching.rollout_backend", "answers_authored", lambda b: b.phase.backend.settings.name, "hf"),
+    # Three requests a device at once, and three devices behind the two servers.
+    Row("rollout_matching.decode_batch_size", "served", lambda b: b.phase.backend.settings.decode_batch_size, 9),
+    Row("rollout_matching.vllm.max_model_len", "served", room_for_answers),
+    Row("rollout_matching.vllm.max_model_len", "served", asked_of_a_server("max_model_len")),
+    Row("rollout_matching.vllm.enable_prefix_caching", "served", asked_of_a_server("enable_prefix_caching")),
+    Row("rollout_matching.vllm.server.servers", "served", servers_of_a_run),
+    of_connections("timeout_s"),
+    of_connections("infer_timeout_s"),
 )
-VLLM, REPEATS = (
-    "rollout_matching.rollout_backend",
+COLOCATE, DUMP, REPEATS = (
+    "rollout_matching.vllm.mode",
+    "rollout_matching.vllm.server.debug_dump.enabled",
     "rollout_matching.repeat_terminate.enabled",
 )
 # What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
 WAITING = {
-    "rollout_matching.rollout_backend": VLLM,
-    "rollout_matching.vllm.max_model_len": VLLM,
-    "rollout_matching.vllm.mode": VLLM,
-    "rollout_matching.vllm.enable_prefix_caching": VLLM,
-    "rollout_matching.vllm.server.servers": VLLM,
-    "rollout_matching.vllm.server.timeout_s": VLLM,
-    "rollout_matching.vllm.server.infer_timeout_s": VLLM,
-    "rollout_matching.vllm.server.debug_dump.enabled": VLLM,
-    "rollout_matching.vllm.server.debug_dump.every_steps": VLLM,
-    "rollout_matching.vllm.server.debug_dump.dump_first_step": VLLM,
-    "rollout_matching.vllm.server.debug_dump.max_events": VLLM,
-    "rollout_matching.vllm.server.debug_dump.max_samples": VLLM,
-    "rollout_matching.vllm.server.debug_dump.max_chars": VLLM,
-    "rollout_matching.vllm.colocate.tensor_parallel_size": VLLM,
-    "rollout_matching.vllm.colocate.gpu_memory_utilization": VLLM,
-    "rollout_matching.vllm.colocate.enforce_eager": VLLM,
+    "rollout_matching.vllm.mode": COLOCATE,
+    "rollout_matching.vllm.server.debug_dump.enabled": DUMP,
+    "rollout_matching.vllm.server.debug_dump.every_steps": DUMP,
+    "rollout_matching.vllm.server.debug_dump.dump_first_step": DUMP,
+    "rollout_matching.vllm.server.debug_dump.max_events": DUMP,
+    "rollout_matching.vllm.server.debug_dump.max_samples": DUMP,
+    "rollout_matching.vllm.server.debug_dump.max_chars": DUMP,
+    "rollout_matching.vllm.colocate.tensor_parallel_size": COLOCATE,
+    "rollout_matching.vllm.colocate.gpu_memory_utilization": COLOCATE,
+    "rollout_matching.vllm.colocate.enforce_eager": COLOCATE,
     "rollout_matching.repeat_terminate.enabled": REPEATS,
     "rollout_matching.repeat_terminate.min_new_tokens": REPEATS,
     "rollout_matching.repeat_terminate.max_consecutive_token_repeats": REPEATS,
@@ -165,16 +198,23 @@ WAITING = {
     "rollout_matching.repeat_terminate.ngram_repeats": REPEATS,
     "rollout_matching.repeat_terminate.max_object_keys": REPEATS,
 }
-SERVER = {
+SERVER: dict[str, Any] = {
     "mode": "server",
     "max_model_len": 900,
     "server": {"servers": [{"base_url": "http://a:8000", "group_port": 1}]},
 }
+DUMPING = {**SERVER["server"], "debug_dump": {"enabled": True, "every_steps": 2}}
 READERS: dict[str | None, dict[str, dict[str, Any]]] = {
     None: {
         "rollout_matching": {"vllm": SERVER, "repeat_terminate": {"max_object_keys": 9}},
     },
-    VLLM: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER}},
+    COLOCATE: {
+        "rollout_matching": {
+            "rollout_backend": "vllm",
+            "vllm": {"mode": "colocate", "max_model_len": 900, "colocate": {"tensor_parallel_size": 1}},
+        }
+    },
+    DUMP: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER | {"server": DUMPING}}},
     REPEATS: {"rollout_matching": {"repeat_terminate": {"enabled": True, "max_object_keys": 9}}},
 }
 """What has the keys that wait read, by the key that is refused for it; under None they are written, and nothing reads

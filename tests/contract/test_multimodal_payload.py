@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coordexp.data.types import Record
 from coordexp.encode.encoder import build_encoder
@@ -190,6 +190,12 @@ def test_the_server_sees_the_pixels_that_training_reads(
     np.testing.assert_array_equal(np.asarray(load_image(sent)), ours)
     uri = f"data:image/png;base64,{sent}"
     np.testing.assert_array_equal(np.asarray(fetch_image({"image": uri}, image_patch_size=16)), ours)
+    with Image.open(io.BytesIO(base64.b64decode(sent))) as opened:
+        turning = ImageOps.exif_transpose(opened).convert("RGB")
+        over = opened.convert("RGBA")
+    np.testing.assert_array_equal(np.asarray(turning), ours)
+    white = Image.new("RGBA", over.size, "white")
+    np.testing.assert_array_equal(np.asarray(Image.alpha_composite(white, over).convert("RGB")), ours)
 
 
 @pytest.mark.invariant("ROLL-026")

@@ -20,8 +20,8 @@ from coordexp.rollout.weight_link import WeightLink
 from coordexp.rollout.weight_sync import PushReport, WeightPusher, WeightSync
 from coordexp.rollout.wire import RolloutServerError
 from tests.plugins.rogue_answers import connection_to
-from tests.plugins.rogue_server import rogue
-from tests.plugins.weight_peers import RECEIVES, Peer, free_port
+from tests.plugins.rogue_server import free_port, rogue
+from tests.plugins.weight_peers import RECEIVES, Peer
 
 pytestmark = [pytest.mark.ddp, pytest.mark.timeout(300)]
 REPORT = PushReport(3, 60, "d" * 64, 0.5, 0.25, {"http://a:1": 4})

@@ -183,6 +183,21 @@ BUILDS: dict[str, dict[str, Any]] = {
             "pipeline": AUTHORED,
         },
     },
+    "served": {
+        "training": CONSTANT,
+        "custom": ALIGNED,
+        "rollout_matching": {
+            "rollout_backend": "vllm",
+            "max_new_tokens": 70,
+            "decode_batch_size": 3,
+            "vllm": {
+                "max_model_len": 900,
+                "enable_prefix_caching": False,
+                # The servers are put in by `receivers.document_of`: they listen where the machine has a port.
+                "server": {"timeout_s": 2.5, "infer_timeout_s": 7.5},
+            },
+        },
+    },
     "channels": {
         "training": CONSTANT,
         "custom": {

@@ -16,11 +16,13 @@ from coordexp.config import load_config
 from coordexp.training.rollout_phase import RolloutPhase
 from coordexp.training.types import StepRecords
 from tests.plugins.receiver_builds import BUILDS
+from tests.plugins.rogue_server import Rogue, rogue
+from tests.plugins.served import answer_for, with_servers
 from tests.plugins.stage1 import SHIPPED
 from tests.plugins.stage2 import Scripted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from coordexp.config import Config
     from coordexp.rollout.types import Decoding
@@ -131,8 +133,8 @@ class Built:
         return [Path(part.dataset.record(index).source).name for index in range(len(part.dataset))]
 
 
-def document_of(kit: Stage1Kit, name: str, folder: Path) -> dict[str, Any]:
-    """The YAML of a miniature."""
+def document_of(kit: Stage1Kit, name: str, folder: Path, servers: Sequence[Rogue] = ()) -> dict[str, Any]:
+    """The YAML of a miniature; `servers` are those that one with a rollout server is written for."""
     base: dict[str, Any] = {
         "model": {"model": str(kit.checkpoint)},
         "training": {
@@ -156,13 +158,24 @@ def document_of(kit: Stage1Kit, name: str, folder: Path) -> dict[str, Any]:
     if name == "frozen_text":
         shutil.copytree(kit.train.parent / "images", folder / "elsewhere/images")
         merged["custom"]["image_root"] = str(folder / "elsewhere")
+    if name == "served":
+        merged["rollout_matching"] = with_servers(own["rollout_matching"], servers)
     if name == "debugged":
         merged["debug"] = own["debug"] | {"output_dir": str(folder / "debugged")}
     return {"extends": str(SHIPPED), "global_max_length": 512, **merged}
 
 
 @pytest.fixture(scope="session")
-def built_run(stage1_kit: Stage1Kit, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+def rollout_servers() -> Iterator[tuple[Rogue, ...]]:
+    """Two servers without an engine."""
+    with rogue() as first, rogue() as second:
+        yield first, second
+
+
+@pytest.fixture(scope="session")
+def built_run(
+    stage1_kit: Stage1Kit, tmp_path_factory: pytest.TempPathFactory, rollout_servers: tuple[Rogue, ...]
+) -> Callable[[str], Built]:
     """Build a miniature of BUILDS, once a session each."""
     done: dict[str, Built] = {}
 
@@ -179,8 +192,11 @@ def built_run(stage1_kit: Stage1Kit, tmp_path_factory: pytest.TempPathFactory) -
         if name not in done:
             folder = tmp_path_factory.mktemp(f"followed-{name}")
             path = folder / "config.yaml"
-            path.write_text(yaml.safe_dump(document_of(stage1_kit, name, folder)), encoding="utf-8")
+            document = document_of(stage1_kit, name, folder, rollout_servers)
+            path.write_text(yaml.safe_dump(document), encoding="utf-8")
             config = load_config(path)
+            if name == "served":
+                answer_for(config, rollout_servers)
             trainer = builders[config.custom.trainer_variant](config)
             done[name] = Built(config, trainer, folder, trainer.accelerator.mixed_precision)
         return done[name]

@@ -95,6 +95,13 @@ def rogue(paths: Mapping[str, Behaviour | list[Behaviour]] | None = None) -> Ite
         server.end()
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def read_call(connection: socket.socket) -> Call | None:
     """The whole request; None where a connection was only tried."""
     data = b""

@@ -18,13 +18,6 @@ JOINS, RECEIVES, NAMES_THE_BARRIER, MEETS = range(4)
 DONE = says({"message": "Request received"})
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Peer:
     """One worker, in threads of this process: it goes as far as `until` in each broadcast."""
 

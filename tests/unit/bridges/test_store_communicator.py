@@ -12,7 +12,7 @@ import torch
 from vllm.distributed.utils import StatelessProcessGroup
 
 from coordexp.bridges.store_communicator import StoreCommunicator
-from tests.plugins.weight_peers import free_port
+from tests.plugins.rogue_server import free_port
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue

@@ -20,8 +20,8 @@ from coordexp.rollout.weight_link import WeightLink
 from coordexp.rollout.weight_sync import WeightPusher, WeightSync
 from coordexp.rollout.wire import RolloutServerError, ServerConnection
 from tests.plugins.rogue_answers import connection_to, liveness
-from tests.plugins.rogue_server import Rogue, late, rogue, says
-from tests.plugins.weight_peers import JOINS, MEETS, NAMES_THE_BARRIER, RECEIVES, Peer, absent, free_port
+from tests.plugins.rogue_server import Rogue, free_port, late, rogue, says
+from tests.plugins.weight_peers import JOINS, MEETS, NAMES_THE_BARRIER, RECEIVES, Peer, absent
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT = 3.0
