@@ -1,6 +1,6 @@
 """Judges the declarations against the results of one tree: in, declarations and runs; out, states and problems.
 
-Anything that would let an incomplete or failing tree look green becomes a `Problem`. SPEC-008, SPEC-009.
+Anything that would let an incomplete or failing tree look green becomes a `Problem`. SPEC-008, SPEC-009, SPEC-020.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from audit.mutation_records import KILLED, MutationRecord
 from audit.symbols import Place, UnknownSymbolError, find_symbol
+from audit.tier import tier_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coordexp.spec import Invariant
 
 State = Literal["proved", "failing", "skipped", "not run"]
+# Invariants that a CPU can prove without a server: one that has no executed test is a problem wherever that test lies.
 REQUIRED_TIERS = ("cpu", "ddp")
 
 
@@ -74,6 +76,8 @@ class Facts:
     marked: tuple[MarkedTest, ...]
     results: Mapping[str, CaseResult]
     mutants: Mapping[tuple[str, int], MutationRecord] = field(default_factory=dict)
+    # The tiers with a folder of their own that ran in this tree.
+    ran: frozenset[str] = frozenset()
 
 
 def merge_runs(runs: Iterable[RunResults]) -> dict[str, CaseResult]:
@@ -99,7 +103,7 @@ def judge(facts: Facts) -> tuple[tuple[Verdict, ...], tuple[Problem, ...]]:
         summaries = tuple(tests.get(invariant.id, {}).values())
         rows = tuple(record for key, record in sorted(facts.mutants.items()) if key[0] == invariant.id)
         verdict = Verdict(invariant, _state(summaries), places, summaries, rows)
-        problems += _invariant_problems(verdict)
+        problems += _invariant_problems(verdict, facts.ran)
         verdicts.append(verdict)
     declared = {invariant.id for invariant in facts.invariants}
     for stray in sorted(set(tests) - declared):
@@ -156,21 +160,28 @@ def _evidence(root: Path, invariant: Invariant) -> tuple[tuple[Place, ...], list
     return tuple(places), problems
 
 
-def _invariant_problems(verdict: Verdict) -> Iterator[Problem]:
+def _invariant_problems(verdict: Verdict, ran: frozenset[str]) -> Iterator[Problem]:
     invariant = verdict.invariant
     if not verdict.tests:
         yield Problem("invariant without a test", invariant.id, f"no test carries its marker ({invariant.title})")
-    elif invariant.tier in REQUIRED_TIERS:
-        for test in verdict.tests:
-            if test.outcome == "not run":
-                yield Problem(
-                    "test was not run", test.where, f"{test.node} of {invariant.id} has no result in this tree"
-                )
-            elif test.skipped:
-                yield Problem("test of an invariant was skipped", test.where, f"{test.node}: {test.reason}")
+    for test in _owed(verdict, ran):
+        if test.outcome == "not run":
+            yield Problem("test was not run", test.where, f"{test.node} of {invariant.id} has no result in this tree")
+        elif test.skipped:
+            yield Problem("test of an invariant was skipped", test.where, f"{test.node}: {test.reason}")
     for record in verdict.mutants:
         if record.status != KILLED:
             yield Problem("mutant not killed", f"{invariant.id} #{record.number}", f"{record.status}: {record.why}")
+
+
+def _owed(verdict: Verdict, ran: frozenset[str]) -> Iterator[FunctionSummary]:
+    """The tests that had to pass here: those of tests/<tier>/ where that tier ran, and those of no such folder."""
+    tier, unproved = verdict.invariant.tier, verdict.state in ("skipped", "not run")
+    for test in verdict.tests:
+        home = tier_of_file(test.node)
+        here = home in ran if home else tier != "gpu"
+        if here or (unproved and tier in REQUIRED_TIERS):
+            yield test
 
 
 def _failures(results: Iterable[CaseResult]) -> Iterator[Problem]:

@@ -68,12 +68,13 @@ def run_tests(order: TestOrder, scratch: Path, server: WarmServer | None = None)
 
 
 def copy_checkout(root: Path, target: Path) -> Path:
-    """Copy what git does not ignore to `target`, with a link to the caches; return `target`."""
+    """Copy what git does not ignore to `target`, with links to the caches and the environment; return `target`."""
     for name in listed_files(root):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, target / name)
-    if (root / ".cache").is_dir():
-        (target / ".cache").symlink_to(root / ".cache")
+    for name in (".cache", ".venv"):
+        if (root / name).is_dir():
+            (target / name).symlink_to((root / name).resolve())
     return target
 
 

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from audit.assess import Facts, FunctionSummary, Problem, Verdict, judge, merge_runs
 from audit.core.score import RECORD_FILE, summarise
 from audit.findings import Finding, load_findings
+from audit.gpu.records import load_records
+from audit.gpu.view import GPU, PASSED_HERE, describe_gpu, recorded_invariants
 from audit.inventory import read_marked_tests, read_tier_tests
 from audit.mutation_records import KILLED, read_records
 from audit.pipeline import load_pipeline, pipeline_problems, render_pipeline, resolve_entrypoints
 from audit.requirements import Evidence, Row, build_matrix, load_remarks, unknown_requirements
 from audit.results import RunResults, UnusableResultsError, read_results
+from audit.suite import SERVER
+from audit.tier import tier_of_file
 from audit.tree import read_head
 from coordexp.artifacts.provenance import read_upstream, read_versions
 from coordexp.spec import check, load_invariants, load_requirements
@@ -51,11 +55,16 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         marked=read_marked_tests(root),
         results=merge_runs(runs),
         mutants=read_records(root / ".audit" / MUTANTS_FILE, tree),
+        # A run of the gpu tier skips its tests where there is no GPU, so it owes none.
+        ran=frozenset(run.tier for run in runs) & {SERVER},
     )
     verdicts, problems = judge(facts)
     findings = load_findings(root)
     states = {verdict.invariant.id: verdict.state for verdict in verdicts}
-    evidence = Evidence(invariants, states, load_remarks(), {finding.id for finding in findings}, root)
+    gpu_records = load_records()
+    known = {finding.id for finding in findings}
+    recorded = recorded_invariants(invariants, facts.marked, gpu_records)
+    evidence = Evidence(invariants, states, load_remarks(), known, root, recorded)
     rows = build_matrix(requirements, evidence)
     page, broken = _pipeline(root)
     listed = [
@@ -67,6 +76,7 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
     core = summarise(root / ".audit" / RECORD_FILE, tree)
     listed += _core_problems(core)
     shown = [_invariant(root, verdict) for verdict in verdicts]
+    gpu = describe_gpu(read_tier_tests(root), gpu_records, facts.results, tree)
     report = {
         "schema_version": 1,
         "tree": tree,
@@ -77,7 +87,8 @@ def gather_report(root: Path, tree: str, runs: list[RunResults], described: list
         "runs": described,
         "invariants": shown,
         "requirements": [_requirement(row, shown) for row in rows],
-        "not_run": _not_run(facts, runs, verdicts, core is not None),
+        "not_run": _not_run(facts, runs, verdicts, core is not None, gpu["tests"]),
+        "gpu": gpu,
         "findings": [_as_lists(asdict(finding)) for finding in findings],
         "pipeline": page,
         "core_mutation": core,
@@ -195,7 +206,11 @@ def _requirement(row: Row, invariants: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _not_run(
-    facts: Facts, runs: list[RunResults], verdicts: tuple[Verdict, ...], core_ran: bool
+    facts: Facts,
+    runs: list[RunResults],
+    verdicts: tuple[Verdict, ...],
+    core_ran: bool,
+    gpu_tests: list[dict[str, str]],
 ) -> list[dict[str, str]]:
     found = {result.node: result.reason for result in facts.results.values() if result.outcome == "skipped"}
     found |= {item.node: item.reason for run in runs for item in run.not_collected if item.outcome == "skipped"}
@@ -205,8 +220,14 @@ def _not_run(
                 found[test.node] = f"no result in this tree ({verdict.invariant.tier} tier)"
     nodes = {result.function for result in facts.results.values()}
     for other in read_tier_tests(facts.root):
-        if other.node not in nodes:
+        if other.node not in nodes and other.tier != GPU:
             found[other.node] = f"{other.tier} tier, `tox -e {other.tier}`: {other.reason}"
+    # What a GPU would show is named by function, with what records say, whether it was skipped here or not tried.
+    found = {node: reason for node, reason in found.items() if tier_of_file(node) != GPU}
+    failed = {result.function for result in facts.results.values() if result.outcome == "failed"}
+    for row in gpu_tests:
+        if row["node"] not in failed and row["reason"] != PASSED_HERE:
+            found[row["node"]] = row["reason"]
     declared = sum(len(verdict.invariant.mutants) for verdict in verdicts)
     if missing := declared - sum(len(verdict.mutants) for verdict in verdicts):
         found["python -m audit.mutants"] = f"{missing} of {declared} declared mutants have no result in this tree"

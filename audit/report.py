@@ -1,7 +1,8 @@
 """`python -m audit.report`: what holds in this exact tree, by executed tests. Exit 0 when no test, evidence or mutant
 that ran here speaks against it; what did not run (other tiers, mutants, the core run) is listed.
 
-Reads the results of this tree in `.audit/`, or runs the contracts tier first; writes report.{md,json,html} there.
+Reads the results of this tree in `.audit/`, or runs the contracts and the server tier first; writes
+report.{md,json,html} there. Contract ids: SPEC-009, SPEC-020.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from rich.console import Console
 
 from audit.gather import gather_report, read_runs
 from audit.render import print_summary, render_html, render_markdown
-from audit.results import UnusableResultsError, read_results
-from audit.suite import read_suite_command, run_suite
+from audit.results import UnusableResultsError, begun_tree, read_results
+from audit.suite import CONTRACTS, read_suite_command, run_suite, tiers_here
 from audit.tree import NotACheckoutError, read_tree_id
 from coordexp.artifacts.provenance import read_versions
 from coordexp.spec import ContractFileError, ContractViolation
@@ -52,18 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ensure_results(root: Path, console: Console, may_run: bool) -> str:
-    """The tree id, once complete results of it exist; `NoResultsError` when they cannot or may not be made."""
+    """The tree id, once complete results of it exist; `NoResultsError` when they cannot or may not be made.
+
+    Where nothing may run, a server tier that has not been run in this tree is left to the report's list.
+    """
     tree = read_tree_id(root)
-    complaint = _complaint(root, tree)
-    if not complaint:
-        return tree
-    if not may_run:
-        raise NoResultsError(f"{complaint} (without --no-run this command does)")
-    console.print(complaint, highlight=False, markup=False)
-    status = run_suite(root, console)
-    complaint = _complaint(root, tree)
-    if complaint or status not in _COMPLETED:
-        raise NoResultsError(f"the suite gave no usable results (pytest exit status {status}): {complaint}")
+    for tier in tiers_here(root):
+        complaint = _complaint(root, tree, tier)
+        if not complaint or not (
+            may_run or tier == CONTRACTS or begun_tree(read_suite_command(root, tier).log) == tree
+        ):
+            continue
+        if not may_run:
+            raise NoResultsError(f"{complaint} (without --no-run this command does)")
+        console.print(complaint, highlight=False, markup=False)
+        status = run_suite(root, console, tier)
+        complaint = _complaint(root, tree, tier)
+        if complaint or status not in _COMPLETED:
+            raise NoResultsError(f"the {tier} tier gave no usable results (pytest exit status {status}): {complaint}")
     return tree
 
 
@@ -77,29 +84,24 @@ def write_report(report: dict[str, Any], folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _complaint(root: Path, tree: str) -> str:
-    """Why the contracts tier's results cannot be used; empty when they are complete and of this tree."""
-    suite = read_suite_command(root)
+def _complaint(root: Path, tree: str, tier: str) -> str:
+    """Why a tier's results cannot be used; empty when they are complete and of this tree."""
+    suite = read_suite_command(root, tier)
     try:
         run = read_results(suite.log)
     except UnusableResultsError as error:
         return str(error)
     if not run.of_tree(tree):
-        changed = run.before != run.after
-        return (
-            "the files changed while the suite ran"
-            if changed
-            else "the results belong to another tree; run the suite again"
-        )
+        if run.before != run.after:
+            return f"the files changed while the {tier} tier ran; run it again"
+        return f"the results of the {tier} tier belong to another tree; run it again"
     if run.left_out or run.arguments != suite.options:
         given = shlex.join(run.arguments)
-        return (
-            f"the results are of a part of the suite ({run.left_out} tests left out by: {given}); run the suite again"
-        )
+        return f"the results are of a part of the {tier} tier ({run.left_out} tests left out by: {given}); run it again"
     versions = read_versions()
     if run.versions != versions:
         moved = sorted(name for name, version in versions.items() if run.versions.get(name) != version)
-        return f"the results were made with other versions of {', '.join(moved)}; run the suite again"
+        return f"the results of the {tier} tier were made with other versions of {', '.join(moved)}; run it again"
     return ""
 
 

@@ -1,11 +1,12 @@
 """Derives the status of every requirement: in, executed states of invariants and committed remarks; out, the matrix.
 
-`done` is only said when executed tests passed or a named document or finding exists. Contract ids: SPEC-010.
+`done` is only said when executed tests passed or a named document or finding exists; for invariants of the gpu tier a
+committed record of a GPU stands for tests executed here. Contract ids: SPEC-010, SPEC-023.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from coordexp.spec import Invariant, Requirement, check, contracts_root, read_yaml
@@ -48,13 +49,16 @@ def load_remarks() -> dict[str, Remark]:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the statuses are derived from: the executed state of each invariant, the remarks, what exists."""
+    """What the statuses are derived from: the executed state of each invariant, the remarks, what exists.
+
+    `recorded` says of invariants of the gpu tier where a committed record shows all of their tests passed."""
 
     invariants: tuple[Invariant, ...]
     states: Mapping[str, str]
     remarks: Mapping[str, Remark]
     findings: Collection[str]
     root: Path
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_matrix(requirements: tuple[Requirement, ...], evidence: Evidence) -> tuple[Row, ...]:
@@ -78,8 +82,11 @@ def _row(requirement: Requirement, evidence: Evidence) -> Row:
 
 
 def _derive(listing: tuple[str, ...], evidence: Evidence, remark: Remark | None) -> tuple[Status, str]:
-    proved = [key for key in listing if evidence.states[key] == "proved"]
-    unproved = [f"{key} is {evidence.states[key]}" for key in listing if evidence.states[key] != "proved"]
+    defended = {key for key in listing if evidence.states[key] == "proved" or key in evidence.recorded}
+    proved = [key for key in listing if key in defended]
+    unproved = [f"{key} is {evidence.states[key]}" for key in listing if key not in defended]
+    if remark is not None and remark.kind == "never-run" and (unproved or not listing):
+        return "not yet", remark.note
     if remark is not None and remark.kind == "deferred":
         return "not yet", remark.note
     if remark is not None and remark.kind in ("document", "finding") and not _exists(remark, evidence):
@@ -91,7 +98,8 @@ def _derive(listing: tuple[str, ...], evidence: Evidence, remark: Remark | None)
         return "partly", remark.note
     if unproved:
         return "partly", "; ".join(unproved)
-    return "done", remark.note if documented and remark is not None else ""
+    seen = "; ".join(evidence.recorded[key] for key in proved if evidence.states[key] != "proved")
+    return "done", remark.note if documented and remark is not None else seen
 
 
 def _exists(remark: Remark, evidence: Evidence) -> bool:

@@ -1,6 +1,7 @@
 """Reads report logs of pytest runs: in, `.audit/<tier>.jsonl` and its tree sidecar; out, outcomes that can be trusted.
 
-A log that is cut short, empty, interrupted, incomplete, or lists a test twice raises `UnusableResultsError`. SPEC-009.
+A log that is cut short, empty, interrupted, incomplete, or lists a test twice raises `UnusableResultsError`. Names of
+workers' groups (`@server`) are no part of a test's name. SPEC-009, SPEC-020.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class RunResults:
     left_out: int = 0
     versions: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def tier(self) -> str:
+        """The tier of tests/<tier>/ that a log of this name is written by; `results` is that of the others."""
+        return self.log.removesuffix(".jsonl")
+
     def of_tree(self, tree: str) -> bool:
         """Whether the run began and ended with exactly this tree."""
         return self.before == tree == self.after
@@ -63,6 +69,14 @@ def read_results(log: Path) -> RunResults:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         text = f"{log}: no log of this audit ({type(error).__name__}: {error}); run the suite again"
         raise UnusableResultsError(text) from error
+
+
+def begun_tree(log: Path) -> str:
+    """The tree that the log's run began with, whatever became of it; empty where nothing says so."""
+    try:
+        return str(_read_beside(log, "tree", "")["before"]) if log.is_file() else ""
+    except (UnusableResultsError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _read_run(log: Path) -> RunResults:
@@ -131,6 +145,7 @@ def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> CaseRes
         for i in value
     )
     ids = tuple(dict.fromkeys(ids))
+    node = without_group(node)
     for outcome in ("failed", "skipped"):
         for phase in phases.values():
             if phase["outcome"] == outcome:
@@ -138,6 +153,12 @@ def _combine(log: Path, node: str, phases: dict[str, dict[str, Any]]) -> CaseRes
     if "call" not in phases or "teardown" not in phases:
         raise UnusableResultsError(f"{log}: {node} has no end; run the suite again")
     return CaseResult(node, "passed", seconds, ids)
+
+
+def without_group(node: str) -> str:
+    """The node id of a test; `--dist loadgroup` reports `file::test[case]@group`."""
+    end = node.rfind("@")
+    return node[:end] if end > max(node.rfind("]"), node.rfind("::")) else node
 
 
 def _reason(report: dict[str, Any]) -> str:

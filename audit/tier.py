@@ -1,7 +1,8 @@
 """A pytest plugin (`-p audit.tier --tier server`): run tests/<tier>/, and say so plainly when there are none.
 
 pytest exits 5 when nothing is collected; a tier without tests is not a failure, and neither may it look like a success
-that ran something. A tier whose tests were all deselected by other options still exits 5.
+that ran something. A tier whose tests were all deselected by other options still exits 5. With `--dist loadgroup`
+tests of one `xdist_group` share a worker. POLICY-023, POLICY-041.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from audit.groups import GroupScheduling
 
 TIERS = ("server", "gpu")
 
@@ -24,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def files_of(root: Path, tier: str) -> list[Path]:
     """The test files of a tier's folder, tests/<tier>/."""
     return sorted((root / "tests" / tier).rglob("test_*.py"))
+
+
+def tier_of_file(node: str) -> str:
+    """The tier in whose folder a test lies, from its node id or path; empty for those of the contracts tier."""
+    return next((tier for tier in TIERS if node.startswith(f"tests/{tier}/")), "")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -45,6 +53,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn "nothing collected" into success where the tier has no test file."""
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and not files_of(session.config.rootpath, tier_of(session)):
         session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling | None:
+    """Our own scheduler for `--dist loadgroup`; `audit.groups` says why."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    # Only where xdist is at work: this module is read without pytest too.
+    from audit.groups import GroupScheduling
+
+    return GroupScheduling(config)
 
 
 def tier_of(session: pytest.Session) -> str:

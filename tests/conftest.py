@@ -9,13 +9,15 @@ from hypothesis import HealthCheck, Phase, settings
 
 import coordexp  # noqa: F401  (makes torchvision importable before a test module imports peft or transformers)
 
-pytest_plugins = ["audit.recording"]
+pytest_plugins = ["audit.recording", "audit.gpu.recording"]
 if (Path(__file__).parent / "plugins" / "models.py").is_file():
     pytest_plugins += [
         "tests.plugins.models",
         "tests.plugins.stage1",
         "tests.plugins.stage2",
         "tests.plugins.receivers",
+        "tests.plugins.live_server",
+        "tests.plugins.launches",
     ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]

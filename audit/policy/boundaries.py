@@ -62,6 +62,8 @@ FLAG_PACKAGES = {
 COMMAND_LINES: dict[str, str] = {
     "coordexp/artifacts/run_manifest.py": "records the command of a run",
     "coordexp/entrypoints/launch.py": "takes no argument, and says so",
+    "coordexp/entrypoints/launch_stage2.py": "takes no argument, and says so",
+    "coordexp/rollout/serve.py": "hands on the flags of swift rollout, which contracts/cli/rollout_flags.yaml declares",
 }
 
 

@@ -6,11 +6,12 @@ the app: a liveness route, and what the plugin adds to each answer. Installed by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import psutil
 from fastapi import Depends, HTTPException
 from fastapi.encoders import jsonable_encoder
 from swift.pipelines.infer import rollout
@@ -22,18 +23,19 @@ EXTRA = "coordexp"
 """Key under which a request and an answer hold what is ours."""
 LIVENESS_ROUTE = "/coordexp/liveness/"
 _MARK = "coordexp_hooks"
+_PORT_FLAG = "--port"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerHooks:
     """What the plugin does. `describe_engine` runs in a worker; the others in the app, which `app_facts` describes.
 
-    `extra` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
+    `envelope` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
     """
 
     describe_engine: Callable[[Any], dict[str, Any]]
     app_facts: Callable[[Any], dict[str, Any]]
-    extra: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    envelope: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     weights_loaded: Callable[[], None]
     api_key: str | None
     stop_token: str
@@ -105,6 +107,10 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     def registered(self: Any) -> None:
         if hooks.api_key is not None and not self.args.api_key:
             self.args.api_key = hooks.api_key
+        # Upstream takes another port where this one cannot be had, without a word; so the server ends with the reason.
+        asked = asked_port(psutil.Process().cmdline())
+        if asked is not None:
+            self.args.port = asked
         register(self)
         guard = [Depends(self._require_api_key())]
         self.app.get(LIVENESS_ROUTE, dependencies=guard)(self.coordexp_liveness)
@@ -114,7 +120,7 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
         outputs = await infer(self, infer_requests, request_config, use_tqdm=use_tqdm)
         answers = [jsonable_encoder(output) for output in outputs]
         return [
-            {**answer, EXTRA: hooks.extra(_extra_of(request), answer)}
+            {**answer, EXTRA: hooks.envelope(_extra_of(request), answer)}
             for request, answer in zip(infer_requests, answers, strict=True)
         ]
 
@@ -128,6 +134,11 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     app_class._register_rl_rollout_app = registered
     app_class.infer = inferred
     app_class.process_weights_after_loading = counted
+
+
+def asked_port(flags: Sequence[str]) -> int | None:
+    """What `--port` of a command line says; None without it."""
+    return int(flags[flags.index(_PORT_FLAG) + 1]) if _PORT_FLAG in flags else None
 
 
 def _extra_of(request: Any) -> Mapping[str, Any]:

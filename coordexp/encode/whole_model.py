@@ -36,7 +36,7 @@ Shapes = dict[str, tuple[int, ...]]
 class WholeModel:
     """A folder with a whole Qwen3-VL: vocabulary rows, tensors by name and shape, and what its config asks for.
 
-    `positions` is the longest prompt and answer together.
+    `positions` is the longest prompt and answer together; `tied`: the head is the embedding.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class WholeModel:
     quantized: bool
     attention_dropout: float
     positions: int
+    tied: bool
 
     @property
     def parameters(self) -> int:
@@ -75,6 +76,7 @@ def check_whole_model(folder: Path | str) -> WholeModel:
         quantized,
         float(text.attention_dropout),
         int(text.max_position_embeddings),
+        bool(config.tie_word_embeddings),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from coordexp.rollout.server_flags import server_dtype
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE
 from coordexp.rollout.wire import RolloutServerError
 
@@ -43,7 +44,7 @@ def expected_of(
             "model_type": (config.model.model_type, "model.model_type"),
             "template": (config.template.template, "template.template"),
             "max_pixels": (config.template.max_pixels, "template.max_pixels"),
-            "dtype": (compute_dtype(config), "model.torch_dtype, training.bf16 and fp16"),
+            "dtype": (server_dtype(config), "model.torch_dtype, training.bf16 and fp16"),
             "max_model_len": (vllm.max_model_len, "rollout_matching.vllm.max_model_len"),
             "enable_prefix_caching": (vllm.enable_prefix_caching, "rollout_matching.vllm.enable_prefix_caching"),
             "enable_lora": (False, "weights are pushed with adapters merged"),
@@ -55,12 +56,6 @@ def expected_of(
         },
         tokenizer,
     )
-
-
-def compute_dtype(config: Config) -> str:
-    """The type that the learner computes in: autocast's, or that of its weights."""
-    training = config.training
-    return "bfloat16" if training.bf16 else "float16" if training.fp16 else config.model.torch_dtype
 
 
 def check_liveness(base_url: str, answer: Mapping[str, Any], expected: Expected) -> None:

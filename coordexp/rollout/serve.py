@@ -28,6 +28,11 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
+def shared_key(environment: Mapping[str, str] | None = None) -> str | None:
+    """The key in `environment` (this process's by default), None where there is none or an empty one."""
+    return (os.environ if environment is None else environment).get(API_KEY_VARIABLE) or None
+
+
 def server_command(flags: Sequence[str]) -> tuple[str, ...]:
     """The process to start."""
     module = "swift.cli.rollout" if has_gpu() else "coordexp.rollout.serve"

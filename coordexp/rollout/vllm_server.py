@@ -33,8 +33,8 @@ class VllmServerBackend:
     """Answers from the servers of `client`; `scorer` compares some of them with the learner's own scores."""
 
     def __init__(self, client: VllmServerClient, weights: WeightSync, scorer: TeacherScorer, dtype: str) -> None:
-        self.client = client
-        self._weights, self._scorer, self._dtype = weights, scorer, dtype
+        self.client, self.weights = client, weights
+        self._scorer, self._dtype = scorer, dtype
         self._policy_version = _NEVER
         self._observed: dict[str, tuple[float, float]] = {}
 
@@ -53,7 +53,7 @@ class VllmServerBackend:
         if policy_version == self._policy_version:
             return
         started = time.perf_counter()
-        report = self._weights.run()
+        report = self.weights.run()
         self.client.loads.update(report.loads)
         self._policy_version = policy_version
         self._add("rollout/weight_pushes_total", 1.0)

@@ -90,8 +90,9 @@ class WeightLink:
         except (RuntimeError, OSError) as error:
             text = " ".join(str(error).split())
             raise RolloutServerError(
-                f"{self._connection.base_url}: the group of the weight push at port {self._port} {what} ({text}); look "
-                "at the server's log. The port is vllm.server.servers[].group_port, and must be free and reachable"
+                f"{self._connection.base_url}: the group of the weight push at port {self._port} {what} ({text}): "
+                "the server has ended, or another learner has taken it over, or the port (vllm.server.servers[]"
+                ".group_port) is not free; its log has more"
             ) from error
 
     def finish(self) -> None:

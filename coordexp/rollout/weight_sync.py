@@ -17,7 +17,7 @@ import torch.distributed as dist
 from coordexp.rollout.tasks import within
 from coordexp.rollout.types import RolloutError
 from coordexp.rollout.weight_digest import WeightDigest
-from coordexp.rollout.weight_link import WeightLink, fill_buckets
+from coordexp.rollout.weight_link import BUCKET_BYTES, WeightLink, fill_buckets
 from coordexp.rollout.wire import RolloutServerError
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class PushReport:
 
 @dataclass
 class WeightPusher:
-    """Rank 0's side. `prove` asks one server for the canary's answer and returns the gap, or raises."""
+    """Rank 0's side. `prove` asks one server for the canary's answer and returns the gap, or raises. Tensors travel in
+    buckets of at most `bucket_bytes`.
+    """
 
     servers: Sequence[ServerConnection]
     links: Sequence[WeightLink]
@@ -68,6 +70,7 @@ class WeightPusher:
     dtype: torch.dtype
     prove: Callable[[ServerConnection], float]
     loads: dict[str, int]
+    bucket_bytes: int = BUCKET_BYTES
     last: PushReport | None = field(default=None, init=False)
 
     def push(self) -> PushReport:
@@ -94,7 +97,8 @@ class WeightPusher:
         for link in self.links:
             link.open()
         with torch.no_grad():
-            for bucket in fill_buckets((name, weight.to(self.dtype)) for name, weight in self.policy.weights()):
+            weights = ((name, weight.to(self.dtype)) for name, weight in self.policy.weights())
+            for bucket in fill_buckets(weights, self.bucket_bytes):
                 for name, weight in bucket:
                     digest.add(name, weight)
                 for link in self.links:
@@ -134,7 +138,7 @@ class WeightSync:
     """Every rank's side; `pusher` is None on all but rank 0."""
 
     def __init__(self, pusher: WeightPusher | None) -> None:
-        self._pusher = pusher
+        self.pusher = pusher
 
     def run(self) -> PushReport:
         """Push on rank 0 while the others wait; the report on every rank. A collective.
@@ -144,9 +148,9 @@ class WeightSync:
         _meet()
         outcome: list[PushReport | str] = [""]
         cause: RolloutError | None = None
-        if self._pusher is not None:
+        if self.pusher is not None:
             try:
-                outcome = [self._pusher.push()]
+                outcome = [self.pusher.push()]
             except RolloutError as error:
                 cause, outcome = error, [str(error)]
         if dist.is_initialized():

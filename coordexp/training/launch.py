@@ -35,32 +35,32 @@ class Launch:
     environment: dict[str, str]
 
 
-def resolve_config(value: str) -> Path:
+def resolve_config(value: str, usage: str = USAGE) -> Path:
     """The configuration's file; relative paths start at the checkout, whatever the caller's folder is."""
     if not value:
-        raise LaunchError(f"config is not set; write: {USAGE}")
+        raise LaunchError(f"config is not set; write: {usage}")
     path = Path(value) if Path(value).is_absolute() else CHECKOUT / value
     if not path.is_file():
         raise LaunchError(f"config={value}: no such file {path}; relative paths start at {CHECKOUT}")
     return path
 
 
-def parse_gpus(value: str) -> tuple[int, ...]:
-    """Device indices of `gpus`; empty when the variable is unset or empty."""
+def parse_gpus(value: str, variable: str = "gpus") -> tuple[int, ...]:
+    """Device indices of `variable`; empty when it is unset or empty."""
     if not value.strip():
         return ()
     parts = [part.strip() for part in value.split(",")]
     if not all(re.fullmatch("[0-9]+", part) for part in parts):
         # "0 1 2" is three devices to its author, and device 12 to whoever squeezes spaces.
         meant = ",".join(re.findall("[0-9]+", value)) if re.fullmatch("[0-9 ]+", value) else "0,1"
-        raise LaunchError(f"gpus={value}: give device indices separated by commas, such as gpus={meant}")
+        raise LaunchError(f"{variable}={value}: give device indices separated by commas, such as {variable}={meant}")
     devices = tuple(int(part) for part in parts)
     if len(set(devices)) != len(devices):
-        raise LaunchError(f"gpus={value}: a device is named twice")
+        raise LaunchError(f"{variable}={value}: a device is named twice")
     return devices
 
 
-def check_devices(devices: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+def check_devices(devices: tuple[int, ...], count: int | None, variable: str = "gpus") -> tuple[int, ...]:
     """Return `devices` if the machine has them: torch sees none of a list that names one beyond the last.
 
     `count` is the number of GPUs, None where nobody knows it. Raises LaunchError.
@@ -69,7 +69,7 @@ def check_devices(devices: tuple[int, ...], count: int | None) -> tuple[int, ...
     if beyond:
         named = ",".join(str(device) for device in devices)
         have = f"has {count} GPUs, 0..{count - 1}" if count else "has no GPU"
-        raise LaunchError(f"gpus={named}: there is no device {beyond[0]}; this machine {have}")
+        raise LaunchError(f"{variable}={named}: there is no device {beyond[0]}; this machine {have}")
     return devices
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from coordexp.data.seeds import render_seed_record
 from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
+from coordexp.training.server_launch import read_server_launch
 
 if TYPE_CHECKING:
     from coordexp.training.build import Foundation
@@ -64,6 +66,6 @@ def write_manifest(
             data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
-            launch={"world_size": world_size(), "rollout_servers": dict(servers)},
+            launch={"world_size": world_size(), "rollout_servers": dict(servers), **read_server_launch(os.environ)},
         ),
     )

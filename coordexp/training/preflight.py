@@ -53,6 +53,7 @@ def check_run(config: Config) -> WholeModel:
     for check in (_batch_problems, _device_problems, _deepspeed_problems):
         problems += check(config)
     problems += _attention_problems(config, model)
+    problems += _served_problems(config, model)
     if os.environ.get("RANK", "0") == "0":
         problems += _folder_problems(config, model)
     if problems or model is None:
@@ -141,6 +142,17 @@ def _segment_faults(model: WholeModel | None) -> Iterator[str]:
             load_kernel()
         except SegmentAttentionError as error:
             yield str(error)
+
+
+def _served_problems(config: Config, model: WholeModel | None) -> Iterator[Problem]:
+    """A rollout server takes a tied head for the embedding, whatever offsets the head has of its own."""
+    section, offsets = config.rollout_matching, config.custom.coord_offset
+    if section is None or model is None or section.rollout_backend != "vllm":
+        return
+    if model.tied and offsets.enabled and not offsets.tie_head:
+        text = f"false gives the head offsets of its own, and {model.folder / 'config.json'} ties it to the embedding, "
+        text += "so a rollout server would drop them; write true, or rollout_matching.rollout_backend: hf"
+        yield build_problem(config, "custom.coord_offset.tie_head", text)
 
 
 def _deepspeed_problems(config: Config) -> Iterator[Problem]:

@@ -5,13 +5,12 @@ The launcher asks too, as soon as its server is ready, so both say the same.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from coordexp.config import resolve_input
 from coordexp.encode.vocabulary import fingerprint_tokenizer
 from coordexp.rollout.drift import Expected, expected_of
-from coordexp.rollout.serve import API_KEY_VARIABLE
+from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.liveness import package_versions
 from coordexp.rollout.vllm_client import LiveServer, connect
 from coordexp.rollout.wire import ServerConnection
@@ -30,8 +29,18 @@ def uses_servers(config: Config) -> bool:
 
 def connections_of(server: VllmServerConfig) -> list[ServerConnection]:
     """The configured servers, with the key from the environment."""
-    key = os.environ.get(API_KEY_VARIABLE)
+    key = shared_key()
     return [ServerConnection(entry.base_url, key, server.timeout_s, server.infer_timeout_s) for entry in server.servers]
+
+
+def check_server(config: Config, api_key: str, seconds: float) -> None:
+    """Ask the configured servers what they run, each within `seconds`, without the learner's tokenizer.
+
+    Raises `RolloutServerError` for one that runs something else.
+    """
+    expected = expected_server(config, None)
+    for entry in server_section(config).servers:
+        connect(ServerConnection(entry.base_url, api_key, seconds, None), expected)
 
 
 def expected_server(config: Config, encoder: Encoder | None) -> Expected:

@@ -14,9 +14,9 @@ import torch
 from coordexp.forward.merged_weights import iter_merged_weights, merged_names
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.rollout.canary import NOISE, Canary
-from coordexp.rollout.drift import compute_dtype
 from coordexp.rollout.requests import build_requests
 from coordexp.rollout.scoring import TeacherScorer
+from coordexp.rollout.server_flags import server_dtype
 from coordexp.rollout.vllm_client import Prompting, VllmServerClient, requests_in_a_round
 from coordexp.rollout.vllm_server import VllmServerBackend
 from coordexp.rollout.weight_link import WeightLink
@@ -66,7 +66,7 @@ def build_server_backend(run: Run, section: RolloutMatchingConfig) -> VllmServer
     client = VllmServerClient(servers, prompting, share, section.vllm.max_model_len)
     scorer = TeacherScorer(unwrap_model(run.learner.model), encoder.processor)
     pusher = _build_pusher(run, client, scorer) if shard.rank == 0 else None
-    return VllmServerBackend(client, WeightSync(pusher), scorer, compute_dtype(run.config))
+    return VllmServerBackend(client, WeightSync(pusher), scorer, server_dtype(run.config))
 
 
 def _build_pusher(run: Run, client: VllmServerClient, scorer: TeacherScorer) -> WeightPusher:
@@ -74,7 +74,7 @@ def _build_pusher(run: Run, client: VllmServerClient, scorer: TeacherScorer) -> 
     config, foundation = run.config, run.foundation
     samples = foundation.samples["train"]
     request = build_requests(samples.records[:1], foundation.encoder, samples.file.image_root)[0]
-    dtype = compute_dtype(config)
+    dtype = server_dtype(config)
     coarser = max((dtype, config.model.torch_dtype), key=lambda name: NOISE[name].ceiling)
     canary = Canary(request, scorer, NOISE[coarser])
     entries = server_section(config).servers

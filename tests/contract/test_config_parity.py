@@ -223,10 +223,27 @@ def test_the_name_of_a_smoke_run_says_who_generates_its_rollouts(path):
     # Channel A alone rolls out in evaluations alone, and needs no server for them.
     own = path.stem.endswith("hf") or path.stem == "a_only"
     assert config.rollout_matching.rollout_backend == ("hf" if own else "vllm")
-    assert own == (config.model.model == "fixtures/tiny-qwen3vl")
-    if own:
-        assert (config.model.torch_dtype, config.training.bf16, config.tuner.tuner_type) == ("float32", False, "full")
-        assert config.rollout_matching.vllm is None
+    assert (config.rollout_matching.vllm is None) == own
+    # Each runs on a CPU, with a checkpoint that ships.
+    assert config.model.model == "fixtures/tiny-qwen3vl"
+    assert (config.model.torch_dtype, config.training.bf16, config.tuner.tuner_type) == ("float32", False, "full")
+
+
+@pytest.mark.invariant("CONFIG-020")
+def test_a_smoke_run_with_a_server_differs_from_its_twin_in_who_generates_alone():
+    pairs = {f"stage2_two_channel/smoke/{leaf}": f"{leaf}_hf" for leaf in ("b_only", "ab_mixed", "ab_mixed_st")}
+    for served, twin in {**pairs, "stage2_rollout_aligned/smoke/server": "hf"}.items():
+        path = CONFIGS / f"{served}.yaml"
+        one, other = (own_values(load_config(place)) for place in (path, path.with_name(f"{twin}.yaml")))
+        assert one == other, served
+
+
+def own_values(config: Config) -> Config:
+    """A configuration without its names, its folders, and who generates."""
+    assert config.rollout_matching is not None
+    rollout = dataclasses.replace(config.rollout_matching, rollout_backend="hf", vllm=None)
+    training = dataclasses.replace(config.training, run_name="", output_dir="", logging_dir="")
+    return dataclasses.replace(config, rollout_matching=rollout, training=training)
 
 
 @pytest.mark.invariant("CONFIG-020")

@@ -13,7 +13,7 @@ from typing import Any
 from coordexp.bridges.store_communicator import enable_cpu_weight_sync
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
 from coordexp.encode.vocabulary import END_OF_TURN
-from coordexp.rollout.serve import API_KEY_VARIABLE
+from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, Served, describe_app, describe_engine
 
 _PR_SET_PDEATHSIG = 1
@@ -23,15 +23,15 @@ def install_plugin() -> None:
     """Install the hooks, once a process; in a worker, also tie its life to the app's."""
     served = Served()
 
-    def extra(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    def envelope(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
         return served.envelope(request)
 
     hooks = ServerHooks(
         describe_engine=describe_engine,
         app_facts=lambda deploy: describe_app(deploy, served),
-        extra=extra,
+        envelope=envelope,
         weights_loaded=served.count_load,
-        api_key=os.environ.get(API_KEY_VARIABLE),
+        api_key=shared_key(),
         stop_token=END_OF_TURN,
         logprobs_mode=LOGPROBS_MODE,
     )

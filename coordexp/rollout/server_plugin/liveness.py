@@ -5,11 +5,12 @@ Facts come from where they act: the engine's from its worker, the rest from the 
 
 from __future__ import annotations
 
-import sys
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 import coordexp
 from coordexp.bridges.versions import installed_version
@@ -57,7 +58,7 @@ def describe_app(deploy: Any, served: Served) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "server_id": served.server_id,
         "weight_loads": served.weight_loads,
-        "command": list(sys.argv),
+        "command": psutil.Process().cmdline(),
         "coordexp": coordexp.__version__,
         "versions": package_versions(),
         "engine_type": "async" if deploy.use_async_engine else "sync",
@@ -82,6 +83,6 @@ def describe_engine(engine: Any) -> dict[str, Any]:
         "max_num_seqs": config.scheduler_config.max_num_seqs,
         "enable_prefix_caching": bool(config.cache_config.enable_prefix_caching),
         "enable_lora": config.lora_config is not None,
-        "logprobs_mode": str(getattr(model.logprobs_mode, "value", model.logprobs_mode)),
+        "logprobs_mode": str(model.logprobs_mode),
         "tokenizer": fingerprint_tokenizer(engine.tokenizer),
     }

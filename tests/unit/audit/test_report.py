@@ -88,7 +88,7 @@ def test_tests_of_other_tiers_are_listed_with_what_they_need(toy: Path) -> None:
     retie(toy)
     assert main(["--no-run"]) == 0
     listed = {row["node"]: row["reason"] for row in report_of(toy)["not_run"]}
-    assert listed["tests/gpu/test_far.py::test_far"] == "gpu tier, `tox -e gpu`: no GPU"
+    assert listed["tests/gpu/test_far.py::test_far"] == "never run on a GPU: no GPU"
 
 
 @pytest.mark.invariant("SPEC-008")
@@ -161,7 +161,7 @@ def test_results_of_a_part_of_the_suite_are_refused(
 ) -> None:
     assert run_pytest(toy, *options) == 0
     assert main(["--no-run"]) == 2
-    assert "are of a part of the suite" in capsys.readouterr().err
+    assert "are of a part of the contracts tier" in capsys.readouterr().err
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(map(shlex.quote, options)))
     assert run_pytest(toy) == 0
     assert main(["--no-run"]) == 2
@@ -203,7 +203,7 @@ def test_a_file_that_git_is_told_to_pass_over_counts_too(toy: Path, flag: str) -
 def test_results_of_another_tree_are_refused_and_then_renewed(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(toy, SUMS, "TABLE = (1, 2, 3)", "TABLE = (1, 2)")
     assert main(["--no-run"]) == 2
-    assert "the results belong to another tree" in capsys.readouterr().err
+    assert "the results of the contracts tier belong to another tree" in capsys.readouterr().err
     assert not (toy / ".audit" / "report.json").exists()
     assert main([]) == 0
     assert main(["--no-run"]) == 0

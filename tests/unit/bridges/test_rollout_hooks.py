@@ -57,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     hooks = ServerHooks(
         describe_engine=lambda found: {"seen": type(found).__mro__[1].__name__},
         app_facts=lambda deploy: {},
-        extra=lambda request, answer: {},
+        envelope=lambda request, answer: {},
         weights_loaded=lambda: None,
         api_key=None,
         stop_token="<|im_end|>",

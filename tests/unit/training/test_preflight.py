@@ -213,3 +213,39 @@ def test_a_vocabulary_beyond_the_models_rows_is_refused(stage1_kit):
     check_vocabulary(config, CoordVocab(tuple(range(408, 1408))), model)
     with pytest.raises(ConfigError, match=r"model\.model: the tokenizer's coord tokens end at 1408, and the model "):
         check_vocabulary(config, CoordVocab(tuple(range(409, 1409))), model)
+
+
+def untied(kit: Stage1Kit, folder: Path) -> Path:
+    """The checkpoint with a head of its own."""
+    from safetensors.torch import load_file, save_file
+
+    tied = {"tie_word_embeddings": False, "text_config.tie_word_embeddings": False}
+    change_checkpoint(kit.checkpoint, folder, {"set": {"config.json": tied}})
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.language_model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+SERVER = {"max_model_len": 600, "server": {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}]}}
+
+
+@pytest.mark.invariant("TRAIN-023")
+@pytest.mark.parametrize("backend", ["vllm", "hf"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("offsets", [{}, {"enabled": True}, {"enabled": True, "tie_head": False}])
+def test_a_head_that_a_rollout_server_would_drop_is_refused(stage2_kit, tmp_path, backend, tied, offsets):
+    from coordexp.training.dry_run import dry_run
+    from coordexp.training.preflight import check_run
+
+    kit = stage2_kit.stage1
+    folder = kit.checkpoint if tied else untied(kit, tmp_path / "untied")
+    rollouts = {"rollout_backend": backend} | ({"vllm": SERVER} if backend == "vllm" else {})
+    sections = {"model": {"model": str(folder)}, "custom": {"coord_offset": offsets}, "rollout_matching": rollouts}
+    config = load_config(stage2_kit.write(f"served-{next(NUMBER)}", **sections))
+    if tied and backend == "vllm" and "tie_head" in offsets:
+        for ask in (check_run, dry_run):
+            with pytest.raises(ConfigError, match=r"custom\.coord_offset\.tie_head: false gives .*; write true, or"):
+                ask(config)
+        return
+    assert check_run(config).tied == tied
