@@ -16,6 +16,7 @@ if (Path(__file__).parent / "plugins" / "models.py").is_file():
         "tests.plugins.stage1",
         "tests.plugins.stage2",
         "tests.plugins.receivers",
+        "tests.plugins.client_bench",
         "tests.plugins.live_server",
         "tests.plugins.launches",
     ]
