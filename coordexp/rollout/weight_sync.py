@@ -55,7 +55,7 @@ class PushReport:
     digest: str
     seconds: float
     gap: float
-    pushes: dict[str, int]
+    weight_loads: dict[str, int]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class WeightPusher:
     policy: Policy
     dtype: torch.dtype
     prove: Callable[[ServerConnection], float]
-    pushes: dict[str, int]
+    weight_loads: dict[str, int]
     bucket_bytes: int = BUCKET_BYTES
     last: PushReport | None = field(default=None, init=False)
 
@@ -125,12 +125,12 @@ class WeightPusher:
         loads = {}
         for server in self.servers:
             told = int(server.call("/coordexp/liveness/")["weight_loads"])
-            if told != self.pushes[server.base_url] + 1:
-                text = f"counts {told} loads of weights where {self.pushes[server.base_url] + 1} are this learner's"
+            if told != self.weight_loads[server.base_url] + 1:
+                text = f"counts {told} loads of weights where {self.weight_loads[server.base_url] + 1} are this learner's"
                 raise RolloutServerError(f"{server.base_url} {text}: another learner pushes to it, or it was restarted")
             loads[server.base_url] = told
         # In place: the client that asks for the canary knows them by this mapping.
-        self.pushes.update(loads)
+        self.weight_loads.update(loads)
         return loads
 
 
