@@ -56,7 +56,7 @@ class LiveServer:
 
     connection: ServerConnection
     server_id: str
-    loads: int
+    weight_loads: int
     capacity: int
     liveness: Mapping[str, Any]
 
@@ -76,7 +76,7 @@ class VllmServerClient:
         self, servers: Sequence[LiveServer], prompting: Prompting, batch_size: int, max_model_len: int
     ) -> None:
         self.servers, self.batch_size = tuple(servers), batch_size
-        self.loads = {server.connection.base_url: server.loads for server in servers}
+        self.weight_loads = {server.connection.base_url: server.weight_loads for server in servers}
         self.retries = 0
         self._lock = Lock()
         self._prompting, self._max_model_len = prompting, max_model_len
@@ -171,7 +171,7 @@ class VllmServerClient:
         return replace(output, prompt_token_ids=prompt)
 
     def _check_envelope(self, server: LiveServer, envelope: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
-        loads = self.loads[server.connection.base_url]
+        loads = self.weight_loads[server.connection.base_url]
         if envelope["server_id"] != server.server_id:
             raise RolloutServerError(
                 "comes from another start of the server than the one that was asked at the beginning, so it runs the "

@@ -54,7 +54,7 @@ class VllmServerBackend:
             return
         started = time.perf_counter()
         report = self.weights.run()
-        self.client.loads.update(report.loads)
+        self.client.weight_loads.update(report.weight_loads)
         self._policy_version = policy_version
         self._add("rollout/weight_pushes_total", 1.0)
         self._keep_largest("rollout/canary_gap_max", report.gap)

@@ -91,7 +91,7 @@ def _build_pusher(run: Run, client: VllmServerClient, scorer: TeacherScorer) -> 
         policy=LearnerPolicy(run.learner.model, run.motion),
         dtype=getattr(torch, dtype),
         prove=prove,
-        loads=client.loads,
+        weight_loads=client.weight_loads,
     )
 
 

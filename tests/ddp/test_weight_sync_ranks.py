@@ -60,7 +60,7 @@ class Told:
 
 def succeeding(rank: int) -> Any:
     sync = WeightSync(Told(REPORT, REPORT) if rank == 0 else None)  # type: ignore[arg-type]
-    return [(report.loads, report.gap, report.digest) for report in (sync.run(), sync.run())]
+    return [(report.weight_loads, report.gap, report.digest) for report in (sync.run(), sync.run())]
 
 
 def failing(rank: int) -> Any:
@@ -92,7 +92,7 @@ def pushing(rank: int) -> Any:
     """The backend of each rank: what it pushes is asked for by every rank alike, and known to every rank."""
     peer = Peer()
     url = "http://127.0.0.1:1"
-    client = SimpleNamespace(loads={url: 0}, retries=0, batch_size=2)
+    client = SimpleNamespace(weight_loads={url: 0}, retries=0, batch_size=2)
     told = Told(PushReport(1, 12, "a" * 64, 0.1, 0.125, {url: 1}), PushReport(1, 12, "b" * 64, 0.1, 0.0625, {url: 2}))
     sync = WeightSync(told if rank == 0 else None)  # type: ignore[arg-type]
     backend = VllmServerBackend(client, sync, SimpleNamespace(), "float32")  # type: ignore[arg-type]
@@ -101,19 +101,19 @@ def pushing(rank: int) -> Any:
         backend.sync(version)
         versions.append(backend.policy_version)
     observed = {key: value for key, value in backend.take_observed().items() if not key.startswith("time/")}
-    return [versions, client.loads[url], observed, len(peer.order), backend.take_observed()]
+    return [versions, client.weight_loads[url], observed, len(peer.order), backend.take_observed()]
 
 
 def exchanging(rank: int) -> Any:
     """A real push with rank 1 waiting for it."""
     if rank != 0:
-        return WeightSync(None).run().loads.popitem()[1]
+        return WeightSync(None).run().weight_loads.popitem()[1]
     peer = Peer()
     with rogue(peer.paths()) as server:
         connection = connection_to(server.base_url, timeout_s=30)
         link = WeightLink(connection, free_port(), torch.device("cpu"))
         pusher = WeightPusher([connection], [link], Weights(), torch.float32, lambda _: 0.0, {server.base_url: 0})
-        return WeightSync(pusher).run().loads[server.base_url]
+        return WeightSync(pusher).run().weight_loads[server.base_url]
 
 
 CASES: dict[str, Callable[[int], Any]] = {
@@ -152,7 +152,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
 @pytest.mark.invariant("ROLL-023")
 def test_both_ranks_have_the_report_of_a_push(both: Both) -> None:
     for kind, value, _ in both("succeeding"):
-        assert kind == "value" and value == [[REPORT.loads, REPORT.gap, REPORT.digest]] * 2
+        assert kind == "value" and value == [[REPORT.weight_loads, REPORT.gap, REPORT.digest]] * 2
 
 
 @pytest.mark.invariant("ROLL-023")

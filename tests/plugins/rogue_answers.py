@@ -56,13 +56,13 @@ class Answers:
 
     def __init__(self, requests: Sequence[RolloutRequest], stop: int, loads: int = 0) -> None:
         self.prompts = {encode_image(r.image_paths[0]): (n, r.prompt_token_ids) for n, r in enumerate(requests)}
-        self.stop, self.loads = stop, loads
+        self.stop, self.weight_loads = stop, loads
 
     def outputs(self, call: Call) -> list[dict[str, Any]]:
         made = []
         for asked in call.body["infer_requests"]:
             number, prompt = self.prompts[asked["images"][0]]
-            made.append(output(prompt, answer_ids(number, self.stop), asked["coordexp"].get("seed"), self.loads))
+            made.append(output(prompt, answer_ids(number, self.stop), asked["coordexp"].get("seed"), self.weight_loads))
         return made
 
     def good(self) -> Behaviour:

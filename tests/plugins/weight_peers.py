@@ -22,7 +22,7 @@ class Peer:
     """One worker, in threads of this process: it goes as far as `until` in each broadcast."""
 
     def __init__(self, until: int = MEETS) -> None:
-        self.until, self.loads = until, 0
+        self.until, self.weight_loads = until, 0
         self.received: list[tuple[list[dict[str, Any]], torch.Tensor]] = []
         self.order: list[str] = []
         self._group: Any = None
@@ -35,7 +35,7 @@ class Peer:
             "/init_communicator/": self._answering(self._join),
             "/update_flattened_params/": self._answering(self._receive),
             "/process_weights_after_loading/": self._answering(self._count),
-            "/coordexp/liveness/": says(lambda call: liveness(weight_loads=self.loads)),
+            "/coordexp/liveness/": says(lambda call: liveness(weight_loads=self.weight_loads)),
             **dict.fromkeys(caches, self._answering(lambda body: None)),
         }
 
@@ -69,7 +69,7 @@ class Peer:
             communicator.group.barrier(timeout=20)
 
     def _count(self, body: Any) -> None:
-        self.loads += 1
+        self.weight_loads += 1
 
 
 def absent() -> dict[str, Behaviour | list[Behaviour]]:

@@ -175,8 +175,8 @@ def test_a_push_brings_every_tensor_bit_by_bit_and_in_order() -> None:
         sent = policy.tensors[row["name"]]
         found = flat[row["start_idx"] : row["end_idx"]].view(torch.float32).reshape(row["shape"])
         assert torch.equal(found, sent) and row["dtype"] == "torch.float32"
-    assert (first.tensors, first.nbytes, first.gap, first.loads) == (3, 60, 0.5, {server.base_url: 1})
-    assert first.digest != second.digest and second.loads == {server.base_url: 2} and policy.noted == 2
+    assert (first.tensors, first.nbytes, first.gap, first.weight_loads) == (3, 60, 0.5, {server.base_url: 1})
+    assert first.digest != second.digest and second.weight_loads == {server.base_url: 2} and policy.noted == 2
     caches = ["/reset_prefix_cache/", "/reset_encoder_cache/", "/reset_mm_cache/"]
     once = ["/update_flattened_params/", "/process_weights_after_loading/", *caches]
     assert peer.order == ["/close_communicator/", "/init_communicator/", *once, *once]
@@ -234,12 +234,12 @@ def test_a_server_that_is_killed_in_the_middle_of_a_broadcast() -> None:
 @pytest.mark.invariant("ROLL-029")
 def test_a_report_of_a_good_push(bench: Bench) -> None:
     loads = {bench.server.base_url: 0}
-    pusher = bench.pusher(dtype=torch.bfloat16, loads=loads)
+    pusher = bench.pusher(dtype=torch.bfloat16, weight_loads=loads)
     report = pusher.push()
     assert (report.tensors, report.nbytes, report.gap) == (3, 30, 0.25)
     assert bench.link.done == ["open", "push", "finish"] and bench.policy.noted == 1
     assert {weight.dtype for weight in bench.link.sent.values()} == {torch.bfloat16}
-    assert report.loads == loads == {bench.server.base_url: 1} and pusher.last is report
+    assert report.weight_loads == loads == {bench.server.base_url: 1} and pusher.last is report
 
 
 @pytest.mark.invariant("ROLL-022")
@@ -263,7 +263,7 @@ def test_the_same_weights_after_an_update_are_refused(bench: Bench) -> None:
     assert "all 3 tensors are those of the last push, though the optimizer has made updates" in text
     bench.policy.tensors["a"] = bench.policy.tensors["a"].clone().index_fill_(0, torch.tensor([0]), 9.0)
     bench.told[0] = 2
-    assert pusher.push().loads == {bench.server.base_url: 3}
+    assert pusher.push().weight_loads == {bench.server.base_url: 3}
 
 
 @pytest.mark.invariant("ROLL-022")
@@ -312,7 +312,9 @@ def test_several_servers_are_pushed_and_proven_each_and_the_largest_gap_counts()
         loads = {server.base_url: 0 for server in servers}
         report = WeightPusher(servers, links, Weights(), torch.float32, prove, loads).push()
     assert report.gap == pytest.approx(0.2) and asked == [server.base_url for server in servers]
-    assert [link.done for link in links] == [["open", "push", "finish"]] * 2 and set(report.loads.values()) == {1}
+    assert [link.done for link in links] == [["open", "push", "finish"]] * 2 and set(report.weight_loads.values()) == {
+        1
+    }
 
 
 @pytest.mark.invariant("ROLL-022")
@@ -321,7 +323,7 @@ def test_one_of_two_servers_that_ends_is_told(bench: Bench) -> None:
         gone = connection_to(other.base_url, timeout_s=LIMIT)
     connection = connection_to(bench.server.base_url, timeout_s=LIMIT)
     loads = {bench.server.base_url: 0, gone.base_url: 0}
-    pusher = bench.pusher(servers=[connection, gone], links=[Link(), Link()], loads=loads)
+    pusher = bench.pusher(servers=[connection, gone], links=[Link(), Link()], weight_loads=loads)
     text = refusal(pusher.push)
     assert f"{gone.base_url}/coordexp/liveness/: nothing can be reached" in text and loads[bench.server.base_url] == 0
 

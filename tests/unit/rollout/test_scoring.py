@@ -99,7 +99,7 @@ class Client:
     """Answers each request with three tokens, each a nat away from what the scorer says."""
 
     def __init__(self, scorer: TeacherScorer) -> None:
-        self.loads: dict[str, int] = {}
+        self.weight_loads: dict[str, int] = {}
         self.retries, self.batch_size = 2, 5
         self._scorer = scorer
 

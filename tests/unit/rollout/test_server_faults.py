@@ -537,7 +537,7 @@ def test_a_server_that_says_what_is_expected_is_taken() -> None:
         found = connect(
             connection_to(server.base_url), Expected(facts, recorded("liveness")["workers"][0]["tokenizer"])
         )
-    assert (found.loads, found.capacity, found.server_id) == (4, 3, liveness()["server_id"])
+    assert (found.weight_loads, found.capacity, found.server_id) == (4, 3, liveness()["server_id"])
 
 
 def test_the_recordings_are_of_this_checkpoint() -> None:
