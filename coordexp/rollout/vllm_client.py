@@ -70,7 +70,7 @@ def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
 
 
 class VllmServerClient:
-    """Answers from `servers`, at most `batch_size` requests in one round; `weight_loads` counts each one's pushes so far."""
+    """Answers from `servers`, at most `batch_size` requests in a round; `weight_loads` counts the pushes of each."""
 
     def __init__(
         self, servers: Sequence[LiveServer], prompting: Prompting, batch_size: int, max_model_len: int

@@ -84,16 +84,18 @@ class WeightPusher:
 
         digest = within(deadline, f"weight push to {names}", alive, self._send)
         self._check_content(digest)
-        loads = self._count_loads()
+        self._check_loads(1)
         left = max(deadline - (time.monotonic() - started), 1.0)
         gap = within(left, f"canary of {names}", alive, lambda: max(self.prove(server) for server in self.servers))
         seconds = time.monotonic() - started
-        self.last = PushReport(digest.count, digest.bytes, digest.hexdigest(), seconds, gap, loads)
+        self.last = PushReport(digest.count, digest.bytes, digest.hexdigest(), seconds, gap, dict(self.weight_loads))
         self.policy.note_push()
         return self.last
 
     def _send(self) -> WeightDigest:
         digest = WeightDigest()
+        # Before anything is sent: a worker that waits for another learner's tensors would be lost to both.
+        self._check_loads(0)
         for link in self.links:
             link.open()
         with torch.no_grad():
@@ -120,18 +122,15 @@ class WeightPusher:
                 f"not merged), or updates vanish in {self.dtype}"
             )
 
-    def _count_loads(self) -> dict[str, int]:
-        """Every server has finished one load more, and lives the same life."""
-        loads = {}
-        for server in self.servers:
-            told = int(server.call("/coordexp/liveness/")["weight_loads"])
-            if told != self.weight_loads[server.base_url] + 1:
-                text = f"counts {told} loads of weights where {self.weight_loads[server.base_url] + 1} are this learner's"
-                raise RolloutServerError(f"{server.base_url} {text}: another learner pushes to it, or it was restarted")
-            loads[server.base_url] = told
+    def _check_loads(self, more: int) -> None:
+        """Every server has had this learner's loads of weights and no others: those that are known, and `more`."""
+        told = {server.base_url: int(server.call("/coordexp/liveness/")["weight_loads"]) for server in self.servers}
+        for url, count in told.items():
+            if count != self.weight_loads[url] + more:
+                text = f"counts {count} loads of weights where {self.weight_loads[url] + more} are this learner's"
+                raise RolloutServerError(f"{url} {text}: another learner pushes to it, or it was restarted")
         # In place: the client that asks for the canary knows them by this mapping.
-        self.weight_loads.update(loads)
-        return loads
+        self.weight_loads.update(told)
 
 
 class WeightSync:

@@ -78,5 +78,6 @@ def absent() -> dict[str, Behaviour | list[Behaviour]]:
         "/get_world_size/": says({"world_size": 1}),
         "/init_communicator/": DONE,
         "/close_communicator/": DONE,
+        "/coordexp/liveness/": says(liveness()),
         "/update_flattened_params/": status(500),
     }

@@ -126,7 +126,7 @@ def test_two_servers_share_the_work_until_one_hangs_and_ends(
     second.stop()
     told = in_time(lambda: backend.generate(requests, greedy(8)), 5)
     assert second.base_url in told and first.base_url not in told
-    assert "nothing listens there" in told
+    assert "it has ended" in told
     told = in_time(lambda: backend.sync(3))
     assert second.base_url in told
 
@@ -204,6 +204,6 @@ def test_a_server_that_was_restarted_is_not_believed(
     again = start(tmp_path, key=KEY, port=server.port)
     try:
         told = in_time(lambda: backend.generate(requests_of(trainer, stage2_kit, 2), greedy(8)), 30)
-        assert "the server was restarted" in told
+        assert "another start of the server" in told
     finally:
         again.stop()

@@ -20,7 +20,7 @@ from coordexp.rollout.weight_link import WeightLink
 from coordexp.rollout.weight_sync import WeightPusher, WeightSync
 from coordexp.rollout.wire import RolloutServerError, ServerConnection
 from tests.plugins.rogue_answers import connection_to, liveness
-from tests.plugins.rogue_server import Rogue, free_port, late, rogue, says
+from tests.plugins.rogue_server import Rogue, free_port, rogue, says
 from tests.plugins.weight_peers import JOINS, MEETS, NAMES_THE_BARRIER, RECEIVES, Peer, absent
 
 pytestmark = pytest.mark.timeout(120)
@@ -57,7 +57,8 @@ class Weights:
 class Link:
     """In the place of a `WeightLink`: notes what is done with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: Callable[[], None] = lambda: None) -> None:
+        self.loaded = loaded
         self.done: list[str] = []
         self.sent: dict[str, torch.Tensor] = {}
 
@@ -70,6 +71,7 @@ class Link:
 
     def finish(self) -> None:
         self.done.append("finish")
+        self.loaded()
 
 
 @dataclass
@@ -80,6 +82,9 @@ class Bench:
     policy: Weights
     link: Link
     told: list[int]
+    """Loads that the server has had."""
+    each: list[int]
+    """How many a push adds."""
     gap: Callable[[ServerConnection], float] = lambda connection: 0.25
 
     def pusher(self, **changes: Any) -> WeightPusher:
@@ -93,14 +98,13 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    told = [0]
+    told, each = [0], [1]
 
     def answer(call: Any) -> dict[str, Any]:
-        told[0] += 1
         return liveness(weight_loads=told[0])
 
     with rogue({"/coordexp/liveness/": says(answer)}) as server:
-        yield Bench(server, Weights(), Link(), told)
+        yield Bench(server, Weights(), Link(lambda: told.__setitem__(0, told[0] + each[0])), told, each)
 
 
 def refusal(work: Callable[[], Any]) -> str:
@@ -278,10 +282,17 @@ def test_an_update_that_vanishes_in_the_pushed_type_is_refused(bench: Bench) -> 
 @pytest.mark.invariant("ROLL-022")
 @pytest.mark.parametrize("told", [0, 2, 7])
 def test_a_server_that_counts_other_loads_is_refused(bench: Bench, told: int) -> None:
-    bench.told[0] = told - 1
+    bench.each[0] = told
     text = refusal(bench.pusher().push)
     assert f"{bench.server.base_url} counts {told} loads of weights where 1 are this learner's" in text
     assert "another learner pushes to it, or it was restarted" in text and bench.policy.noted == 0
+
+
+@pytest.mark.invariant("ROLL-022")
+def test_a_server_that_another_learner_has_pushed_to_is_sent_nothing(bench: Bench) -> None:
+    bench.told[0] = 1
+    assert "counts 1 loads of weights where 0 are this learner's" in refusal(bench.pusher().push)
+    assert bench.link.done == []
 
 
 @pytest.mark.invariant("ROLL-022")
@@ -301,7 +312,7 @@ def test_a_canary_that_fails_or_hangs_fails_the_push(bench: Bench) -> None:
 @pytest.mark.invariant("ROLL-022")
 def test_several_servers_are_pushed_and_proven_each_and_the_largest_gap_counts() -> None:
     with ExitStack() as stack:
-        paths = {"/coordexp/liveness/": says(liveness(weight_loads=1))}
+        paths = {"/coordexp/liveness/": [says(liveness(weight_loads=count)) for count in range(2)]}
         servers = [connection_to(stack.enter_context(rogue(paths)).base_url) for _ in range(2)]
         links, asked = [Link(), Link()], []
 
@@ -312,12 +323,13 @@ def test_several_servers_are_pushed_and_proven_each_and_the_largest_gap_counts()
         loads = {server.base_url: 0 for server in servers}
         report = WeightPusher(servers, links, Weights(), torch.float32, prove, loads).push()
     assert report.gap == pytest.approx(0.2) and asked == [server.base_url for server in servers]
-    assert [link.done for link in links] == [["open", "push", "finish"]] * 2 and set(report.weight_loads.values()) == {1}
+    assert [link.done for link in links] == [["open", "push", "finish"]] * 2
+    assert report.weight_loads == dict.fromkeys(loads, 1)
 
 
 @pytest.mark.invariant("ROLL-022")
 def test_one_of_two_servers_that_ends_is_told(bench: Bench) -> None:
-    with rogue({"/coordexp/liveness/": late(1.0, says(liveness(weight_loads=1)))}) as other:
+    with rogue({"/coordexp/liveness/": says(liveness())}) as other:
         gone = connection_to(other.base_url, timeout_s=LIMIT)
     connection = connection_to(bench.server.base_url, timeout_s=LIMIT)
     loads = {bench.server.base_url: 0, gone.base_url: 0}
