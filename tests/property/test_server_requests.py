@@ -58,6 +58,7 @@ def test_shares_that_come_out_even_are_exact(each: int, capacities: list[int]) -
 @given(batch=st.integers(1, 300), capacities=CAPACITIES, ranks=st.integers(1, 128))
 @example(batch=1, capacities=[1], ranks=2)
 @example(batch=2, capacities=[1], ranks=2)
+@example(batch=1, capacities=[2], ranks=3)
 def test_no_device_decodes_more_at_once_than_it_may_and_every_rank_is_served(
     batch: int, capacities: list[int], ranks: int
 ) -> None:

@@ -62,6 +62,14 @@ def test_the_bound_is_measured_at_the_start_and_kept(gap: float, bound: float) -
 
 
 @pytest.mark.invariant("ROLL-021")
+def test_gaps_within_the_bound_do_not_widen_it() -> None:
+    checked = canary(-1.0)
+    checked.check(URL, answer(-1.005))
+    assert checked.check(URL, answer(-1.019)) == pytest.approx(0.019)
+    assert checked.bound == pytest.approx(0.02)
+
+
+@pytest.mark.invariant("ROLL-021")
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_gap_at_any_token_is_shown(place: int) -> None:
     told = [-1.0, -1.0, -1.0]
