@@ -122,6 +122,7 @@ def asked(bodies: dict[str, Any]) -> Callable[[bool], dict[str, Any]]:
     return ask
 
 
+@pytest.mark.invariant("BRIDGE-011")
 @pytest.mark.invariant("ROLL-028")
 @pytest.mark.parametrize("plugin", [False, True])
 def test_the_app_has_every_endpoint_of_the_contract(asked: Callable[[bool], dict[str, Any]], plugin: bool) -> None:

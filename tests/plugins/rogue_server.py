@@ -197,6 +197,8 @@ def floods(total: int) -> Behaviour:
         connection.sendall(head(200, None) + b"[")
         for _ in range(0, total, 65536):
             connection.sendall(b"1," * 32768)
+        # A client that reads on waits here.
+        time.sleep(8)
 
     return behave
 
