@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import sysconfig
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ def parse_lock(text: str) -> dict[str, str]:
 
 def installed_versions() -> dict[str, str]:
     """Canonical name -> version of every distribution of this environment; a local part (`+cpu`) is dropped."""
-    found = [(d.metadata["Name"], d.version) for d in metadata.distributions()]
+    # Of its own folder: setuptools, once imported, puts copies of its own on the path.
+    found = [(d.metadata["Name"], d.version) for d in metadata.distributions(path=[sysconfig.get_path("purelib")])]
     return {canonical(name): version.split("+")[0] for name, version in found if name}
 
 

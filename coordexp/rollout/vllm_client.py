@@ -202,15 +202,20 @@ def build_body(
             }
             for request in requests
         ],
-        "request_config": {
-            "max_tokens": decoding.max_new_tokens,
-            "temperature": float(decoding.temperature),
-            "top_p": float(decoding.top_p),
-            "top_k": decoding.top_k,
-            "repetition_penalty": float(decoding.repetition_penalty),
-            "logprobs": True,
-            "return_details": True,
-        },
+        "request_config": render_request_config(decoding),
+    }
+
+
+def render_request_config(decoding: Decoding) -> dict[str, Any]:
+    """How the answers of a call are asked for: every sampling knob written out, none left to the server's defaults."""
+    return {
+        "max_tokens": decoding.max_new_tokens,
+        "temperature": float(decoding.temperature),
+        "top_p": float(decoding.top_p),
+        "top_k": decoding.top_k,
+        "repetition_penalty": float(decoding.repetition_penalty),
+        "logprobs": True,
+        "return_details": True,
     }
 
 

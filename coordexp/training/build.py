@@ -182,8 +182,7 @@ def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:
     trainer.add_callback(run.motion)
     install_run_log(trainer, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
-        served = {server.connection.base_url: dict(server.liveness) for server in run.servers}
-        write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest, served)
+        write_run_files(config, arguments.output_dir, run.foundation, learner.run.objective.manifest, parts.launch)
     backend = run.foundation.backend
     if backend is not None and backend.needs_probe(torch.cuda.is_available()):
         # Autocast decides which kernel attends.

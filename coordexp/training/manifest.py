@@ -31,14 +31,15 @@ def write_run_files(
     output_dir: str,
     foundation: Foundation,
     objective: Manifest,
-    servers: Mapping[str, Mapping[str, Any]],
+    launch: Mapping[str, Any],
 ) -> None:
     """Write `run_manifest.json` into the run's folder and, where the config asks for it, the first training sample as
-    the tokenizer spells it; log the objective. `servers` are rollout servers by URL, as they describe themselves.
+    the tokenizer spells it; log the objective. `launch` is what the variant knows of
+    how it was launched.
     """
     folder = Path(output_dir)
     _LOG.info("%s", describe_objective(config, objective))
-    write_manifest(config, folder, foundation, objective, servers)
+    write_manifest(config, folder, foundation, objective, launch)
     custom = config.custom
     if custom.dump_conversation_text:
         written = custom.dump_conversation_path
@@ -53,7 +54,7 @@ def write_manifest(
     folder: Path,
     foundation: Foundation,
     objective: Manifest,
-    servers: Mapping[str, Mapping[str, Any]],
+    launch: Mapping[str, Any],
 ) -> Path:
     """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files."""
     seed = config.training.seed
@@ -66,6 +67,6 @@ def write_manifest(
             data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
-            launch={"world_size": world_size(), "rollout_servers": dict(servers), **read_server_launch(os.environ)},
+            launch={"world_size": world_size(), **launch, **read_server_launch(os.environ)},
         ),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from coordexp.forward.merged_weights import iter_merged_weights, merged_names
+from coordexp.forward.merged_weights import UnservableWeights, iter_merged_weights, merged_names
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.rollout.canary import NOISE, Canary
 from coordexp.rollout.requests import build_requests
@@ -21,6 +21,7 @@ from coordexp.rollout.vllm_client import Prompting, VllmServerClient, requests_i
 from coordexp.rollout.vllm_server import VllmServerBackend
 from coordexp.rollout.weight_link import WeightLink
 from coordexp.rollout.weight_sync import WeightPusher, WeightSync
+from coordexp.rollout.wire import RolloutServerError
 from coordexp.training.server_connect import server_section
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ class LearnerPolicy:
     motion: PolicyMotion
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Merged, by name."""
-        return iter_merged_weights(self.model)
+        """Merged, by name. Raises `RolloutServerError` for weights that no server takes, or that are not finite."""
+        try:
+            yield from iter_merged_weights(self.model)
+        except UnservableWeights as error:
+            raise RolloutServerError(f"weight push: {error}") from error
 
     def count(self) -> int:
         """How many there are."""

@@ -6,7 +6,7 @@ Contract ids: TRAIN-029..TRAIN-032.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordexp.config import units_per_step
 from coordexp.forward.unwrap import unwrap_model
@@ -14,6 +14,7 @@ from coordexp.losses.masks import Provenance
 from coordexp.matching.types import build_settings
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Decoding
+from coordexp.rollout.vllm_client import render_request_config
 from coordexp.training.build import build_trainer
 from coordexp.training.forwards import RowLimits
 from coordexp.training.layout import build_validation, open_stream, packed_row_length
@@ -62,6 +63,18 @@ def build_backend(run: Run) -> RolloutBackend:
     return HfBackend(
         model, run.foundation.encoder.processor, decode_batch_size=section.decode_batch_size, logprobs=confident
     )
+
+
+def describe_servers(run: Run) -> dict[str, Any]:
+    """The run's rollout servers by URL, as they describe themselves, and the knobs that each request is sent with;
+    empty where there are none.
+    """
+    if not run.servers:
+        return {}
+    return {
+        "rollout_servers": {server.connection.base_url: dict(server.liveness) for server in run.servers},
+        "request_config": render_request_config(build_decoding(rollout_section(run.config))),
+    }
 
 
 def build_row_limits(config: Config) -> RowLimits:
@@ -122,5 +135,6 @@ def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> C
         run=run.learner.run,
         row_length=packed_row_length(config),
         rollouts=build_evaluation(run, backend),
+        launch=describe_servers(run),
     )
     return build_trainer(run, parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ FINAL = "final"
 class TrainerParts:
     """What the project brings to the loop: the records trained on and the plans of each epoch, the validation's
     forwards, how one is run, and the tokens that a packed row may hold (None for padded rows). `rollouts` evaluates the
-    model's own answers where the variant does.
+    model's own answers where the variant does. `launch` is for the run manifest.
     """
 
     dataset: PreparedRecords
@@ -52,6 +52,7 @@ class TrainerParts:
     run: ForwardRunner
     row_length: int | None
     rollouts: RolloutEvaluation | None = None
+    launch: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]

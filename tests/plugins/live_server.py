@@ -8,7 +8,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,16 @@ def flags(model: Path, port: int) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
-def start(folder: Path, *, key: str | None = None, port: int | None = None, ready: bool = True) -> Live:
-    """A server with the early checkpoint, ready to answer unless told otherwise; its log is in `folder`."""
+def start(
+    folder: Path, *, key: str | None = None, port: int | None = None, ready: bool = True, more: Sequence[str] = ()
+) -> Live:
+    """A server with the early checkpoint and `more` flags, ready unless told otherwise; its log is in `folder`."""
     key, port = key or secrets.token_urlsafe(16), port or free_port()
     log = folder / f"server-{port}.log"
     environment = server_environment({**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}, key)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            server_command(flags(EARLY, port)), env=environment, stdout=stream, stderr=stream, cwd=folder
+            server_command([*flags(EARLY, port), *more]), env=environment, stdout=stream, stderr=stream, cwd=folder
         )
     live = Live(process, f"http://127.0.0.1:{port}", key, free_port(), log)
     if ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,28 @@ def test_pictures_of_every_kind_are_seen_alike(
 def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(learner: CoordTrainer, stage2_kit: Stage2Kit) -> None:
     with pytest.raises(RolloutError, match=r"rollout_matching\.vllm\.max_model_len 1024"):
         backend_of(learner).generate(requests_of(learner, stage2_kit, 2), greedy(1020))
+
+
+@pytest.mark.invariant("ROLL-030")
+def test_what_a_server_refuses_has_the_form_of_the_contract(live: Live) -> None:
+    from coordexp.rollout.exchange import Sent, exchange, parse_address
+    from coordexp.spec import check
+
+    address, key = parse_address(live.base_url), {"Authorization": f"Bearer {live.key}"}
+    asked = {
+        401: Sent("POST", "/infer/", {"Authorization": "Bearer another"}, b"{}"),
+        404: Sent("GET", "/nowhere/", key, None),
+        422: Sent("POST", "/infer/", {**key, "Content-Type": "application/json"}, b"{}"),
+        # A worker that fails answers nothing, and the app stumbles over that.
+        500: Sent(
+            "POST", "/infer/", {**key, "Content-Type": "application/json"}, b'{"infer_requests": [{"messages": 1}]}'
+        ),
+    }
+    for status, sent in asked.items():
+        reply = exchange(address, sent, 60.0)
+        assert reply.status == status
+        if status != 500:
+            check("http/error", json.loads(reply.body))
 
 
 @pytest.mark.invariant("ROLL-034")

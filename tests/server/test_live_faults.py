@@ -131,6 +131,33 @@ def test_two_servers_share_the_work_until_one_hangs_and_ends(
     assert second.base_url in told
 
 
+@pytest.mark.invariant("ROLL-031")
+@pytest.mark.invariant("ROLL-035")
+def test_two_copies_of_the_model_behind_one_server_are_one(
+    stage2_kit: Stage2Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data parallel: each worker begins its own count of requests, and takes every push."""
+    monkeypatch.setenv(API_KEY_VARIABLE, KEY)
+    server = start(tmp_path, key=KEY, more=["--vllm_data_parallel_size", "2"])
+    try:
+        trainer = build(stage2_kit, server, "two_copies")
+        backend = backend_of(trainer)
+        assert backend.client.servers[0].capacity == 2 and backend.client.batch_size == 16
+        backend.sync(0)
+        disturb([p for p in trainer.model.parameters() if p.requires_grad], 0.02)
+        backend.sync(1)
+        requests = requests_of(trainer, stage2_kit, 13)
+        assert ids_of(backend.generate(requests, greedy())) == ids_of(hf_of(trainer).generate(requests, greedy()))
+        drawn = replace(LONG, max_new_tokens=40)
+        together = ids_of(backend.generate(requests, drawn))
+        assert len(set(together)) > 8
+        assert together == [
+            *ids_of(backend.generate(requests[:5], drawn)), *ids_of(backend.generate(requests[5:], drawn))
+        ]  # fmt: skip
+    finally:
+        server.stop()
+
+
 @pytest.mark.invariant("ROLL-039")
 @pytest.mark.parametrize("victim", ["worker", "app"])
 def test_a_server_that_is_killed_while_it_answers_or_takes_weights(

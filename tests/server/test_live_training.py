@@ -83,6 +83,8 @@ def test_a_run_on_the_server_is_the_run_on_the_learner_s_own_answers(live: Live,
     manifest = check("run-manifest", json.loads((served / "run_manifest.json").read_text(encoding="utf-8")))
     told = manifest["launch"]["rollout_servers"]
     assert list(told) == [live.base_url]
+    sent = {"max_tokens": 160, "temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+    assert manifest["launch"]["request_config"] == {**sent, "logprobs": True, "return_details": True}
     liveness = check("http/liveness", told[live.base_url])
     assert liveness["workers"][0]["model"] == str(EARLY) and "--port" in liveness["command"]
     assert live.key not in json.dumps(manifest)

@@ -43,16 +43,17 @@ def test_a_shipped_run_passes_a_dry_run_with_its_checkpoint_and_records(
     counts, resolved, _, *told = dry_run(config)
     assert counts == "train: 14 records, val: 3 records"
     assert resolved == f"resolved config: {tmp_path / config.training.output_dir / 'resolved_config.json'}"
-    served = config.rollout_matching is not None and config.rollout_matching.rollout_backend == "vllm"
-    assert bool(told) == served, "what this version does not train is listed, and stops no dry run"
+    waits = config.rollout_matching is not None and config.rollout_matching.repeat_terminate.enabled
+    assert bool(told) == waits, "what this version does not train is listed, and stops no dry run"
 
 
 @pytest.mark.invariant("CONFIG-020")
 def test_runs_of_both_trainers_are_found() -> None:
     names = {str(path.relative_to(ROOT / "configs")) for path in SHIPPED}
     assert {f"stage2_two_channel/prod/{name}.yaml" for name in ("a_only", "b_only", "ab_mixed")} < names
-    on_cpu = ("a_only", "ab_mixed_hf", "ab_mixed_st_hf", "b_only_hf")
+    on_cpu = ("a_only", "ab_mixed", "b_only", "ab_mixed_hf", "ab_mixed_st_hf", "b_only_hf")
     assert {
         "stage2_rollout_aligned/smoke/hf.yaml",
+        "stage2_rollout_aligned/smoke/server.yaml",
         *(f"stage2_two_channel/smoke/{name}.yaml" for name in on_cpu),
     } < names
