@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xdist.remote import Producer
+
     from audit.groups import GroupScheduling
 
 TIERS = ("server", "gpu")
@@ -56,14 +58,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling | None:
     """Our own scheduler for `--dist loadgroup`; `audit.groups` says why."""
     if config.getoption("dist") != "loadgroup":
         return None
     # Only where xdist is at work: this module is read without pytest too.
     from audit.groups import GroupScheduling
 
-    return GroupScheduling(config)
+    # Without the session's own log, xdist's scheduler would print what it thinks.
+    return GroupScheduling(config, log)
 
 
 def tier_of(session: pytest.Session) -> str:
