@@ -192,13 +192,16 @@ class VllmServerClient:
 def build_body(
     requests: Sequence[RolloutRequest], decoding: Decoding, messages: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
-    """The body of `/infer/` (`coordexp:http/infer-request`): every sampling knob as it is, a seed each where drawn."""
+    """The body of `/infer/` (`coordexp:http/infer-request`): every sampling knob as it is, a seed each.
+
+    A greedy answer is not drawn by its seed, but known by it: outputs in another order are told.
+    """
     return {
         "infer_requests": [
             {
                 "messages": [dict(message) for message in messages],
                 "images": [encode_image(path) for path in request.image_paths],
-                "coordexp": {} if decoding.greedy else {"seed": request_seed(decoding.seed_base, request.index)},
+                "coordexp": {"seed": request_seed(decoding.seed_base, request.index)},
             }
             for request in requests
         ],

@@ -86,7 +86,7 @@ def test_each_request_carries_its_own_seed_and_never_0(image: Path, base: int, f
     assert seeds == [(base + index - 1) % (2**31 - 1) + 1 for index in indices]
     assert all(1 <= seed <= 2**31 - 1 for seed in seeds)
     greedy = body_of(image, indices, Decoding(8, seed_base=base))
-    assert [row["coordexp"] for row in greedy["infer_requests"]] == [{}] * count
+    assert greedy["infer_requests"] == body["infer_requests"], "by which outputs in another order are told"
 
 
 KNOBS = st.builds(
