@@ -62,6 +62,7 @@ def _seeded_engine(base: type, hooks: ServerHooks) -> type:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._seeds: list[int | None] = []
+            self._described: dict[str, Any] | None = None
             super().__init__(*args, **{**kwargs, "logprobs_mode": hooks.logprobs_mode})
             self._stop_id = int(self.tokenizer.convert_tokens_to_ids(hooks.stop_token))
 
@@ -71,7 +72,7 @@ def _seeded_engine(base: type, hooks: ServerHooks) -> type:
             return super().infer([_without_extra(request) for request in infer_requests], *args, **kwargs)
 
         def _add_request(self, inputs: Any, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
-            # A greedy answer has no seed; upstream would add the request's index to one of them all.
+            # A greedy answer is drawn by none; upstream would add the request's index to one of them all.
             generation_config.seed = self._seeds.pop() if generation_config.temperature else None
             # Text that spells a stop word is text, and another end token is a token like others.
             generation_config.stop = []
@@ -80,8 +81,10 @@ def _seeded_engine(base: type, hooks: ServerHooks) -> type:
             return super()._add_request(inputs, generation_config, *args, **kwargs)
 
         def coordexp_describe(self) -> dict[str, Any]:
-            """What this worker runs."""
-            return hooks.describe_engine(self)
+            """What this worker runs. Nothing of it changes in its life, and it is asked twice in each push."""
+            if self._described is None:
+                self._described = hooks.describe_engine(self)
+            return self._described
 
     return SeededEngine
 
