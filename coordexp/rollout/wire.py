@@ -25,10 +25,10 @@ from coordexp.rollout.exchange import (
     exchange,
     parse_address,
 )
+from coordexp.rollout.serve import API_KEY_VARIABLE
 from coordexp.rollout.types import RolloutError
 from coordexp.spec import ContractViolation, check, contract_path, read_yaml
 
-_KEY = "COORDEXP_ROLLOUT_API_KEY"
 _JSON = "application/json"
 _SHOWN = 300
 """Characters of a server's own text that an error shows."""
@@ -161,7 +161,7 @@ class ServerConnection:
     def _refusal(self, path: str, reply: Reply) -> str:
         where = f"{self._named(path)}: {reply.status}"
         if reply.status == HTTPStatus.UNAUTHORIZED:
-            return f"{where}, the API key is not its own; set {_KEY} to the key it was started with"
+            return f"{where}, the API key is not its own; set {API_KEY_VARIABLE} to the key it was started with"
         if reply.status == HTTPStatus.NOT_FOUND:
             return f"{where}, it has no such endpoint; {OTHER_SERVER}"
         if "location" in reply.headers:
