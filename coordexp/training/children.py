@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 import psutil
+
+from coordexp.rollout.lifetime import tie_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 GRACE_S = 10.0
 """Seconds between SIGTERM and SIGKILL, and again as long for the kernel."""
 _TURN_S = 0.05
-_SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
-"""PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
+_SET_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of prctl(2)."""
 _NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -86,22 +87,8 @@ def start_child(
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent(death_signal),
+        preexec_fn=tie_to(os.getpid(), death_signal),
     )
-
-
-def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child calls between fork and exec. All that it needs is made before the fork."""
-    if sys.platform != "linux":
-        return None
-    library, parent = ctypes.CDLL(None), os.getpid()
-
-    def ask_for_signal() -> None:
-        library.prctl(_SET_DEATH_SIGNAL, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return ask_for_signal
 
 
 def living_descendants() -> list[psutil.Process]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import os
 import signal
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from coordexp.bridges.store_communicator import enable_cpu_weight_sync
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
 from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.lifetime import tie_to
 from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, Served, describe_app, describe_engine
-
-_PR_SET_PDEATHSIG = 1
 
 
 def install_plugin() -> None:
@@ -48,9 +44,5 @@ def end_with(parent: int) -> None:
 
     Linux alone can; elsewhere the worker ends when it next speaks to the app.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        # It ended before the kernel was asked.
-        os.kill(os.getpid(), signal.SIGKILL)
+    if (tie := tie_to(parent, signal.SIGKILL)) is not None:
+        tie()
