@@ -9,7 +9,8 @@ import sys
 def main(argv: list[str]) -> int:
     """Check the configuration, then become the training process, whose exit code it is; 2 when nothing was started."""
     from coordexp.config import ConfigError, check_trainable, load_config
-    from coordexp.training.launch import USAGE, LaunchError, build_launch, count_gpus, has_gpu_driver
+    from coordexp.rollout.serve import has_gpu_driver
+    from coordexp.training.launch import USAGE, LaunchError, build_launch, count_gpus
 
     try:
         if argv:

@@ -14,7 +14,8 @@ def main(argv: list[str]) -> int:
     from coordexp.artifacts.folders import FolderError
     from coordexp.config import ConfigError
     from coordexp.data.errors import DataError
-    from coordexp.training.launch import LaunchError, count_gpus, has_gpu_driver
+    from coordexp.rollout.serve import has_gpu_driver
+    from coordexp.training.launch import LaunchError, count_gpus
     from coordexp.training.stage2_launch import USAGE, Machine, build_stage2_launch, preflight_document
     from coordexp.training.stage2_run import run_stage2
     from coordexp.training.supervise import SupervisionError

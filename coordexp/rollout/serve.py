@@ -23,8 +23,8 @@ PLUGIN = Path(__file__).resolve().parent / "server_plugin" / "plugin.py"
 CPU_CACHE_GB = 1
 
 
-def has_gpu() -> bool:
-    """Whether the server runs on a GPU: what torch would say, without importing it."""
+def has_gpu_driver() -> bool:
+    """Whether this machine has an NVIDIA driver: what torch would say of a GPU, without importing it."""
     return shutil.which("nvidia-smi") is not None
 
 
@@ -35,7 +35,7 @@ def shared_key(environment: Mapping[str, str] | None = None) -> str | None:
 
 def server_command(flags: Sequence[str]) -> tuple[str, ...]:
     """The process to start."""
-    module = "swift.cli.rollout" if has_gpu() else "coordexp.rollout.serve"
+    module = "swift.cli.rollout" if has_gpu_driver() else "coordexp.rollout.serve"
     return (sys.executable, "-m", module, *flags)
 
 
@@ -48,14 +48,14 @@ def server_environment(environment: Mapping[str, str], api_key: str) -> dict[str
         # In a process of its own the engine would not have imported the plugin.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    if not has_gpu():
+    if not has_gpu_driver():
         given = {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GB), **given}
     return subprocess_env(given)
 
 
 def main(flags: Sequence[str]) -> None:
     """Become the server."""
-    if has_gpu():
+    if has_gpu_driver():
         command = server_command(flags)
         os.execve(command[0], command, dict(os.environ))
     from coordexp.bridges.swift_rollout_cpu import run_cpu_app

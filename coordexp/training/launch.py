@@ -7,12 +7,13 @@ run takes the first GPU, or the CPU where there is none. POLICY-018.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from coordexp.rollout.serve import has_gpu_driver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,11 +72,6 @@ def check_devices(devices: tuple[int, ...], count: int | None, variable: str = "
         have = f"has {count} GPUs, 0..{count - 1}" if count else "has no GPU"
         raise LaunchError(f"{variable}={named}: there is no device {beyond[0]}; this machine {have}")
     return devices
-
-
-def has_gpu_driver() -> bool:
-    """Whether this machine has an NVIDIA driver."""
-    return shutil.which("nvidia-smi") is not None
 
 
 def count_gpus() -> int | None:

@@ -35,7 +35,7 @@ time.sleep(60)
 @pytest.mark.invariant("ROLL-012")
 @pytest.mark.parametrize("gpu", [True, False])
 def test_the_key_and_the_engine_s_place_are_environment_alone(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
-    monkeypatch.setattr(serve, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(serve, "has_gpu_driver", lambda: gpu)
     flags = ("--model", "m", "--external_plugins", str(PLUGIN))
     command = server_command(flags)
     assert command == (sys.executable, "-m", "swift.cli.rollout" if gpu else "coordexp.rollout.serve", *flags)
@@ -47,7 +47,7 @@ def test_the_key_and_the_engine_s_place_are_environment_alone(monkeypatch: pytes
 
 @pytest.mark.invariant("ROLL-012")
 def test_the_cache_of_a_cpu_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "has_gpu", lambda: False)
+    monkeypatch.setattr(serve, "has_gpu_driver", lambda: False)
     assert server_environment({"VLLM_CPU_KVCACHE_SPACE": "4"}, "k")["VLLM_CPU_KVCACHE_SPACE"] == "4"
     assert server_environment({}, "k")["VLLM_CPU_KVCACHE_SPACE"] == "1"
 

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
+from coordexp.rollout.serve import has_gpu_driver
 from coordexp.training.launch import (
     CHECKOUT,
     LaunchError,
     build_launch,
     count_gpus,
-    has_gpu_driver,
     parse_gpus,
     resolve_config,
 )
