@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SplitKind = Literal["plain", "crowded"]
+SceneKind = Literal["plain", "crowded"]
+SplitKind = Literal["plain", "crowded", "mixed"]
+_MIXED: tuple[SceneKind, ...] = ("crowded", "plain", "crowded", "crowded")
+"""Kinds of a mixed split's scenes, by turns."""
 COLORS = {"red": (214, 40, 40), "green": (38, 150, 62), "blue": (36, 82, 214), "yellow": (236, 196, 18)}
 SHAPES = ("circle", "square", "triangle")
 CATEGORIES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
@@ -38,11 +41,15 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True, slots=True)
 class SplitSpec:
-    """One split to draw: its name, how many images, plain or crowded."""
+    """One split to draw: its name, how many images, plain or crowded, or mixed: three crowded ones to a plain one."""
 
     name: str
     count: int
     kind: SplitKind = "plain"
+
+    def scene_kind(self, index: int) -> SceneKind:
+        """Kind of the image at `index`."""
+        return _MIXED[index % len(_MIXED)] if self.kind == "mixed" else self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class SceneRules:
     min_visible: int
 
 
-RULES: dict[SplitKind, SceneRules] = {
+RULES: dict[SceneKind, SceneRules] = {
     "plain": SceneRules(canvas=(88, 168), objects=(1, 4), size=(20, 72), max_iou=0.1, max_covered=0.15, min_visible=16),
     "crowded": SceneRules(
         canvas=(120, 200), objects=(5, 10), size=(24, 64), max_iou=0.5, max_covered=0.6, min_visible=8
@@ -87,7 +94,7 @@ class DrawnScene:
     objects: tuple[tuple[int, int, int, int, int], ...]
 
 
-def draw_scene(rng: np.random.Generator, kind: SplitKind) -> DrawnScene:
+def draw_scene(rng: np.random.Generator, kind: SceneKind) -> DrawnScene:
     """Draw one scene by its rules; boxes are tight around the pixels of a shape that are visible in the end."""
     rules = RULES[kind]
     width, height = (int(rng.integers(rules.canvas[0], rules.canvas[1] + 1)) for _ in range(2))
@@ -259,7 +266,7 @@ def _write_split(folder: Path, split: SplitSpec, seed: int, workers: int, on_ima
 def _write_image(
     folder: Path, split: SplitSpec, seed: int, index: int
 ) -> tuple[tuple[int, int], tuple[tuple[int, int, int, int, int], ...]]:
-    scene = draw_scene(build_generator(seed, "shapes", split.name, index), split.kind)
+    scene = draw_scene(build_generator(seed, "shapes", split.name, index), split.scene_kind(index))
     picture = Image.fromarray(scene.pixels)
     picture.save(folder / "images" / f"{index:06d}.png", compress_level=1)
     return picture.size, scene.objects
@@ -267,10 +274,10 @@ def _write_image(
 
 def parse_split(text: str) -> SplitSpec:
     """A split from `NAME=COUNT` or `NAME=COUNT:KIND`; raises `DataError`."""
-    match = re.fullmatch(r"([A-Za-z0-9_]+)=([1-9][0-9]*)(?::(plain|crowded))?", text)
+    kinds = "|".join(get_args(SplitKind))
+    match = re.fullmatch(rf"([A-Za-z0-9_]+)=([1-9][0-9]*)(?::({kinds}))?", text)
     if match is None:
         raise DataError(
-            f"split {text!r} is not NAME=COUNT or NAME=COUNT:plain|crowded, such as train=2000 or busy=200:crowded"
+            f"split {text!r} is not NAME=COUNT or NAME=COUNT:{kinds}, such as train=2000 or busy=200:crowded"
         )
-    kind: SplitKind = "crowded" if match[3] == "crowded" else "plain"
-    return SplitSpec(match[1], int(match[2]), kind)
+    return SplitSpec(match[1], int(match[2]), cast("SplitKind", match[3] or "plain"))

@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--split",
         action="append",
-        metavar="NAME=COUNT[:plain|crowded]",
+        metavar="NAME=COUNT[:plain|crowded|mixed]",
         help=f"may be repeated; default: {' '.join(DEFAULT_SPLITS)}",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")

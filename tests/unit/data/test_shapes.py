@@ -121,6 +121,17 @@ def test_a_bad_split_is_refused(text: str) -> None:
         parse_split(text)
 
 
+@pytest.mark.invariant("DATA-013")
+def test_a_mixed_split_has_three_crowded_scenes_to_a_plain_one(tmp_path: Path) -> None:
+    write_splits(tmp_path / "out", [parse_split("both=8:mixed")], 5)
+    found, *_ = load_coco(tmp_path / "out" / "both" / "annotations.json")
+    counts = {image.id: 0 for image in found.images}
+    for annotation in found.annotations:
+        counts[annotation.image_id] += 1
+    plain = RULES["plain"].objects[1]
+    assert [count > plain for count in counts.values()] == [True, False, True, True] * 2
+
+
 @pytest.mark.invariant("DATA-014")
 def test_split_names_are_unique(tmp_path: Path) -> None:
     assert parse_split("busy=200:crowded") == SplitSpec("busy", 200, "crowded")
