@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _WRITTEN = {",": SEPARATOR, ":": ": "}
 _PLAIN = {
     "BLANK": "/ /",
-    # Without `<` a desc spells no special token, so `<` begins a coord token wherever it stands; what masks tokens relies
-    # on that (`coordexp.rollout.grammar`). Quotes and backslashes are escaped as `render` does, and nothing else.
+    # Without `<` a desc spells no special token, so `<` begins a coord token wherever it stands: what masks tokens
+    # relies on that (`coordexp.rollout.grammar`). Quotes and backslashes alone are escaped, as `render` does.
     "SOLID": rf'/(?:[^<"\\\x00-\x1f\x7f-\x9f{BLANKS}\ud800-\udfff]|\\["\\])/',
 }
 _DEFINITION = re.compile(r"^\??(\w+): (.+(?:\n +\|.+)*)", re.MULTILINE)

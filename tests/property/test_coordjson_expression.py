@@ -141,8 +141,11 @@ def test_an_edited_answer_matches_exactly_when_it_is_canonical_and_plain(masked,
 @pytest.mark.invariant("ROLL-050")
 @pytest.mark.parametrize(
     ("character", "allowed"),
-    [*((c, False) for c in "<\x00\t\n\r\x1f\x7f\x80\x85\x9f\xa0\u1680\u2003\u2028\u3000"), *((c, True) for c in "é红😀>|/'\u200b\xa1")],
-)  # fmt: skip
+    [
+        *((c, False) for c in "<\x00\t\n\r\x1f\x7f\x80\x85\x9f\xa0\u1680\u2003\u2028\u3000"),
+        *((c, True) for c in "é红😀>|/'\u200b\xa1"),
+    ],
+)
 def test_a_desc_holds_this_character_or_not(masked, character: str, allowed: bool) -> None:
     box = '"bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]'
     text = f'{{"objects": [{{"desc": "a{character}b", {box}}}]}}'

@@ -9,7 +9,9 @@ from typing import Any
 
 from coordexp.bridges.store_communicator import enable_cpu_weight_sync
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
+from coordexp.bridges.vllm_grammar import install_grammar
 from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.grammar import find_exact
 from coordexp.rollout.lifetime import tie_to
 from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, Served, describe_app, describe_engine
@@ -32,6 +34,7 @@ def install_plugin() -> None:
         logprobs_mode=LOGPROBS_MODE,
     )
     enable_cpu_weight_sync()
+    install_grammar(find_exact, END_OF_TURN)
     install_hooks(hooks)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
