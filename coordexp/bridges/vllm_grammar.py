@@ -1,4 +1,4 @@
-"""Let vLLM's constrained decoding keep to tokens, and log-probabilities stay the model's own. Contract ids: BRIDGE-016.
+"""Let vLLM's constrained decoding keep to tokens, and log-probabilities stay the model's own. Contract ids: ROLL-053.
 
 Upstream masks by xgrammar, which reads tokens as text: a coord token spelled with ordinary ones would pass, and any end
 token that the checkpoint names. And it masks before it takes raw log-probabilities, so they would be those of what is
@@ -44,13 +44,18 @@ def _mask_exactly(find_exact: FindExact, stop_token: str) -> None:
     compiled, exact = XgrammarBackend.compile_grammar, {}
 
     class ExactGrammar(XgrammarGrammar):  # type: ignore[misc]
-        """A grammar whose masks are narrowed by `kept`."""
+        """A grammar whose masks are narrowed by `kept`, and that an end token leaves wherever it stands."""
 
         kept: torch.Tensor
+        stop_id: int
 
         def fill_bitmask(self, bitmask: torch.Tensor, idx: int) -> None:
             super().fill_bitmask(bitmask, idx)
             bitmask[idx] &= self.kept
+
+        def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
+            # What forces an end is no fault: upstream would end the request as one.
+            return self.stop_id in tokens or bool(super().accept_tokens(request_id, tokens))
 
     @wraps(compiled)
     def compile_exactly(self: Any, request_type: Any, grammar_spec: str, stop_token_ids: Any = None) -> ExactGrammar:
@@ -59,7 +64,7 @@ def _mask_exactly(find_exact: FindExact, stop_token: str) -> None:
         if self.vocab_size not in exact:
             exact[self.vocab_size] = find_exact(self.tokenizer, self.vocab_size)
         grammar = ExactGrammar(matcher=made.matcher, vocab_size=made.vocab_size, ctx=made.ctx)
-        grammar.kept = exact[self.vocab_size]
+        grammar.kept, grammar.stop_id = exact[self.vocab_size], stop_id
         return grammar
 
     XgrammarBackend.compile_grammar = compile_exactly
@@ -93,10 +98,10 @@ def _mask_after_logprobs() -> None:
 
 def _mask_after_logprobs_on_gpus() -> None:
     """The second kind: its sampler takes raw log-probabilities of the scores that it has given to `sample`."""
-    from vllm.v1.worker.gpu.sample.sampler import Sampler
+    from vllm.v1.worker.gpu.sample.sampler import Sampler as SecondSampler
     from vllm.v1.worker.gpu.structured_outputs import StructuredOutputsWorker
 
-    mask, sample = StructuredOutputsWorker.apply_grammar_bitmask, Sampler.sample
+    mask, sample = StructuredOutputsWorker.apply_grammar_bitmask, SecondSampler.sample
     held: list[Callable[[torch.Tensor], None]] = []
 
     @wraps(mask)
@@ -116,4 +121,4 @@ def _mask_after_logprobs_on_gpus() -> None:
         return sample(self, logits, *args, **kwargs)
 
     StructuredOutputsWorker.apply_grammar_bitmask = hold
-    Sampler.sample = masked
+    SecondSampler.sample = masked
