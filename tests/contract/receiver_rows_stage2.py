@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from coordexp.config.rollout_sections import VllmServerEntry
+from coordexp.rollout.grammar import build_expression
 from coordexp.training.server_connect import expected_server
 from coordexp.training.types import StepRecords
 from tests.contract.receiver_rows import Ask, Row, of_module
@@ -116,6 +117,8 @@ ROWS = (
     *of_decoding("decoding.temperature"),
     *of_decoding("decoding.top_p"),
     *of_decoding("decoding.top_k"),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[0].grammar == build_expression(b.config)),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[1].grammar == build_expression(b.config)),
     *of_decoding("repetition_penalty"),
     of_matching("candidate_top_k"),
     of_matching("maskiou_gate"),
