@@ -151,16 +151,17 @@ def test_drafts_are_masked_at_once() -> None:
 @pytest.mark.usefixtures("installed")
 def test_the_second_runner_samples_from_masked_scores_and_keeps_its_own() -> None:
     logits, batch = torch.zeros(2, 4), SimpleNamespace(num_draft_tokens=0)
-    worker: Any = object.__new__(StructuredOutputsWorker)
-    sampler: Any = object.__new__(SecondSampler)
+    # Neither can be built without a GPU, and neither is asked for anything here.
+    worker = sampler = SimpleNamespace()
+    mask, sample = StructuredOutputsWorker.apply_grammar_bitmask, SecondSampler.sample
     bitmask = torch.tensor([[0b110]], dtype=torch.int32).numpy()
-    worker.apply_grammar_bitmask(logits, batch, ["a"], bitmask)
+    mask(worker, logits, batch, ["a"], bitmask)
     assert torch.isfinite(logits).all()
-    masked, args, kwargs = sampler.sample(logits, 7, return_logprobs=True)
+    masked, args, kwargs = sample(sampler, logits, 7, return_logprobs=True)
     assert torch.isfinite(masked).tolist() == [[False, True, True, False], [True] * 4]
     assert torch.isfinite(logits).all() and args == (7,) and kwargs == {"return_logprobs": True}
-    assert sampler.sample(logits)[0] is logits, "a mask acts once"
-    worker.apply_grammar_bitmask(logits, SimpleNamespace(num_draft_tokens=2), ["a"], bitmask)
+    assert sample(sampler, logits)[0] is logits, "a mask acts once"
+    mask(worker, logits, SimpleNamespace(num_draft_tokens=2), ["a"], bitmask)
     assert torch.isfinite(logits[0]).tolist() == [False, True, True, False], "drafts are masked at once"
 
 

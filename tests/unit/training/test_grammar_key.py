@@ -69,7 +69,7 @@ def test_it_is_off_unless_asked_for() -> None:
     assert decoding.grammar is None and decoding == Decoding(decoding.max_new_tokens)
     assert "structured_outputs_regex" not in render_request_config(decoding)
     backend = BackendSettings("hf", "float32", 4)
-    assert render_decoding(backend, decoding) == f"hf · float32 · batches of 4 · greedy · up to {decoding.max_new_tokens} tokens"  # fmt: skip
+    assert render_decoding(backend, decoding).endswith(f" · greedy · up to {decoding.max_new_tokens} tokens")
 
 
 @pytest.mark.invariant("ROLL-055")
