@@ -1,7 +1,7 @@
 """A process with vLLM's engine and the repetition guard in it: python -m tests.plugins.repeat_engine FOLDER.
 
-It answers the same prompts three times: free, guarded in one batch with room for all, and guarded in a cache so small
-that requests are preempted, with prompts filled in chunks, rows used again, and requests aborted. One line of JSON.
+It answers the same prompts free, guarded with room for all, guarded in a cache so small that requests are preempted
+(some are aborted), and guarded with prompts that are filled in chunks as well. What came out is in FOLDER/told.json.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ LIMITS = RepeatTerminateConfig(
     enabled=True, min_new_tokens=24, max_consecutive_token_repeats=5, ngram_size=4, ngram_repeats=2, max_object_keys=2
 )
 COUNT, TOKENS, BATCH = 24, 160, 8
-BLOCK, SMALL = 16, 40
+BLOCK, SMALL = 32, 20
 """Tokens of a block, and the blocks of the small cache: fewer than a batch of long answers fills."""
+CHUNK = 64
+"""Tokens of a step: fewer than the longest prompt has."""
 
 
 def build(**more: Any) -> LLM:
@@ -48,23 +50,23 @@ def prompts() -> list[dict[str, Any]]:
     return [{"prompt_token_ids": ids * (1 + 5 * (index % 3)) + ids[: index % 4]} for index in range(COUNT)]
 
 
-def parameters(index: int) -> Any:
+def parameters(index: int, temperature: float) -> Any:
     from vllm import SamplingParams
 
     stop = json.loads((EARLY / "generation_config.json").read_text())["eos_token_id"]
     stop = stop[0] if isinstance(stop, list) else stop
     return SamplingParams(
         # Short answers among long ones, so that rows and slots change hands.
-        max_tokens=TOKENS if index % 3 else 12, temperature=1.0, seed=1 + index, ignore_eos=True,
+        max_tokens=TOKENS if index % 3 else 12, temperature=temperature, seed=1 + index, ignore_eos=True,
         stop_token_ids=[stop], detokenize=False,
     )  # fmt: skip
 
 
-def run(llm: LLM, aborted: frozenset[int] = frozenset()) -> dict[int, list[int]]:
+def run(llm: LLM, aborted: frozenset[int] = frozenset(), temperature: float = 1.0) -> dict[int, list[int]]:
     """Answers by index; those in `aborted` are given up after some steps."""
     engine, answers = llm.llm_engine, {}
     for index, prompt in enumerate(prompts()):
-        engine.add_request(str(index), prompt, parameters(index))
+        engine.add_request(str(index), prompt, parameters(index, temperature))
     steps = 0
     while engine.has_unfinished_requests():
         for output in engine.step():
@@ -89,23 +91,27 @@ def preemptions(llm: LLM) -> int:
 def main() -> None:
     for name, value in render_activation(LIMITS).items():
         os.environ[name] = value
-    told: dict[str, Any] = {"free": run(build())}
+    free = build()
+    told: dict[str, Any] = {"free": run(free), "greedy": run(free, temperature=0.0)}
     roomy = build(logits_processors=[PROCESSOR])
     told["guarded"], processor = run(roomy), guard_of(roomy)
     told["triggers"], told["kind"] = processor.triggers, type(processor).__name__
     told["stop"], told["v2"] = processor.guard.stop_id, roomy.llm_engine.vllm_config.use_v2_model_runner
     # Rows and slots that have been used once are used again.
     told["again"] = run(roomy)
-    tight = build(
-        logits_processors=[PROCESSOR],
-        num_gpu_blocks_override=SMALL,
-        max_num_batched_tokens=64,
-        enable_chunked_prefill=True,
-    )
     aborted = frozenset(index for index in range(COUNT) if index % 5 == 4)
+    tight = build(logits_processors=[PROCESSOR], num_gpu_blocks_override=SMALL)
     told["aborted"] = sorted(aborted)
     told["squeezed"], told["preemptions"] = run(tight, aborted), preemptions(tight)
     told["squeezed_triggers"] = guard_of(tight).triggers
+    # Greedy, for this engine draws by no seed of a request whose prompt it fills in chunks on a CPU.
+    chunked = build(
+        logits_processors=[PROCESSOR],
+        num_gpu_blocks_override=SMALL,
+        max_num_batched_tokens=CHUNK,
+        enable_chunked_prefill=True,
+    )
+    told["chunked"] = run(chunked, temperature=0.0)
     told["prompts"] = [len(prompt["prompt_token_ids"]) for prompt in prompts()]
     Path(sys.argv[1], "told.json").write_text(json.dumps(told))
 
