@@ -53,7 +53,7 @@ class HfBackend:
         self._batch_size = decode_batch_size
         self._logprobs = logprobs
         watching = repeats is not None and repeats.enabled
-        self._guard = build_guard(repeats, processor.tokenizer) if repeats is not None and watching else None
+        self.guard = build_guard(repeats, processor.tokenizer) if repeats is not None and watching else None
         self._policy_version = 0
         self._stop_id = int(processor.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         self._image_id = int(model.config.image_token_id)
@@ -64,7 +64,7 @@ class HfBackend:
     def settings(self) -> BackendSettings:
         """The data type of the model's weights, and what the backend was built with."""
         dtype = str(self._model.dtype).removeprefix("torch.")
-        return BackendSettings("hf", dtype, self._batch_size, self._logprobs, self._guard is not None)
+        return BackendSettings("hf", dtype, self._batch_size, self._logprobs, self.guard is not None)
 
     @property
     def policy_version(self) -> int:
@@ -113,7 +113,7 @@ class HfBackend:
             if told is not None:
                 told.progress(told.done + int((ids[:, width:] == self._stop_id).any(dim=1).sum()), told.total)
 
-        chooser = TokenChooser(requests, decoding, self._model.device, tell, self._guard)
+        chooser = TokenChooser(requests, decoding, self._model.device, tell, self.guard)
         settings = GenerationConfig(
             do_sample=False,  # the chooser has drawn already
             num_beams=1,
@@ -137,9 +137,9 @@ class HfBackend:
             )
             for number, (request, row) in enumerate(zip(requests, rows[:, width:].tolist(), strict=True))
         ]
-        if self._guard is None:
+        if self.guard is None:
             return outputs
-        return [replace(each, repeat_terminated=self._guard.has_ended(each.response_token_ids)) for each in outputs]
+        return [replace(each, repeat_terminated=self.guard.has_ended(each.response_token_ids)) for each in outputs]
 
     def _batch(self, requests: list[RolloutRequest]) -> dict[str, torch.Tensor]:
         device = self._model.device
