@@ -182,13 +182,13 @@ def test_the_mask_acts_before_the_choice_and_leaves_penalty_and_warping_to_act_o
     scores[0, begin[1]], scores[0, 9] = 1.0, 8.0
     for decoding in (Decoding(1), Decoding(1, temperature=0.7, top_k=1), Decoding(1, temperature=0.7, top_p=0.2)):
         chooser = TokenChooser(
-            [RolloutRequest("a", (1,))], decoding, torch.device("cpu"), None, GrammarRows(grammar, 1)
+            [RolloutRequest("a", (1,))], decoding, torch.device("cpu"), grammar=GrammarRows(grammar, 1)
         )
         assert int(chooser(torch.tensor([[1]]), scores).argmax()) == begin[1]
         assert float(chooser.logprobs[0]) == pytest.approx(float(scores[0].log_softmax(-1)[begin[1]]))
     penalized = TokenChooser(
-        [RolloutRequest("a", (begin[1],))], Decoding(1, repetition_penalty=3.0), torch.device("cpu"), None,
-        GrammarRows(grammar, 1),
+        [RolloutRequest("a", (begin[1],))], Decoding(1, repetition_penalty=3.0), torch.device("cpu"),
+        grammar=GrammarRows(grammar, 1),
     )  # fmt: skip
     scores[0, begin[0]] = 0.5
     assert int(penalized(torch.tensor([[begin[1]]]), scores).argmax()) == begin[0]
