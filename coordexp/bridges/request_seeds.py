@@ -1,0 +1,71 @@
+"""ms-swift's engine class in, one whose requests carry their own seeds out. Contract ids: BRIDGE-009, BRIDGE-012.
+
+Raw log-probabilities, and answers that end at one token id and nowhere else: a rollout server's worker and a learner
+that holds its engine itself build the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+EXTRA = "coordexp"
+"""Key under which a request and an answer hold what is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRules:
+    """The token that ends an answer, and which log-probabilities go with it (vLLM's `logprobs_mode`)."""
+
+    stop_token: str
+    logprobs_mode: str
+
+
+def seeded_engine(base: type, rules: AnswerRules, describe: Callable[[Any], dict[str, Any]]) -> type:
+    """ms-swift's engine `base` whose requests carry their own seeds; `describe` says what an engine runs."""
+
+    class SeededEngine(base):  # type: ignore[misc, valid-type]
+        """`infer` takes mappings that may hold `coordexp: {seed}`."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._seeds: list[int | None] = []
+            self._described: dict[str, Any] | None = None
+            super().__init__(*args, **{**kwargs, "logprobs_mode": rules.logprobs_mode})
+            self._stop_id = int(self.tokenizer.convert_tokens_to_ids(rules.stop_token))
+
+        def infer(self, infer_requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+            # Reversed, for _add_request takes them from the end, in the requests' order.
+            self._seeds = [_seed_of(request) for request in reversed(infer_requests)]
+            return super().infer([_without_extra(request) for request in infer_requests], *args, **kwargs)
+
+        def _add_request(self, inputs: Any, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+            # A greedy answer is drawn by none; upstream would add the request's index to one of them all.
+            generation_config.seed = self._seeds.pop() if generation_config.temperature else None
+            # Text that spells a stop word is text, and another end token is a token like others.
+            generation_config.stop = []
+            generation_config.stop_token_ids = [self._stop_id]
+            generation_config.ignore_eos = True
+            return super()._add_request(inputs, generation_config, *args, **kwargs)
+
+        def coordexp_describe(self) -> dict[str, Any]:
+            """What this engine runs. Nothing of it changes in its life, and a server's is asked twice in each push."""
+            if self._described is None:
+                self._described = describe(self)
+            return self._described
+
+    return SeededEngine
+
+
+def extra_of(request: Any) -> Mapping[str, Any]:
+    """What a request holds that is ours; empty where there is none."""
+    return request[EXTRA] if isinstance(request, dict) and EXTRA in request else {}
+
+
+def _seed_of(request: Any) -> int | None:
+    extra = extra_of(request)
+    return int(extra["seed"]) if "seed" in extra else None
+
+
+def _without_extra(request: Any) -> Any:
+    return {key: value for key, value in request.items() if key != EXTRA} if isinstance(request, dict) else request
