@@ -1,0 +1,55 @@
+"""Run third-party code inside the learner's process and leave the process as it was. Contract id: BRIDGE-013.
+
+Building an engine of vLLM seeds every generator, takes `torch.set_num_threads` away and writes environment variables;
+using one may draw from the global generators. None of it may reach the learner's numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+KEPT_PREFIX = "VLLM_"
+"""Variables that begin so are the engine's own, which it reads as long as it lives."""
+
+
+@contextmanager
+def preserved_numbers() -> Iterator[None]:
+    """Generators, grad mode, default type and threads are afterwards what they were before."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
+    grad, dtype, precision = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        for device, state in cuda.items():
+            torch.cuda.set_rng_state(state, device)
+
+
+@contextmanager
+def preserved_environment() -> Iterator[None]:
+    """Environment variables are afterwards what they were before, but for those that begin with `KEPT_PREFIX`."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT_PREFIX)}
+        for name in os.environ.keys() - before.keys() - kept.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if name not in kept})
