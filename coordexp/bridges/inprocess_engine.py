@@ -75,12 +75,13 @@ class InProcessEngine:
         """
         from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
-        runner = self._engine.engine.model_executor.driver_worker.worker.model_runner
+        worker = self._engine.engine.model_executor.driver_worker.worker
+        model = worker.get_model()
         with preserved_numbers(), torch.no_grad():
-            loaded = runner.model.load_weights(weights=weights)
-            if missing := sorted({name for name, _ in runner.model.named_parameters()} - set(loaded)):
+            loaded = set(model.load_weights(weights=weights))
+            if missing := sorted({name for name, _ in model.named_parameters()} - loaded):
                 raise EngineError(f"{len(missing)} weights of the engine were not given, {missing[0]} among them")
-            process_weights_after_loading(runner.model, runner.model_config, runner.device)
+            process_weights_after_loading(model, worker.model_config, worker.device)
         self.reset_caches()
 
     def reset_caches(self) -> None:

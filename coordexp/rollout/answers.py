@@ -74,5 +74,7 @@ class AnswerReader:
         return tuple(float(value) for value in values)
 
 
-def _shown(values: Sequence[Any]) -> str:
+def _shown(values: Sequence[Any] | None) -> str:
+    if values is None:
+        return "none"
     return f"{str(values[:_SHOWN])[:200]}, {len(values)} in all"
