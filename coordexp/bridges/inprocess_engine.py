@@ -25,10 +25,8 @@ from coordexp.bridges.versions import check_proven
 PROVEN_VERSIONS = {"ms-swift": "4.6.", "vllm": "0.32."}
 SLEEP_LEVEL = 1
 """The cache of keys and values is given up, and weights wait in the host's memory: awake again, they are the same."""
-VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""Without the first the engine would be in a process of its own, where no tensor of the learner's is."""
-CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-"""GiB of its cache on a CPU, where the environment names no other number."""
+CPU_CACHE_GB = 1
+"""GiB of the cache of keys and values on a CPU, where the environment names no other number."""
 
 
 class EngineError(RuntimeError):
@@ -135,8 +133,10 @@ def build_engine(
 ) -> InProcessEngine:
     """The engine, with the checkpoint's weights. Raises `ImportError` on releases that this is not proven for."""
     check_proven(PROVEN_VERSIONS, "an engine in the learner's process")
-    given = VARIABLES if torch.cuda.is_available() else CPU_VARIABLES | VARIABLES
-    os.environ.update({name: value for name, value in given.items() if name in VARIABLES or name not in os.environ})
+    # In a process of its own the engine would be out of reach of the learner's tensors.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GB))
     with preserved_environment(), preserved_numbers():
         # Before the engine is built: it packs copies of its weights, which a load would leave as they are.
         enable_cpu_weight_sync()

@@ -50,6 +50,6 @@ def preserved_environment() -> Iterator[None]:
         yield
     finally:
         kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT_PREFIX)}
-        for name in os.environ.keys() - before.keys() - kept.keys():
-            del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if name not in kept})
+        theirs = {name: value for name, value in before.items() if not name.startswith(KEPT_PREFIX)}
+        os.environ.clear()
+        os.environ.update(theirs | kept)

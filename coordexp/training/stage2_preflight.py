@@ -97,9 +97,7 @@ def unsupported(config: Config, ranks: int = 1) -> Iterable[Problem]:
 
 def _engine_problems(config: Config, vllm: VllmConfig, ranks: int) -> Iterable[Problem]:
     """An engine in the learner's process is one rank's own."""
-    elsewhere = (
-        "start a server on its own devices (mode: server, scripts/train_stage2.sh), or write rollout_backend: hf"
-    )
+    elsewhere = "write mode: server (scripts/train_stage2.sh) or rollout_backend: hf"
     if vllm.colocate is not None and vllm.colocate.tensor_parallel_size > 1:
         text = f"{vllm.colocate.tensor_parallel_size}: an engine in the learner's process has one device; write 1, or "
         yield build_problem(config, "rollout_matching.vllm.colocate.tensor_parallel_size", text + elsewhere)

@@ -43,9 +43,7 @@ def test_a_model_over_several_devices_is_refused_before_it_is_loaded(stage2_kit:
     config = colocated(stage2_kit, "two_devices_engine", tensor_parallel_size=2)
     (problem,) = unsupported(config)
     key = "rollout_matching.vllm.colocate.tensor_parallel_size"
-    assert f"{key}: 2: an engine in the learner's process has one device; write 1, or write mode: server" in str(
-        problem
-    )
+    assert f"{key}: 2: an engine in the learner's process has one device; write 1, or" in str(problem)
     with pytest.raises(ConfigError, match="has one device"):
         build_run(config)
     assert any(key in line for line in dry_run(config))
