@@ -35,7 +35,7 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What the engine runs. `engine_kwargs` go to vLLM as they are; all images are at most `max_pixels` large."""
+    """What the engine runs; all images are at most `max_pixels` large. `environment` is there while it is built."""
 
     model: Path
     model_type: str
@@ -47,7 +47,7 @@ class EngineSettings:
     enable_prefix_caching: bool
     memory_share: float
     enforce_eager: bool
-    engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class InProcessEngine:
@@ -138,6 +138,7 @@ def build_engine(
     if not torch.cuda.is_available():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GB))
     with preserved_environment(), preserved_numbers():
+        os.environ.update(settings.environment)
         # Before the engine is built: it packs copies of its weights, which a load would leave as they are.
         enable_cpu_weight_sync()
         owns_group = _join_own_group()
@@ -186,5 +187,4 @@ def _build(settings: EngineSettings, rules: AnswerRules, describe: Callable[[Any
         enforce_eager=settings.enforce_eager,
         enable_prefix_caching=settings.enable_prefix_caching,
         enable_sleep_mode=torch.cuda.is_available(),
-        engine_kwargs=dict(settings.engine_kwargs),
     )

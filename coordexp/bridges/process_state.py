@@ -49,7 +49,8 @@ def preserved_environment() -> Iterator[None]:
     try:
         yield
     finally:
-        kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT_PREFIX)}
+        after = dict(os.environ)
+        kept = {name: value for name, value in after.items() if name.startswith(KEPT_PREFIX)}
         theirs = {name: value for name, value in before.items() if not name.startswith(KEPT_PREFIX)}
         os.environ.clear()
         os.environ.update(theirs | kept)

@@ -7,7 +7,7 @@ that holds its engine itself build the same class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 EXTRA = "coordexp"
@@ -16,10 +16,13 @@ EXTRA = "coordexp"
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
-    """The token that ends an answer, and which log-probabilities go with it (vLLM's `logprobs_mode`)."""
+    """The token that ends an answer, which log-probabilities go with it (vLLM's `logprobs_mode`), and what else vLLM's
+    engine is told.
+    """
 
     stop_token: str
     logprobs_mode: str
+    engine_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def seeded_engine(base: type, rules: AnswerRules, describe: Callable[[Any], dict[str, Any]]) -> type:
@@ -31,7 +34,8 @@ def seeded_engine(base: type, rules: AnswerRules, describe: Callable[[Any], dict
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._seeds: list[int | None] = []
             self._described: dict[str, Any] | None = None
-            super().__init__(*args, **{**kwargs, "logprobs_mode": rules.logprobs_mode})
+            more = {**(kwargs.pop("engine_kwargs", None) or {}), **rules.engine_kwargs}
+            super().__init__(*args, **{**kwargs, "logprobs_mode": rules.logprobs_mode, "engine_kwargs": more})
             self._stop_id = int(self.tokenizer.convert_tokens_to_ids(rules.stop_token))
 
         def infer(self, infer_requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:

@@ -29,16 +29,19 @@ _PORT_FLAG = "--port"
 class ServerHooks:
     """What the plugin does. `describe_engine` runs in a worker; the others in the app, which `app_facts` describes.
 
-    `envelope` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
+    `envelope` gives what an answer gains, from ms-swift's deployment, its request and itself; what it raises as a
+    `ValueError` the caller is told, with status 500. `weights_loaded` is told of each finished load. An engine is built
+    with `engine_kwargs` beside its flags.
     """
 
     describe_engine: Callable[[Any], dict[str, Any]]
     app_facts: Callable[[Any], dict[str, Any]]
-    envelope: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    envelope: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     weights_loaded: Callable[[], None]
     api_key: str | None
     stop_token: str
     logprobs_mode: str
+    engine_kwargs: Mapping[str, Any]
 
 
 def install_hooks(hooks: ServerHooks) -> bool:
@@ -48,7 +51,7 @@ def install_hooks(hooks: ServerHooks) -> bool:
     check_proven(PROVEN_VERSIONS, "the rollout server with hooks")
     setattr(rollout.SwiftRolloutDeploy, _MARK, True)
     # The worker looks the class up by this name when it builds its engine.
-    rules = AnswerRules(hooks.stop_token, hooks.logprobs_mode)
+    rules = AnswerRules(hooks.stop_token, hooks.logprobs_mode, hooks.engine_kwargs)
     rollout.GRPOVllmEngine = seeded_engine(rollout.GRPOVllmEngine, rules, hooks.describe_engine)
     _hook_app(rollout.SwiftRolloutDeploy, hooks)
     return True
@@ -87,10 +90,13 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     async def inferred(self: Any, infer_requests: Any, request_config: Any = None, *, use_tqdm: Any = None) -> Any:
         outputs = await infer(self, infer_requests, request_config, use_tqdm=use_tqdm)
         answers = [jsonable_encoder(output) for output in outputs]
-        return [
-            {**answer, EXTRA: hooks.envelope(extra_of(request), answer)}
-            for request, answer in zip(infer_requests, answers, strict=True)
-        ]
+        try:
+            return [
+                {**answer, EXTRA: hooks.envelope(self, extra_of(request), answer)}
+                for request, answer in zip(infer_requests, answers, strict=True)
+            ]
+        except ValueError as error:
+            raise HTTPException(500, str(error)) from error
 
     @wraps(processed)
     async def counted(self: Any) -> Any:

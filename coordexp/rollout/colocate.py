@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from coordexp.rollout.answers import AnswerReader
 from coordexp.rollout.batching import check_length_budget
 from coordexp.rollout.observed import ENGINE_KEYS, EngineObserver
 from coordexp.rollout.requests import check_prompts
+from coordexp.rollout.server_plugin.repeats import RepeatGuardError
 from coordexp.rollout.types import (
     BackendSettings,
     Decoding,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from coordexp.rollout.canary import Canary
     from coordexp.rollout.scoring import TeacherScorer
+    from coordexp.rollout.server_plugin.repeats import RepeatGuard
 
 OBSERVED = ENGINE_KEYS
 NAME = "the rollout engine in this process"
@@ -79,12 +81,15 @@ class Engine(Protocol):
 
 @dataclass
 class EngineAnswers:
-    """Asks the engine, and checks what it answers. At most `batch_size` requests are decoded at once."""
+    """Asks the engine, and checks what it answers. At most `batch_size` requests are decoded at once; `guard` is what
+    ends answers in the engine, where something does.
+    """
 
     engine: Engine
     prompting: Prompting
     batch_size: int
     max_model_len: int
+    guard: RepeatGuard | None = None
     _reader: AnswerReader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,10 +115,15 @@ class EngineAnswers:
         outputs = []
         for request, reply in zip(requests, replies, strict=True):
             try:
-                outputs.append(self._reader.read(request, reply["response"], decoding, version))
-            except RolloutError as error:
+                output = self._reader.read(request, reply["response"], decoding, version)
+                outputs.append(replace(output, repeat_terminated=self._ended(output)))
+            except (RolloutError, RepeatGuardError) as error:
                 raise RolloutError(f"{NAME}: the output for {request.sample_id} {error}") from error
         return check_prompts(requests, outputs)
+
+    def _ended(self, output: RolloutOutput) -> bool:
+        """By the tokens that came back: the engine's own processor forgets an answer as it ends."""
+        return self.guard is not None and self.guard.has_ended(output.response_token_ids)
 
 
 @dataclass
@@ -172,7 +182,8 @@ class ColocateBackend:
     @property
     def settings(self) -> BackendSettings:
         """The engine's data type, and what it decodes at once."""
-        return BackendSettings("vllm", self._dtype, self.answers.batch_size, logprobs=True)
+        guarded = self.answers.guard is not None
+        return BackendSettings("vllm", self._dtype, self.answers.batch_size, logprobs=True, repeat_terminate=guarded)
 
     @property
     def policy_version(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,11 @@ class LiveServer:
     weight_loads: int
     capacity: int
     liveness: Mapping[str, Any]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether every worker says that it ends answers which repeat themselves."""
+        return all(worker["repeat_terminate"] is not None for worker in self.liveness["workers"])
 
 
 def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
@@ -113,7 +118,9 @@ class VllmServerClient:
         for request, sent, reply in zip(requests, body["infer_requests"], replies, strict=True):
             try:
                 self._check_envelope(server, reply["coordexp"], sent["coordexp"])
-                outputs.append(self._reader.read(request, reply["response"], decoding, policy_version))
+                ended = bool(reply["coordexp"]["repeat_terminate_triggered"])
+                output = self._reader.read(request, reply["response"], decoding, policy_version)
+                outputs.append(replace(output, repeat_terminated=ended))
             except RolloutServerError as error:
                 raise RolloutServerError(f"{where}: the output for {request.sample_id} {error}") from error
         try:

@@ -6,7 +6,7 @@ Only wiring: the parts are those of `coordexp.rollout` and `coordexp.bridges.inp
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,11 +16,14 @@ from coordexp.config import resolve_input
 from coordexp.config.rollout_sections import VllmColocateConfig
 from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.forward.unwrap import unwrap_model
+from coordexp.rollout.activation import render_activation
 from coordexp.rollout.canary import Canary
 from coordexp.rollout.colocate import NOT_LOADED, ColocateBackend, EngineAnswers, WeightLoader, build_prove
 from coordexp.rollout.scoring import TeacherScorer
 from coordexp.rollout.server_flags import server_dtype, vllm_sections
+from coordexp.rollout.server_plugin.guard import PROCESSOR, build_guard
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, describe_engine
+from coordexp.rollout.server_plugin.repeats import digest_limits
 from coordexp.rollout.types import RolloutError
 from coordexp.rollout.vllm_client import Prompting
 from coordexp.training.learner_policy import LearnerPolicy, canary_noise, canary_request
@@ -38,7 +41,9 @@ def build_colocate_backend(run: Run) -> ColocateBackend:
     section, vllm = vllm_sections(config)
     engine = start_engine(config)
     prompting = Prompting(tuple(encoder.messages("<image>")), encoder.tokenizer)
-    answers = EngineAnswers(engine, prompting, section.decode_batch_size, vllm.max_model_len)
+    repeats = section.repeat_terminate
+    guard = build_guard(repeats, encoder.tokenizer) if repeats.enabled else None
+    answers = EngineAnswers(engine, prompting, section.decode_batch_size, vllm.max_model_len, guard)
     scorer = TeacherScorer(unwrap_model(run.learner.model), encoder.processor)
     canary = Canary(canary_request(run), scorer, canary_noise(config), NOT_LOADED)
     dtype = server_dtype(config)
@@ -52,12 +57,17 @@ def start_engine(config: Config) -> InProcessEngine:
     """The engine with the run's checkpoint, asleep where it can be: the first optimizer step may come before the first
     rollout.
     """
-    rules = AnswerRules(END_OF_TURN, LOGPROBS_MODE)
+    repeats = vllm_sections(config)[0].repeat_terminate
+    more = {"logits_processors": [PROCESSOR]} if repeats.enabled else {}
+    rules = AnswerRules(END_OF_TURN, LOGPROBS_MODE, more)
     try:
         engine = build_engine(engine_settings(config), rules, describe_engine)
     except EngineError as error:
         text = "lower rollout_matching.vllm.colocate.gpu_memory_utilization where it asks for memory"
         raise RolloutError(f"rollout_matching.vllm.mode colocate: {error}; {text}") from error
+    if repeats.enabled and engine.describe()["repeat_terminate"] != digest_limits(repeats):
+        text = "the engine has not loaded the guard that ends answers which repeat themselves; please report it"
+        raise RolloutError(f"rollout_matching.repeat_terminate.enabled: {text}, and write false meanwhile")
     if not engine.can_sleep:
         _LOG.info("the rollout engine stays awake between rollouts: vLLM puts it to sleep on a GPU alone")
     engine.sleep()
@@ -80,10 +90,5 @@ def engine_settings(config: Config) -> EngineSettings:
         enable_prefix_caching=vllm.enable_prefix_caching,
         memory_share=own.gpu_memory_utilization,
         enforce_eager=own.enforce_eager,
-        engine_kwargs=engine_kwargs(),
+        environment=render_activation(section.repeat_terminate),
     )
-
-
-def engine_kwargs() -> dict[str, Any]:
-    """What vLLM's engine is given beside the keys of the configuration."""
-    return {}

@@ -76,7 +76,10 @@ class Checks:
         self.backend: ColocateBackend = trainer.parts.rollouts.backend  # type: ignore[assignment]
         self.model, self.release = trainer.model, trainer.parts.release
         encoder = trainer.parts.run.encoder
-        self.own = HfBackend(unwrap_model(trainer.model), encoder.processor, decode_batch_size=8, logprobs=True)
+        assert config.rollout_matching is not None
+        repeats = config.rollout_matching.repeat_terminate
+        model = unwrap_model(trainer.model)
+        self.own = HfBackend(model, encoder.processor, decode_batch_size=8, logprobs=True, repeats=repeats)
         made = build_requests(list(read_records(config.custom.val_jsonl)), encoder)
         self.requests = [replace(made[i % len(made)], index=i) for i in range(5)]
 

@@ -42,6 +42,7 @@ def seen(stage2_kit: Stage2Kit) -> dict[str, Any]:
             "rollout_backend": "vllm",
             "max_new_tokens": 160,
             "decode_batch_size": 3,
+            "repeat_terminate": {"enabled": True, "min_new_tokens": 24, "max_object_keys": 3},
             "vllm": {"mode": "colocate", "max_model_len": 1024, "colocate": {"gpu_memory_utilization": 0.2}},
         },
     )
@@ -71,9 +72,16 @@ def test_greedy_answers_are_the_learner_s_own(seen: dict[str, Any], when: str) -
     assert ids(engine) == ids(learner)
     assert [answer["reason"] for answer in engine] == [answer["reason"] for answer in learner]
     assert {answer["version"] for answer in engine} == {["first", "second", "third"].index(when)}
-    assert not any(answer["repeat"] for answer in engine)
+    assert [answer["repeat"] for answer in engine] == [answer["repeat"] for answer in learner]
     for ours, theirs in zip(engine, learner, strict=True):
         assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-4)
+
+
+@pytest.mark.invariant("ROLL-066")
+def test_answers_that_repeat_themselves_are_ended_in_the_engine_too(seen: dict[str, Any]) -> None:
+    ended = [answer["repeat"] for when in ("first", "second", "third") for answer in seen[when]["engine"]]
+    assert True in ended and False in ended
+    assert seen["described"]["repeat_terminate"] is not None
 
 
 @pytest.mark.invariant("ROLL-060")

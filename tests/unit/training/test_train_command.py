@@ -87,7 +87,6 @@ UNSUPPORTED: dict[str, Any] = {
     "rollout_matching": {
         "max_new_tokens": 256,
         "rollout_backend": "vllm",
-        "repeat_terminate": {"enabled": True, "max_object_keys": 9},
         "vllm": {
             "max_model_len": 600,
             "server": {
@@ -99,7 +98,7 @@ UNSUPPORTED: dict[str, Any] = {
     },
 }
 """What stage 2 may be told and no trainer does yet."""
-UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled", "rollout_matching.repeat_terminate.enabled")
+UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled",)
 
 
 @pytest.mark.invariant("TRAIN-033")
