@@ -137,8 +137,7 @@ def build_engine(
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if not torch.cuda.is_available():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GB))
-    with preserved_environment(), preserved_numbers():
-        os.environ.update(settings.environment)
+    with preserved_environment(settings.environment), preserved_numbers():
         # Before the engine is built: it packs copies of its weights, which a load would leave as they are.
         enable_cpu_weight_sync()
         owns_group = _join_own_group()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -43,14 +43,19 @@ def preserved_numbers() -> Iterator[None]:
 
 
 @contextmanager
-def preserved_environment() -> Iterator[None]:
-    """Environment variables are afterwards what they were before, but for those that begin with `KEPT_PREFIX`."""
-    before = dict(os.environ)
+def preserved_environment(given: Mapping[str, str]) -> Iterator[None]:
+    """With the variables `given` inside; afterwards all are what they were, but for the engine's own."""
+    before = os.environ.copy()
+    os.environ.update(given)
     try:
         yield
     finally:
-        after = dict(os.environ)
-        kept = {name: value for name, value in after.items() if name.startswith(KEPT_PREFIX)}
-        theirs = {name: value for name, value in before.items() if not name.startswith(KEPT_PREFIX)}
+        settled = settle(before, os.environ.copy())
         os.environ.clear()
-        os.environ.update(theirs | kept)
+        os.environ.update(settled)
+
+
+def settle(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `old`, and of `new` those that begin with `KEPT_PREFIX`."""
+    theirs = {name: value for name, value in old.items() if not name.startswith(KEPT_PREFIX)}
+    return theirs | {name: value for name, value in new.items() if name.startswith(KEPT_PREFIX)}

@@ -61,14 +61,15 @@ def test_the_learner_s_numbers_are_what_they_were(raises: bool) -> None:
 
 @pytest.mark.invariant("BRIDGE-013")
 def test_the_environment_keeps_the_engine_s_own_variables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_WORLD_SIZE", "VLLM_DIST_IDENT", "LD_PRELOAD"):
+    for name in ("COORDEXP_LOCK", "LOCAL_WORLD_SIZE", "VLLM_DIST_IDENT", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    with preserved_environment():
+    with preserved_environment({"COORDEXP_LOCK": "cpu"}):
+        assert os.environ["COORDEXP_LOCK"] == "cpu"
         os.environ.update(LOCAL_WORLD_SIZE="1", VLLM_DIST_IDENT="x", LD_PRELOAD="/lib/x", OMP_NUM_THREADS="1")
         del os.environ["TOKENIZERS_PARALLELISM"]
     assert os.environ["VLLM_DIST_IDENT"] == "x"
-    assert "LOCAL_WORLD_SIZE" not in os.environ and "LD_PRELOAD" not in os.environ
+    assert "LOCAL_WORLD_SIZE" not in os.environ and "COORDEXP_LOCK" not in os.environ and "LD_PRELOAD" not in os.environ
     assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["TOKENIZERS_PARALLELISM"] == "true"
     monkeypatch.delenv("VLLM_DIST_IDENT")

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from coordexp.bridges.inprocess_engine import EngineError
+from coordexp.config.rollout_sections import RepeatTerminateConfig
 from coordexp.rollout.colocate import ColocateBackend, EngineAnswers, WeightLoader
 from coordexp.rollout.scoring import TokenScores
 from coordexp.rollout.seeding import request_seed
+from coordexp.rollout.server_plugin.guard import build_guard
 from coordexp.rollout.types import Decoding, RolloutError
 from coordexp.rollout.vllm_client import Prompting
 from tests.plugins.client_bench import SAMPLED, Bench
@@ -201,6 +203,17 @@ def test_what_is_no_answer_is_refused_with_its_sample(bench: Bench, spoil: Spoil
     with pytest.raises(RolloutError, match=words) as refused:
         made.backend.generate(bench.requests, SAMPLED)
     assert bench.requests[1].sample_id in str(refused.value) or spoil is swapped
+
+
+@pytest.mark.invariant("ROLL-065")
+def test_an_answer_that_went_on_where_it_was_to_end_is_refused(bench: Bench) -> None:
+    repeated = [404, 404, 404, 405, bench.stop]
+    made = make(bench, spoil=lambda replies: choice(replies[1]).update(token_ids=repeated))
+    limits = RepeatTerminateConfig(enabled=True, min_new_tokens=0, max_consecutive_token_repeats=2)
+    answers = replace(made.backend.answers, guard=build_guard(limits, bench.encoder.tokenizer))
+    made.engine.wake()
+    with pytest.raises(RolloutError, match="the guard was not at work"):
+        answers.generate(bench.requests, SAMPLED, 0)
 
 
 @pytest.mark.invariant("ROLL-065")
