@@ -26,10 +26,10 @@ class ActivationError(ValueError):
     """An environment that asks for a guard and does not say which."""
 
 
-def render_activation(limits: RepeatTerminateConfig) -> dict[str, str]:
-    """What a server's environment holds: the whole section; nothing where it is not enabled."""
-    if not limits.enabled:
-        return {}
+def render_activation(limits: RepeatTerminateConfig | None) -> dict[str, str]:
+    """What a server's environment holds: the whole section, or that nothing is asked for."""
+    if limits is None or not limits.enabled:
+        return {INJECTION_VARIABLE: "0", LIMITS_VARIABLE: ""}
     return {INJECTION_VARIABLE: "1", LIMITS_VARIABLE: json.dumps(asdict(limits), sort_keys=True)}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.bridges import subprocess_env
-from coordexp.rollout.activation import ACTIVATION_VARIABLES, render_activation
+from coordexp.rollout.activation import render_activation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,11 +46,11 @@ def server_environment(
     environment: Mapping[str, str], api_key: str, repeats: RepeatTerminateConfig | None = None
 ) -> dict[str, str]:
     """The environment of that process: bridges, no hub, the key, the engine inside the worker, and what ends answers
-    that repeat themselves: nothing that a shell happens to hold.
+    that repeat themselves, whatever a shell happens to hold.
     """
     given = {
-        **{name: value for name, value in environment.items() if name not in ACTIVATION_VARIABLES},
-        **({} if repeats is None else render_activation(repeats)),
+        **environment,
+        **render_activation(repeats),
         API_KEY_VARIABLE: api_key,
         "HF_HUB_OFFLINE": "1",
         # In a process of its own the engine would not have imported the plugin.

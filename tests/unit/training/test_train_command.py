@@ -276,6 +276,8 @@ def test_every_error_of_the_package_is_input_or_a_fault() -> None:
 
 
 FAULTS = {
+    "ActivationError": "the server's, of its own environment; it ends with it",
+    "RepeatGuardError": "the server's, of an answer that it returns; status 500 there",
     "CheckpointPolicyError": "what the run itself has written",
     "ClosureError": "an answer whose own closing tokens are not found; the phase of rollouts counts it",
     "CutShort": "of one HTTP exchange; the wire makes a RolloutServerError of it",
