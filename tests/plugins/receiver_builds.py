@@ -207,6 +207,23 @@ BUILDS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "engine": {
+        "model": {"torch_dtype": "bfloat16"},
+        "template": {"max_pixels": 50000},
+        "training": CONSTANT,
+        "custom": ALIGNED,
+        "rollout_matching": {
+            "rollout_backend": "vllm",
+            "max_new_tokens": 70,
+            "decode_batch_size": 3,
+            "vllm": {
+                "mode": "colocate",
+                "max_model_len": 900,
+                "enable_prefix_caching": False,
+                "colocate": {"gpu_memory_utilization": 0.37, "enforce_eager": False},
+            },
+        },
+    },
     "channels": {
         "training": CONSTANT,
         "custom": {
