@@ -27,7 +27,6 @@ from coordexp.training.stage2_run import run_stage2
 from coordexp.training.trainer import FINAL
 
 LOOPBACK = "127.0.0.1"
-_DEVICE_LISTS = ("server_gpus", "train_gpus")
 SHORT_FORM = "bash scripts/quickstart.sh --stage1-only"
 
 
@@ -59,14 +58,15 @@ def choose_devices(environment: Mapping[str, str], machine: Machine) -> dict[str
 
     Raises `LaunchError` where there is one GPU: server and learner need one each.
     """
-    if not machine.gpu_driver or any(environment.get(name, "").strip() for name in _DEVICE_LISTS):
+    named = environment.get("server_gpus", "") + environment.get("train_gpus", "")
+    if not machine.gpu_driver or named.strip():
         return {}
     if machine.gpu_count is not None and machine.gpu_count < 2:
         raise LaunchError(
             "stage 2 needs a device for the rollout server and another for the learner, and this machine has "
             f"{machine.gpu_count}; write: {SHORT_FORM}"
         )
-    return dict(zip(_DEVICE_LISTS, "01", strict=True))
+    return {"server_gpus": "0", "train_gpus": "1"}
 
 
 def free_ports(count: int) -> list[int]:
