@@ -47,6 +47,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/data/wire.py", ""): "lines of a record file, fast",
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
     ("coordexp/coordjson/scan.py", "unescape"): "the string literal of a desc with an escape, its grammar checked",
+    ("coordexp/rollout/activation.py", "read_activation"): "limits of repeat_terminate in a server's environment",
     ("coordexp/rollout/wire.py", "_parsed"): "answers of rollout servers, in which assistant text is a string",
     ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
     ("coordexp/training/manifest.py", "write_manifest"): "the resolved configuration, for the run manifest",

@@ -30,16 +30,19 @@ _PORT_FLAG = "--port"
 class ServerHooks:
     """What the plugin does. `describe_engine` runs in a worker; the others in the app, which `app_facts` describes.
 
-    `envelope` gives what an answer gains, from its request and itself; `weights_loaded` is told of each finished load.
+    `envelope` gives what an answer gains, from ms-swift's deployment, its request and itself; what it raises as a
+    `ValueError` the caller is told, with status 500. `weights_loaded` is told of each finished load. An engine is built
+    with `engine_kwargs` beside its flags.
     """
 
     describe_engine: Callable[[Any], dict[str, Any]]
     app_facts: Callable[[Any], dict[str, Any]]
-    envelope: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    envelope: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     weights_loaded: Callable[[], None]
     api_key: str | None
     stop_token: str
     logprobs_mode: str
+    engine_kwargs: Mapping[str, Any]
 
 
 def install_hooks(hooks: ServerHooks) -> bool:
@@ -63,7 +66,8 @@ def _seeded_engine(base: type, hooks: ServerHooks) -> type:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._seeds: list[int | None] = []
             self._described: dict[str, Any] | None = None
-            super().__init__(*args, **{**kwargs, "logprobs_mode": hooks.logprobs_mode})
+            more = {**(kwargs.pop("engine_kwargs", None) or {}), **hooks.engine_kwargs}
+            super().__init__(*args, **{**kwargs, "logprobs_mode": hooks.logprobs_mode, "engine_kwargs": more})
             self._stop_id = int(self.tokenizer.convert_tokens_to_ids(hooks.stop_token))
 
         def infer(self, infer_requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -122,10 +126,13 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
     async def inferred(self: Any, infer_requests: Any, request_config: Any = None, *, use_tqdm: Any = None) -> Any:
         outputs = await infer(self, infer_requests, request_config, use_tqdm=use_tqdm)
         answers = [jsonable_encoder(output) for output in outputs]
-        return [
-            {**answer, EXTRA: hooks.envelope(_extra_of(request), answer)}
-            for request, answer in zip(infer_requests, answers, strict=True)
-        ]
+        try:
+            return [
+                {**answer, EXTRA: hooks.envelope(self, _extra_of(request), answer)}
+                for request, answer in zip(infer_requests, answers, strict=True)
+            ]
+        except ValueError as error:
+            raise HTTPException(500, str(error)) from error
 
     @wraps(processed)
     async def counted(self: Any) -> Any:

@@ -119,7 +119,8 @@ def train(launch: Stage2Launch, around: Surroundings, parts: Parts) -> Path:
         f"  at {launch.server.base_url}, to which the learner pushes weights over port {launch.server.group_port}"
     )
     parts.say(f"then a learner:\n  {shlex.join(launch.learner.command)}")
-    code = run_stage2(launch, around.environment, parts.console)
+    # The stack's notes on its defaults would bury what a newcomer should see.
+    code = run_stage2(launch, {"LOG_LEVEL": "WARNING", **around.environment}, parts.console)
     if code != 0:
         raise Stage2Ended(code, f"and the server's log is in {launch.output_dir}")
     parts.say("server and learner have ended")

@@ -54,8 +54,15 @@ class Canary:
         assert output.token_logprobs is not None, "the client asks for them and refuses an answer without"
         gaps = [abs(ours - theirs) for ours, theirs in zip(scores.logprobs, output.token_logprobs, strict=True)]
         gap, bound = max(gaps), self._noise.ceiling if self.bound is None else self.bound
+        # The stop token that repeat_terminate forces is nobody's likeliest.
+        own = len(gaps) - output.repeat_terminated
         at = next(
-            (i for i in range(len(gaps)) if not gaps[i] <= bound or self._is_other(scores, output, i, bound)), None
+            (
+                i
+                for i in range(len(gaps))
+                if not gaps[i] <= bound or (i < own and self._is_other(scores, output, i, bound))
+            ),
+            None,
         )
         if at is not None:
             raise RolloutServerError(_complaint(server, output, scores, at, bound))

@@ -7,7 +7,7 @@ one-by-one generation.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,12 +18,15 @@ from coordexp.rollout.batching import check_length_budget, left_pad, plan_batche
 from coordexp.rollout.outputs import build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.sampling import TokenChooser
+from coordexp.rollout.server_plugin.guard import build_guard
 from coordexp.rollout.types import BackendSettings, Decoding, Observed, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
+
+    from coordexp.config.rollout_sections import RepeatTerminateConfig
 
 _IMAGE_TYPE = 1
 
@@ -32,6 +35,7 @@ class HfBackend:
     """Decoding with `model` (Qwen3-VL, any dtype and device) and its `processor` (tokenizer and image processor).
 
     `decode_batch_size` alone bounds a microbatch. With `logprobs` each output carries its tokens' log-probabilities.
+    `repeats`, where enabled, ends answers that repeat themselves.
     The weights are the learner's own, so they are never stale: `sync` notes their version.
     """
 
@@ -42,11 +46,14 @@ class HfBackend:
         *,
         decode_batch_size: int,
         logprobs: bool = False,
+        repeats: RepeatTerminateConfig | None = None,
     ) -> None:
         self._model = model
         self._processor = processor
         self._batch_size = decode_batch_size
         self._logprobs = logprobs
+        watching = repeats is not None and repeats.enabled
+        self.guard = build_guard(repeats, processor.tokenizer) if repeats is not None and watching else None
         self._policy_version = 0
         self._stop_id = int(processor.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         self._image_id = int(model.config.image_token_id)
@@ -57,7 +64,7 @@ class HfBackend:
     def settings(self) -> BackendSettings:
         """The data type of the model's weights, and what the backend was built with."""
         dtype = str(self._model.dtype).removeprefix("torch.")
-        return BackendSettings("hf", dtype, self._batch_size, self._logprobs)
+        return BackendSettings("hf", dtype, self._batch_size, self._logprobs, self.guard is not None)
 
     @property
     def policy_version(self) -> int:
@@ -106,7 +113,7 @@ class HfBackend:
             if told is not None:
                 told.progress(told.done + int((ids[:, width:] == self._stop_id).any(dim=1).sum()), told.total)
 
-        chooser = TokenChooser(requests, decoding, self._model.device, tell)
+        chooser = TokenChooser(requests, decoding, self._model.device, tell, self.guard)
         settings = GenerationConfig(
             do_sample=False,  # the chooser has drawn already
             num_beams=1,
@@ -120,7 +127,7 @@ class HfBackend:
                 **inputs, generation_config=settings, logits_processor=LogitsProcessorList([chooser])
             )
         logprobs = torch.stack(chooser.logprobs, dim=1).tolist() if self._logprobs else None
-        return [
+        outputs = [
             build_output(
                 request,
                 row,
@@ -130,6 +137,9 @@ class HfBackend:
             )
             for number, (request, row) in enumerate(zip(requests, rows[:, width:].tolist(), strict=True))
         ]
+        if self.guard is None:
+            return outputs
+        return [replace(each, repeat_terminated=self.guard.has_ended(each.response_token_ids)) for each in outputs]
 
     def _batch(self, requests: list[RolloutRequest]) -> dict[str, torch.Tensor]:
         device = self._model.device

@@ -16,6 +16,7 @@ from coordexp.rollout.seeding import request_seed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from coordexp.rollout.server_plugin.repeats import RepeatGuard
     from coordexp.rollout.types import Decoding, RolloutRequest
 
 
@@ -23,7 +24,8 @@ class TokenChooser(LogitsProcessor):
     """Leaves each row's chosen token alone with a finite score, for generate's own argmax to take.
 
     Keeps the log-probability that the model itself gives each chosen token: one float a row and step, so a vocabulary
-    of 150,000 costs no more than one of 1,000. `on_step` is told the batch's ids so far.
+    of 150,000 costs no more than one of 1,000. `on_step` is told the batch's ids so far. `guard` ends answers that
+    repeat themselves.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class TokenChooser(LogitsProcessor):
         decoding: Decoding,
         device: torch.device,
         on_step: Callable[[torch.Tensor], None] | None = None,
+        guard: RepeatGuard | None = None,
     ) -> None:
         self.logprobs: list[torch.Tensor] = []
+        self._guarded = None if guard is None else _Guarded(guard, len(requests))
         self._decoding = decoding
         self._on_step = on_step
         self._penalty = _RepetitionPenalty(requests, decoding.repetition_penalty)
@@ -55,6 +59,8 @@ class TokenChooser(LogitsProcessor):
         if not self._decoding.greedy:
             ranked = self._warpers(input_ids, ranked / self._decoding.temperature) + self._noise(wide)
         chosen = ranked.argmax(dim=-1, keepdim=True)
+        if self._guarded is not None:
+            chosen = self._guarded(input_ids, chosen)
         self.logprobs.append(wide.gather(1, chosen).squeeze(1) - wide.logsumexp(dim=-1))
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)  # type: ignore[return-value]
 
@@ -62,6 +68,23 @@ class TokenChooser(LogitsProcessor):
         """Gumbel noise [B, V], one row from each request's generator."""
         rows = [torch.empty_like(scores[0]).exponential_(generator=generator) for generator in self._generators]
         return -torch.stack(rows).log()
+
+
+class _Guarded:
+    """Takes the stop token in rows whose answers repeat themselves; the other rows keep what was chosen."""
+
+    def __init__(self, guard: RepeatGuard, rows: int) -> None:
+        self._stop_id, self._answers = guard.stop_id, [guard.watch() for _ in range(rows)]
+        self._begun = False
+
+    def __call__(self, input_ids: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """`input_ids` int64 [B, T so far], `chosen` int64 [B, 1] → int64 [B, 1]."""
+        if self._begun:
+            for answer, token in zip(self._answers, input_ids[:, -1].tolist(), strict=True):
+                answer.push(token)
+        self._begun = True
+        ended = torch.tensor([[answer.triggered] for answer in self._answers], device=chosen.device)
+        return torch.where(ended, self._stop_id, chosen)
 
 
 class _RepetitionPenalty:

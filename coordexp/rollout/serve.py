@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.bridges import subprocess_env
+from coordexp.rollout.activation import render_activation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from coordexp.config.rollout_sections import RepeatTerminateConfig
 
 API_KEY_VARIABLE = "COORDEXP_ROLLOUT_API_KEY"
 """Environment variable with the key that server and learner share; a command line would show it to every user."""
@@ -39,10 +42,15 @@ def server_command(flags: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *flags)
 
 
-def server_environment(environment: Mapping[str, str], api_key: str) -> dict[str, str]:
-    """The environment of that process: bridges, no hub, the key, and the engine inside the worker."""
+def server_environment(
+    environment: Mapping[str, str], api_key: str, repeats: RepeatTerminateConfig | None = None
+) -> dict[str, str]:
+    """The environment of that process: bridges, no hub, the key, the engine inside the worker, and what ends answers
+    that repeat themselves, whatever a shell happens to hold.
+    """
     given = {
         **environment,
+        **render_activation(repeats),
         API_KEY_VARIABLE: api_key,
         "HF_HUB_OFFLINE": "1",
         # In a process of its own the engine would not have imported the plugin.

@@ -95,13 +95,15 @@ class RolloutOutput:
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
     """What a backend decodes with, which a report states: below float32 an answer may depend on `dtype` and on
-    `decode_batch_size`. `logprobs` says that outputs carry the log-probabilities of their tokens.
+    `decode_batch_size`. `logprobs` says that outputs carry the log-probabilities of their tokens, `repeat_terminate`
+    that answers which repeat themselves are ended.
     """
 
     name: str
     dtype: str
     decode_batch_size: int
     logprobs: bool = False
+    repeat_terminate: bool = False
 
 
 class RolloutBackend(Protocol):

@@ -60,6 +60,11 @@ class LiveServer:
     capacity: int
     liveness: Mapping[str, Any]
 
+    @property
+    def guarded(self) -> bool:
+        """Whether every worker says that it ends answers which repeat themselves."""
+        return all(worker["repeat_terminate"] is not None for worker in self.liveness["workers"])
+
 
 def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
     """The server behind `connection`. Raises `RolloutServerError` where it is not there, or runs something else."""
@@ -117,7 +122,9 @@ class VllmServerClient:
         for request, sent, reply in zip(requests, body["infer_requests"], replies, strict=True):
             try:
                 self._check_envelope(server, reply["coordexp"], sent["coordexp"])
-                outputs.append(self._read(request, reply["response"], decoding, policy_version))
+                ended = bool(reply["coordexp"]["repeat_terminate_triggered"])
+                output = self._read(request, reply["response"], decoding, policy_version)
+                outputs.append(replace(output, repeat_terminated=ended))
             except RolloutServerError as error:
                 raise RolloutServerError(f"{where}: the output for {request.sample_id} {error}") from error
         try:

@@ -41,7 +41,8 @@ class VllmServerBackend:
     @property
     def settings(self) -> BackendSettings:
         """The servers' data type, and what this rank has under way at once."""
-        return BackendSettings("vllm", self._dtype, self.client.batch_size, logprobs=True)
+        guarded = self.client.servers[0].guarded
+        return BackendSettings("vllm", self._dtype, self.client.batch_size, logprobs=True, repeat_terminate=guarded)
 
     @property
     def policy_version(self) -> int:

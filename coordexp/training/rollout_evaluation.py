@@ -83,6 +83,7 @@ class RolloutEvaluation:
         observed = MetricAccumulator()
         outputs = self._gather(self._generate(observed))
         observed.merge(self.backend.take_observed())
+        observed.add("rollout/repeat_terminate_active", float(self.backend.settings.repeat_terminate))
         if self._shard.rank == 0:
             self._observe(observed, outputs)
         return observed.state()
@@ -144,12 +145,16 @@ def _observe_answers(observed: MetricAccumulator, scored: Scored, outputs: Seque
         **{f"parse_dropped/{reason}_total": tally.dropped[reason] for reason in DROP_REASONS},
         "near_duplicates_total": sum(found.objects for found in copies),
         "near_duplicate_pairs_total": sum(found.pairs for found in copies),
+        "repeat_terminate_triggered_sequences": sum(output.repeat_terminated for output in outputs),
     }
     rates = {
         "gt_per_sample": report.ground_truth_objects,
         "pred_per_sample": tally.found,
         "parse_rate": tally.strict,
-        "parse_truncated_rate": tally.truncated,
+        "parse_truncated_rate": sum(
+            answer.parse.truncated or output.repeat_terminated
+            for answer, output in zip(scored.predictions, outputs, strict=True)
+        ),
         "token_limit_rate": report.token_limit,
     }
     for name, value in totals.items():

@@ -63,7 +63,9 @@ def observe_rollouts(observed: MetricAccumulator, rollouts: Sequence[TrainedRoll
         "pred_per_sample": totals["valid_pred_objects_total"],
         "fn_appended_per_sample_mean": totals["fn_appended_total"],
         "parse_rate": sum(rollout.parsed.strict for rollout in rollouts),
-        "parse_truncated_rate": sum(rollout.parsed.truncated for rollout in rollouts),
+        "parse_truncated_rate": sum(
+            rollout.parsed.truncated or rollout.output.repeat_terminated for rollout in rollouts
+        ),
         "token_limit_rate": sum(rollout.output.finish_reason == "length" for rollout in rollouts),
         "gen_new_tokens_mean": sum(_lengths(rollouts)),
         "gt_tokens_mean": sum(rollout.truth_length for rollout in rollouts),
@@ -98,6 +100,7 @@ def _totals(rollouts: Sequence[TrainedRollout]) -> dict[str, int]:
         "prefix_objects_cut_total": sum(rollout.cut for rollout in rollouts),
         "near_duplicates_total": sum(found.objects for found in copies),
         "near_duplicate_pairs_total": sum(found.pairs for found in copies),
+        "repeat_terminate_triggered_sequences": sum(rollout.output.repeat_terminated for rollout in rollouts),
     }
 
 

@@ -92,6 +92,7 @@ class RolloutPhase:
         forwards = _timed(observed, "pack", self._pack, rollouts)
         observe_rollouts(observed, rollouts)
         observed.add("rollout/seed_base", rollout_seed_base(self.settings.training_seed, records.step))
+        observed.add("rollout/repeat_terminate_active", float(self.backend.settings.repeat_terminate))
         if self.dump is not None:
             self.dump(records.step, rollouts)
         planned = agree(StepKind.B, forwards, self._builder.filler, self._device)

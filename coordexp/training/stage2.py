@@ -61,7 +61,11 @@ def build_backend(run: Run) -> RolloutBackend:
     model = unwrap_model(run.learner.model)
     confident = section.eval_detection.score_mode == "confidence"
     return HfBackend(
-        model, run.foundation.encoder.processor, decode_batch_size=section.decode_batch_size, logprobs=confident
+        model,
+        run.foundation.encoder.processor,
+        decode_batch_size=section.decode_batch_size,
+        logprobs=confident,
+        repeats=section.repeat_terminate,
     )
 
 

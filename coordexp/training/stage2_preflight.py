@@ -90,6 +90,3 @@ def unsupported(config: Config) -> Iterable[Problem]:
         if section.vllm.server is not None and section.vllm.server.debug_dump.enabled:
             text = "requests are not written out yet; write false, and enable rollout_matching.monitor_dump"
             yield build_problem(config, "rollout_matching.vllm.server.debug_dump.enabled", text)
-    if section is not None and section.repeat_terminate.enabled:
-        text = "no backend ends a repetition yet; write false, and keep max_new_tokens near what ground truth needs"
-        yield build_problem(config, "rollout_matching.repeat_terminate.enabled", text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coordexp.artifacts.folders import check_writable
 from coordexp.rollout.serve import API_KEY_VARIABLE, server_command, server_environment, shared_key
+from coordexp.rollout.server_flags import vllm_sections
 from coordexp.training.server_launch import SERVER_LAUNCH_VARIABLE, render_server_launch
 from coordexp.training.stage2_launch import check_ports
 from coordexp.training.supervise import Callbacks, LearnerStart, ServerStart, SupervisionError, supervise
@@ -68,9 +69,10 @@ def share_cores(environment: Mapping[str, str], cores: int) -> dict[str, str]:
 def plan_server(launch: Stage2Launch, environment: Mapping[str, str], api_key: str, log: Path) -> ServerStart:
     """How the server is started: on its devices alone, the key in its environment."""
     devices = ",".join(str(device) for device in launch.devices.server)
+    repeats = vllm_sections(launch.config)[0].repeat_terminate
     return ServerStart(
         command=server_command(launch.server_flags),
-        environment=server_environment({**environment, "CUDA_VISIBLE_DEVICES": devices}, api_key),
+        environment=server_environment({**environment, "CUDA_VISIBLE_DEVICES": devices}, api_key, repeats),
         log=log,
         health_url=f"{launch.server.base_url}/health/",
         timeout_s=launch.timeout_s,

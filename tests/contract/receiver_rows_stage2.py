@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from coordexp.config.rollout_sections import VllmServerEntry
+from coordexp.rollout.activation import read_activation
+from coordexp.rollout.serve import server_environment
+from coordexp.rollout.server_plugin.repeats import digest_limits
 from coordexp.training.server_connect import expected_server
 from coordexp.training.types import StepRecords
 from tests.contract.receiver_rows import Ask, Row, of_module
@@ -27,6 +30,24 @@ def of_decoding(key: str) -> tuple[Row, Row]:
 
 def of_matching(key: str) -> Row:
     return Row(f"rollout_matching.{key}", "answers", lambda b: getattr(b.phase.settings.matching, key))
+
+
+def of_guard(key: str) -> Row:
+    return Row(
+        f"rollout_matching.repeat_terminate.{key}", "answers", lambda b: getattr(b.phase.backend.guard.limits, key)
+    )
+
+
+def limit_of_a_server(key: str) -> Ask:
+    """What a server's environment tells its engine; its digest is what the learner asks for."""
+
+    def ask(built: Built) -> Any:
+        limits = read_activation(server_environment({}, "key", built.config.rollout_matching.repeat_terminate))
+        assert limits is not None
+        assert asked_of_a_server("repeat_terminate")(built) == digest_limits(limits)
+        return getattr(limits, key)
+
+    return ask
 
 
 def of_dump(key: str) -> Row:
@@ -117,6 +138,14 @@ ROWS = (
     *of_decoding("decoding.top_p"),
     *of_decoding("decoding.top_k"),
     *of_decoding("repetition_penalty"),
+    of_guard("min_new_tokens"),
+    of_guard("max_consecutive_token_repeats"),
+    of_guard("ngram_size"),
+    of_guard("ngram_repeats"),
+    of_guard("max_object_keys"),
+    Row("rollout_matching.repeat_terminate.enabled", "answers", lambda b: b.phase.backend.settings.repeat_terminate),
+    Row("rollout_matching.repeat_terminate.enabled", "served", lambda b: b.phase.backend.settings.repeat_terminate),
+    Row("rollout_matching.repeat_terminate.max_object_keys", "served", limit_of_a_server("max_object_keys")),
     of_matching("candidate_top_k"),
     of_matching("maskiou_gate"),
     of_matching("maskiou_resolution"),
@@ -174,11 +203,7 @@ ROWS = (
     of_connections("timeout_s"),
     of_connections("infer_timeout_s"),
 )
-COLOCATE, DUMP, REPEATS = (
-    "rollout_matching.vllm.mode",
-    "rollout_matching.vllm.server.debug_dump.enabled",
-    "rollout_matching.repeat_terminate.enabled",
-)
+COLOCATE, DUMP = ("rollout_matching.vllm.mode", "rollout_matching.vllm.server.debug_dump.enabled")
 # What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
 WAITING = {
     "rollout_matching.vllm.mode": COLOCATE,
@@ -191,12 +216,6 @@ WAITING = {
     "rollout_matching.vllm.colocate.tensor_parallel_size": COLOCATE,
     "rollout_matching.vllm.colocate.gpu_memory_utilization": COLOCATE,
     "rollout_matching.vllm.colocate.enforce_eager": COLOCATE,
-    "rollout_matching.repeat_terminate.enabled": REPEATS,
-    "rollout_matching.repeat_terminate.min_new_tokens": REPEATS,
-    "rollout_matching.repeat_terminate.max_consecutive_token_repeats": REPEATS,
-    "rollout_matching.repeat_terminate.ngram_size": REPEATS,
-    "rollout_matching.repeat_terminate.ngram_repeats": REPEATS,
-    "rollout_matching.repeat_terminate.max_object_keys": REPEATS,
 }
 SERVER: dict[str, Any] = {
     "mode": "server",
@@ -206,7 +225,7 @@ SERVER: dict[str, Any] = {
 DUMPING = {**SERVER["server"], "debug_dump": {"enabled": True, "every_steps": 2}}
 READERS: dict[str | None, dict[str, dict[str, Any]]] = {
     None: {
-        "rollout_matching": {"vllm": SERVER, "repeat_terminate": {"max_object_keys": 9}},
+        "rollout_matching": {"vllm": SERVER},
     },
     COLOCATE: {
         "rollout_matching": {
@@ -215,7 +234,6 @@ READERS: dict[str | None, dict[str, dict[str, Any]]] = {
         }
     },
     DUMP: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER | {"server": DUMPING}}},
-    REPEATS: {"rollout_matching": {"repeat_terminate": {"enabled": True, "max_object_keys": 9}}},
 }
 """What has the keys that wait read, by the key that is refused for it; under None they are written, and nothing reads
 them.

@@ -158,6 +158,14 @@ BUILDS: dict[str, dict[str, Any]] = {
             "max_new_tokens": 70,
             "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11},
             "repetition_penalty": 1.2,
+            "repeat_terminate": {
+                "enabled": True,
+                "min_new_tokens": 31,
+                "max_consecutive_token_repeats": 41,
+                "ngram_size": 7,
+                "ngram_repeats": 6,
+                "max_object_keys": 53,
+            },
             "candidate_top_k": 4,
             "maskiou_gate": 0.45,
             "maskiou_resolution": 128,
@@ -190,6 +198,7 @@ BUILDS: dict[str, dict[str, Any]] = {
             "rollout_backend": "vllm",
             "max_new_tokens": 70,
             "decode_batch_size": 3,
+            "repeat_terminate": {"enabled": True, "max_object_keys": 9},
             "vllm": {
                 "max_model_len": 900,
                 "enable_prefix_caching": False,

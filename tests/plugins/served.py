@@ -12,6 +12,7 @@ import pytest
 from coordexp.encode.processor import load_processor
 from coordexp.encode.vocabulary import fingerprint_tokenizer
 from coordexp.rollout.server_plugin.liveness import package_versions
+from coordexp.rollout.server_plugin.repeats import digest_limits
 from coordexp.rollout.wire import RolloutServerError
 from tests.plugins.rogue_answers import liveness
 from tests.plugins.rogue_server import Rogue, free_port, says
@@ -41,6 +42,7 @@ def answer_for(config: Config, servers: Sequence[Rogue]) -> None:
         "max_model_len": section.vllm.max_model_len,
         "enable_prefix_caching": section.vllm.enable_prefix_caching,
         "tokenizer": fingerprint_tokenizer(load_processor(folder).tokenizer),
+        "repeat_terminate": digest_limits(section.repeat_terminate) if section.repeat_terminate.enabled else None,
     }
     done = says({"message": "Request received"})
     for server, devices in zip(servers, DEVICES, strict=True):

@@ -66,6 +66,20 @@ def run_alone(kit: Stage1Kit, folder: Path, shipped: str, steps: int) -> Path:
     return train(folder / "run.yaml", 1)[1]
 
 
+def check_repeats(lines: list[dict[str, float]], *, guarded: bool) -> None:
+    """The guard's two keys, in training and evaluation: of a run whose limits end answers, and of one without."""
+    for prefix in ("", "eval_"):
+        active, ended, truncated = (
+            [line[f"{prefix}rollout/{key}"] for line in lines if f"{prefix}rollout/{key}" in line]
+            for key in ("repeat_terminate_active", "repeat_terminate_triggered_sequences", "parse_truncated_rate")
+        )
+        assert active and set(active) == {float(guarded)} and len(ended) == len(active) == len(truncated)
+        assert sum(ended) > 0 if guarded else not any(ended)
+        sizes = [line[f"{prefix}rollout/samples_total"] for line in lines if f"{prefix}rollout/samples_total" in line]
+        assert all(share * size >= count for share, size, count in zip(truncated, sizes, ended, strict=True))
+
+
+@pytest.mark.invariant("ROLL-046")
 @pytest.mark.invariant("ROLL-036")
 @pytest.mark.parametrize("shipped", TWINS, ids=lambda name: Path(name).stem)
 def test_a_shipped_run_with_a_server_is_its_twin_without(stage1_kit: Stage1Kit, tmp_path: Path, shipped: str) -> None:
@@ -85,6 +99,7 @@ def test_a_shipped_run_with_a_server_is_its_twin_without(stage1_kit: Stage1Kit, 
     for line in rolled:
         assert set(OBSERVED) - {"rollout/canary_gap_max", "time/rollout_sync_s"} <= line.keys()
         assert {"rollout/seed_base", "rollout/parse_truncated_rate", "time/rollout_generate_s"} <= line.keys()
+    check_repeats(lines, guarded="b_only" in shipped)
     if "two_channel" in shipped:
         last = [line for line in lines if "stage2_ab/b_ratio_realized" in line][-1]
         assert last["stage2_ab/b_ratio_realized"] == (0.25 if mixed else 1.0)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Mapping
-from typing import Any
 
 from coordexp.bridges.store_communicator import enable_cpu_weight_sync
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
 from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.activation import read_activation
 from coordexp.rollout.lifetime import tie_to
 from coordexp.rollout.serve import shared_key
+from coordexp.rollout.server_plugin.guard import PROCESSOR
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE, Served, describe_app, describe_engine
 
 
 def install_plugin() -> None:
-    """Install the hooks, once a process; in a worker, also tie its life to the app's."""
-    served = Served()
-
-    def envelope(request: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-        return served.envelope(request)
-
+    """Install the hooks, once a process; in a worker, also tie its life to the app's. Raises `ActivationError` for an
+    environment that asks for repeat_terminate and does not say how.
+    """
+    limits = read_activation(os.environ)
+    served = Served(limits)
     hooks = ServerHooks(
         describe_engine=describe_engine,
         app_facts=lambda deploy: describe_app(deploy, served),
-        envelope=envelope,
+        envelope=lambda deploy, request, answer: served.envelope(deploy.args.model, request, answer),
         weights_loaded=served.count_load,
         api_key=shared_key(),
         stop_token=END_OF_TURN,
         logprobs_mode=LOGPROBS_MODE,
+        # By name: an engine whose devices are other processes has them import it.
+        engine_kwargs={} if limits is None else {"logits_processors": [PROCESSOR]},
     )
     enable_cpu_weight_sync()
     install_hooks(hooks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -38,6 +39,16 @@ def answer(*logprobs: float) -> RolloutOutput:
 def canary(*logprobs: float, likeliest: tuple[int, ...] | None = None, best: tuple[float, ...] | None = None) -> Canary:
     ids = tuple(range(10, 10 + len(logprobs)))
     return Canary(REQUEST, Scorer(TokenScores(logprobs, likeliest or ids, best or logprobs)), NOISY)  # type: ignore[arg-type]
+
+
+@pytest.mark.invariant("ROLL-021")
+def test_the_token_that_repeat_termination_forces_need_not_be_the_likeliest() -> None:
+    ended = dataclasses.replace(answer(-1.0, -9.0), repeat_terminated=True)
+    assert canary(-1.0, -9.0, likeliest=(10, 99), best=(-1.0, -0.1)).check(URL, ended) == 0.0
+    for likeliest in ((99, 11), (10, 99)):
+        spoilt = dataclasses.replace(ended, repeat_terminated=likeliest == (99, 11))
+        with pytest.raises(RolloutServerError, match="would write 99"):
+            canary(-1.0, -9.0, likeliest=likeliest, best=(-0.1, -0.1)).check(URL, spoilt)
 
 
 @pytest.mark.invariant("ROLL-021")

@@ -95,7 +95,7 @@ ALTERED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "logprobs_mode": ({"logprobs_mode": "processed_logprobs"}, {}, "the learner needs raw_logprobs"),
     "engine_type": ({}, {"engine_type": "async"}, "the server has async, the learner needs sync"),
     "per_request_seeds": ({}, {"per_request_seeds": False}, "the server has False, the learner needs True"),
-    "repeat_terminate": ({}, {"repeat_terminate": "0" * 64}, "the learner needs None (rollout_matching.repeat_term"),
+    "repeat_terminate": ({"repeat_terminate": "0" * 64}, {}, "the learner needs None (rollout_matching.repeat_term"),
     **{
         f"versions.{name}": ({}, {"versions": VERSIONS | {name: "9.9"}}, f"has 9.9, the learner needs {version} (the")
         for name, version in VERSIONS.items()

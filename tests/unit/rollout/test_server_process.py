@@ -89,7 +89,9 @@ def engine(**changes: Any) -> SimpleNamespace:
         lora_config=None,
     )
     template = SimpleNamespace(template_meta=SimpleNamespace(template_type="t"), max_pixels=65536)
-    parts = {"engine": SimpleNamespace(vllm_config=config), "model_type": "m", "template": template}
+    workers = [SimpleNamespace(model_runner=SimpleNamespace(sampler=SimpleNamespace(logits_processors=[])))]
+    inner = SimpleNamespace(vllm_config=config, collective_rpc=lambda ask: [ask(worker) for worker in workers])
+    parts = {"engine": inner, "model_type": "m", "template": template}
     return SimpleNamespace(**parts | changes)
 
 
@@ -100,7 +102,7 @@ def test_an_engine_says_what_it_runs(real_tokenizer: Any) -> None:
     assert found == {
         "model": str(ROOT), "model_type": "m", "template": "t", "max_pixels": 65536, "dtype": "bfloat16",
         "max_model_len": 900, "max_num_seqs": 7, "enable_prefix_caching": False, "enable_lora": False,
-        "logprobs_mode": "x",
+        "logprobs_mode": "x", "repeat_terminate": None,
     }  # fmt: skip
     assert tokenizer["coords"] == [151670, 152669]
     answer = recorded("liveness")
@@ -131,7 +133,7 @@ def test_each_start_has_its_own_id_and_an_envelope_says_life_loads_and_seed() ->
     assert first.server_id != second.server_id
     first.count_load()
     for request, seed in (({"seed": 5}, 5), ({}, None)):
-        envelope = check("http/envelope", first.envelope(request))
+        envelope = check("http/envelope", first.envelope("unread", request, {}))
         assert envelope == {
             "server_id": first.server_id, "weight_loads": 1, "seed": seed, "repeat_terminate_triggered": 0,
         }  # fmt: skip

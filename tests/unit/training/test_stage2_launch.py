@@ -136,9 +136,9 @@ def test_keys_that_this_launcher_does_not_serve_are_refused_at_their_line(launch
 
 @pytest.mark.invariant("TRAIN-043")
 def test_what_no_backend_does_is_refused_before_a_server_is_started(launch_config):
-    repeat = {"enabled": True, "max_object_keys": 8}
-    with pytest.raises(ConfigError, match=r"repeat_terminate\.enabled: no backend ends a repetition yet"):
-        plan(launch_config(rollout_matching={"repeat_terminate": repeat}))
+    dump = {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}], "debug_dump": {"enabled": True}}
+    with pytest.raises(ConfigError, match=r"debug_dump\.enabled: requests are not written out yet"):
+        plan(launch_config(rollout_matching={"vllm": {"server": dump}}))
 
 
 @pytest.mark.invariant("TRAIN-043")

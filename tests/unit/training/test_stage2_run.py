@@ -233,8 +233,10 @@ def test_a_model_that_generates_under_deepspeed_sees_the_image(
 def test_what_no_trainer_does_yet_is_refused_at_its_key(stage2_kit: Stage2Kit) -> None:
     from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
 
-    path = stage2_kit.write("repeats", rollout_matching={"repeat_terminate": {"enabled": True, "max_object_keys": 3}})
-    with pytest.raises(ConfigError, match=r"rollout_matching\.repeat_terminate\.enabled: no backend ends a repetition"):
+    server = {"servers": [{"base_url": "http://127.0.0.1:1", "group_port": 2}], "debug_dump": {"enabled": True}}
+    vllm = {"mode": "server", "max_model_len": 900, "server": server}
+    path = stage2_kit.write("dumped", rollout_matching={"rollout_backend": "vllm", "vllm": vllm})
+    with pytest.raises(ConfigError, match=r"server\.debug_dump\.enabled: requests are not written out yet"):
         build_stage2_rollout_aligned(load_config(path))
 
 

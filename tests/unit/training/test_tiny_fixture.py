@@ -12,7 +12,7 @@ from coordexp.artifacts.checkpoint_policy import check_weights_only
 from coordexp.artifacts.files import hash_file
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
-NAMES = ("tiny-qwen3vl", "tiny-qwen3vl-early")
+NAMES = ("tiny-qwen3vl", "tiny-qwen3vl-early", "tiny-qwen3vl-level")
 LIMIT_BYTES = 16 * 2**20
 
 

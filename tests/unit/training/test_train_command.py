@@ -87,7 +87,6 @@ UNSUPPORTED: dict[str, Any] = {
     "rollout_matching": {
         "max_new_tokens": 256,
         "rollout_backend": "vllm",
-        "repeat_terminate": {"enabled": True, "max_object_keys": 9},
         "vllm": {
             "max_model_len": 600,
             "server": {
@@ -99,7 +98,7 @@ UNSUPPORTED: dict[str, Any] = {
     },
 }
 """What stage 2 may be told and no trainer does yet."""
-UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled", "rollout_matching.repeat_terminate.enabled")
+UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled",)
 
 
 @pytest.mark.invariant("TRAIN-033")
@@ -277,6 +276,8 @@ def test_every_error_of_the_package_is_input_or_a_fault() -> None:
 
 
 FAULTS = {
+    "ActivationError": "the server's, of its own environment; it ends with it",
+    "RepeatGuardError": "the server's, of an answer that it returns; status 500 there",
     "CheckpointPolicyError": "what the run itself has written",
     "ClosureError": "an answer whose own closing tokens are not found; the phase of rollouts counts it",
     "CutShort": "of one HTTP exchange; the wire makes a RolloutServerError of it",
