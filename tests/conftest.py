@@ -19,6 +19,7 @@ if (Path(__file__).parent / "plugins" / "models.py").is_file():
         "tests.plugins.client_bench",
         "tests.plugins.live_server",
         "tests.plugins.launches",
+        "tests.plugins.demo",
     ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -42,6 +42,7 @@ ENVIRONMENT_HANDED_ON: dict[str, str] = {
     "coordexp/entrypoints/check_data.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/entrypoints/launch.py": "to build_launch, which reads config and gpus, and to the training processes",
     "coordexp/rollout/serve.py": "to the server that it becomes on a GPU",
+    "coordexp/entrypoints/quickstart.py": "to build_stage2_launch, which reads its variables, and to processes",
     "coordexp/rollout/server_plugin/install.py": "to read_activation, which reads the two of repeat_terminate",
     "coordexp/rollout/server_plugin/processors.py": "to read_activation, in a process of the engine",
     "coordexp/entrypoints/launch_stage2.py": "to build_stage2_launch, which reads its variables, and to processes",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A package imports only from those before it; docs/architecture.md has the same order.
 READING_ORDER = (
     "spec", "bridges", "config", "geometry", "coords", "data", "coordjson", "encode", "rollout", "matching", "packing",
-    "forward", "losses", "metrics", "evaluation", "artifacts", "training", "entrypoints",
+    "forward", "losses", "metrics", "evaluation", "artifacts", "training", "demo", "entrypoints",
 )  # fmt: skip
 FIRST_PARTY = ("coordexp", "audit", "benchmarks", "tests", "scripts")
 GRAB_BAGS = {"utils", "util", "common", "commons", "helpers", "helper", "misc"}

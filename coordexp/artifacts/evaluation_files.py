@@ -80,6 +80,7 @@ def _decoding(decoding: Decoding) -> dict[str, Any]:
         "top_k": decoding.top_k,
         "repetition_penalty": decoding.repetition_penalty,
         "seed_base": decoding.seed_base,
+        "grammar": decoding.grammar is not None,
     }
 
 

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+STEP_TOKENS = 2048
+"""Tokens of a step on a CPU, as vLLM's own default has it."""
 EXTRA = "coordexp"
 """Key under which a request and an answer hold what is ours."""
 
@@ -35,6 +39,8 @@ def seeded_engine(base: type, rules: AnswerRules, describe: Callable[[Any], dict
             self._seeds: list[int | None] = []
             self._described: dict[str, Any] | None = None
             more = {**(kwargs.pop("engine_kwargs", None) or {}), **rules.engine_kwargs}
+            if not torch.cuda.is_available():
+                more = {**whole_prompts(kwargs.get("max_model_len")), **more}
             super().__init__(*args, **{**kwargs, "logprobs_mode": rules.logprobs_mode, "engine_kwargs": more})
             self._stop_id = int(self.tokenizer.convert_tokens_to_ids(rules.stop_token))
 
@@ -59,6 +65,14 @@ def seeded_engine(base: type, rules: AnswerRules, describe: Callable[[Any], dict
             return self._described
 
     return SeededEngine
+
+
+def whole_prompts(max_model_len: int | None) -> dict[str, Any]:
+    """What keeps an engine on a CPU from filling a prompt in parts. For each part of a seeded request vLLM winds its
+    generator back, which a CPU's cannot be: a batch whose prompts have more tokens than a step takes ended the engine.
+    """
+    room = STEP_TOKENS if max_model_len is None else max(STEP_TOKENS, max_model_len)
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": room}
 
 
 def extra_of(request: Any) -> Mapping[str, Any]:

@@ -200,6 +200,7 @@ def render_request_config(decoding: Decoding) -> dict[str, Any]:
         "repetition_penalty": float(decoding.repetition_penalty),
         "logprobs": True,
         "return_details": True,
+        **({} if decoding.grammar is None else {"structured_outputs_regex": decoding.grammar}),
     }
 
 

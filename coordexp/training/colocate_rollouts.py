@@ -12,6 +12,7 @@ import torch
 
 from coordexp.bridges.inprocess_engine import EngineError, EngineSettings, InProcessEngine, build_engine
 from coordexp.bridges.request_seeds import AnswerRules
+from coordexp.bridges.vllm_grammar import install_grammar
 from coordexp.config import resolve_input
 from coordexp.config.rollout_sections import VllmColocateConfig
 from coordexp.encode.vocabulary import END_OF_TURN
@@ -19,6 +20,7 @@ from coordexp.forward.unwrap import unwrap_model
 from coordexp.rollout.activation import render_activation
 from coordexp.rollout.canary import Canary
 from coordexp.rollout.colocate import NOT_LOADED, ColocateBackend, EngineAnswers, WeightLoader, build_prove
+from coordexp.rollout.grammar import find_exact
 from coordexp.rollout.scoring import TeacherScorer
 from coordexp.rollout.server_flags import server_dtype, vllm_sections
 from coordexp.rollout.server_plugin.guard import PROCESSOR, build_guard
@@ -60,6 +62,7 @@ def start_engine(config: Config) -> InProcessEngine:
     repeats = vllm_sections(config)[0].repeat_terminate
     more = {"logits_processors": [PROCESSOR]} if repeats.enabled else {}
     rules = AnswerRules(END_OF_TURN, LOGPROBS_MODE, more)
+    install_grammar(find_exact, END_OF_TURN)
     try:
         engine = build_engine(engine_settings(config), rules, describe_engine)
     except EngineError as error:

@@ -13,6 +13,7 @@ from coordexp.forward.unwrap import unwrap_model
 from coordexp.losses.masks import Provenance
 from coordexp.matching.types import build_settings
 from coordexp.rollout.colocate import ColocateBackend
+from coordexp.rollout.grammar import build_expression
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Decoding
 from coordexp.rollout.vllm_client import render_request_config
@@ -43,14 +44,16 @@ def rollout_section(config: Config) -> RolloutMatchingConfig:
     return config.rollout_matching
 
 
-def build_decoding(config: RolloutMatchingConfig) -> Decoding:
+def build_decoding(config: Config) -> Decoding:
     """How answers are drawn, without the seed that each step has."""
+    section = rollout_section(config)
     return Decoding(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.decoding.temperature,
-        top_p=config.decoding.top_p,
-        top_k=config.decoding.top_k,
-        repetition_penalty=config.repetition_penalty,
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.decoding.temperature,
+        top_p=section.decoding.top_p,
+        top_k=section.decoding.top_k,
+        repetition_penalty=section.repetition_penalty,
+        grammar=build_expression(config) if section.decoding.grammar else None,
     )
 
 
@@ -84,7 +87,7 @@ def describe_rollouts(run: Run, backend: RolloutBackend) -> dict[str, Any]:
         told = {"rollout_servers": {server.connection.base_url: dict(server.liveness) for server in run.servers}}
     else:
         return {}
-    return {**told, "request_config": render_request_config(build_decoding(rollout_section(run.config)))}
+    return {**told, "request_config": render_request_config(build_decoding(run.config))}
 
 
 def build_row_limits(config: Config) -> RowLimits:
@@ -96,7 +99,7 @@ def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
     """What makes plans from rollouts."""
     config, section = run.config, rollout_section(run.config)
     settings = PhaseSettings(
-        decoding=build_decoding(section),
+        decoding=build_decoding(config),
         matching=build_settings(section),
         training_seed=config.training.seed,
         image_root=run.foundation.samples["train"].file.image_root,
@@ -126,7 +129,7 @@ def build_evaluation(run: Run, backend: RolloutBackend) -> RolloutEvaluation | N
     if "val" not in run.foundation.samples:
         return None
     section = rollout_section(run.config)
-    settings = build_evaluation_settings(build_decoding(section), section.eval_detection, run.config.training.seed)
+    settings = build_evaluation_settings(build_decoding(run.config), section.eval_detection, run.config.training.seed)
     return RolloutEvaluation(
         backend, run.foundation.encoder, run.foundation.samples["val"], settings, run.learner.shard
     )

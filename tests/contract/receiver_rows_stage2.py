@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.config.rollout_sections import VllmServerEntry
 from coordexp.rollout.activation import read_activation
+from coordexp.rollout.grammar import build_expression
 from coordexp.rollout.serve import server_environment
 from coordexp.rollout.server_plugin.repeats import digest_limits
 from coordexp.training.server_connect import expected_server
@@ -145,6 +146,8 @@ ROWS = (
     *of_decoding("decoding.temperature"),
     *of_decoding("decoding.top_p"),
     *of_decoding("decoding.top_k"),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[0].grammar == build_expression(b.config)),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[1].grammar == build_expression(b.config)),
     *of_decoding("repetition_penalty"),
     of_guard("min_new_tokens"),
     of_guard("max_consecutive_token_repeats"),

@@ -156,7 +156,7 @@ def test_configurations_are_shipped_for_every_kind():
     names = {f"{path.parent.name}/{path.stem}" for path in discover_profiles(CONFIGS)}
     wanted = {f"{folder}/{leaf}" for folder in PROFILE_FOLDERS for leaf in ("a_only", "b_only", "ab_mixed")}
     own = {f"smoke/{leaf}_hf" for leaf in ("b_only", "ab_mixed", "ab_mixed_st")}
-    own |= {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline", "smoke/ab_mixed_colocate"}
+    own |= {f"smoke/{leaf}" for leaf in ("ab_mixed_st", "ab_mixed_pipeline", "ab_mixed_colocate", "quickstart")}
     assert wanted | own == names
     assert (CONFIGS / "stage1/ablation/geometry_first_coco80.yaml").is_file()
 
@@ -226,7 +226,8 @@ def test_the_name_of_a_smoke_run_says_who_generates_its_rollouts(path):
     assert config.rollout_matching.rollout_backend == ("hf" if own else "vllm")
     assert (config.rollout_matching.vllm is None) == own
     # Each runs on a CPU, with a checkpoint that ships.
-    assert config.model.model == "fixtures/tiny-qwen3vl"
+    level = "-level" * (path.stem == "quickstart")
+    assert config.model.model == f"fixtures/tiny-qwen3vl{level}"
     assert (config.model.torch_dtype, config.training.bf16, config.tuner.tuner_type) == ("float32", False, "full")
 
 

@@ -156,7 +156,7 @@ BUILDS: dict[str, dict[str, Any]] = {
         "rollout_matching": {
             "decode_batch_size": 7,
             "max_new_tokens": 70,
-            "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11},
+            "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11, "grammar": True},
             "repetition_penalty": 1.2,
             "repeat_terminate": {
                 "enabled": True,

@@ -48,7 +48,7 @@ def test_the_readme_and_the_architecture_are_among_the_documents():
         ("`python -m audit.mutants --no-such`", "audit.mutants takes no --no-such"),
         ("`python -m benchmarks --no-such`", "benchmarks takes no --no-such"),
         ("`python -m coordexp.config.document --no-such`", "coordexp.config.document takes no --no-such"),
-        ("`bash scripts/quickstart.sh --no-such`", "scripts/quickstart.sh takes no --no-such"),
+        ("`bash scripts/quickstart.sh --no-such`", "coordexp.entrypoints.quickstart takes no --no-such"),
         ("`./scripts/no_such.sh`", "scripts/no_such.sh does not exist"),
         ("`pytest tests/policy/test_documents.py::test_no_such`", "tests/policy/test_documents.py has no test_no_such"),
         ("[here](docs/no_such.md)", "the link docs/no_such.md leads nowhere"),

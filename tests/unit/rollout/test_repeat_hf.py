@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.config.rollout_sections import RepeatTerminateConfig
+from coordexp.coordjson import render_expression
 from coordexp.encode.encoder import build_encoder
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import EncodeSettings
@@ -57,10 +59,13 @@ def cut(processor: Any, ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
+DRAWN = Decoding(120, temperature=1.1, seed_base=5)
+BY_THE_GRAMMAR = replace(DRAWN, grammar=render_expression("desc_first"))
+
+
 @pytest.mark.invariant("ROLL-047")
-@pytest.mark.parametrize(
-    "decoding", [Decoding(120), Decoding(120, temperature=1.1, seed_base=5)], ids=["greedy", "drawn"]
-)
+@pytest.mark.invariant("ROLL-052")
+@pytest.mark.parametrize("decoding", [Decoding(120), DRAWN, BY_THE_GRAMMAR], ids=["greedy", "drawn", "by the grammar"])
 def test_answers_are_ended_one_by_one_and_the_others_go_on(bench: Any, decoding: Decoding) -> None:
     free = answers(bench, 8, None, decoding)
     wanted = [cut(bench[1], output.response_token_ids) for output in free]
