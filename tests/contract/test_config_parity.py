@@ -156,7 +156,8 @@ def test_configurations_are_shipped_for_every_kind():
     names = {f"{path.parent.name}/{path.stem}" for path in discover_profiles(CONFIGS)}
     wanted = {f"{folder}/{leaf}" for folder in PROFILE_FOLDERS for leaf in ("a_only", "b_only", "ab_mixed")}
     own = {f"smoke/{leaf}_hf" for leaf in ("b_only", "ab_mixed", "ab_mixed_st")}
-    assert wanted | own | {"smoke/ab_mixed_st", "smoke/ab_mixed_pipeline", "smoke/quickstart"} == names
+    own |= {f"smoke/{leaf}" for leaf in ("ab_mixed_st", "ab_mixed_pipeline", "ab_mixed_colocate", "quickstart")}
+    assert wanted | own == names
     assert (CONFIGS / "stage1/ablation/geometry_first_coco80.yaml").is_file()
 
 
