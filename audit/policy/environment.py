@@ -36,6 +36,7 @@ COPY_HOPS = 3
 # path -> why it hands the whole environment on. What is read from it there is listed by its own name.
 ENVIRONMENT_HANDED_ON: dict[str, str] = {
     "coordexp/bridges/__init__.py": "to child processes, with the start-up hook added",
+    "coordexp/bridges/process_state.py": "to nobody: put back as it was after an engine is built",
     "coordexp/data/run_inputs.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/evaluation/job.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/entrypoints/check_data.py": "to image_root, which reads ROOT_IMAGE_DIR",

@@ -70,7 +70,12 @@ def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]
 
 
 def _backend(backend: BackendSettings) -> dict[str, Any]:
-    return {"name": backend.name, "dtype": backend.dtype, "decode_batch_size": backend.decode_batch_size}
+    return {
+        "name": backend.name,
+        "dtype": backend.dtype,
+        "decode_batch_size": backend.decode_batch_size,
+        "repeat_terminate": backend.repeat_terminate,
+    }
 
 
 def _decoding(decoding: Decoding) -> dict[str, Any]:
@@ -80,6 +85,7 @@ def _decoding(decoding: Decoding) -> dict[str, Any]:
         "top_k": decoding.top_k,
         "repetition_penalty": decoding.repetition_penalty,
         "seed_base": decoding.seed_base,
+        "grammar": decoding.grammar is not None,
     }
 
 

@@ -16,11 +16,10 @@ from fastapi import Depends, HTTPException
 from fastapi.encoders import jsonable_encoder
 from swift.pipelines.infer import rollout
 
+from coordexp.bridges.request_seeds import EXTRA, AnswerRules, extra_of, seeded_engine
 from coordexp.bridges.versions import check_proven
 
 PROVEN_VERSIONS = {"ms-swift": "4.6."}
-EXTRA = "coordexp"
-"""Key under which a request and an answer hold what is ours."""
 LIVENESS_ROUTE = "/coordexp/liveness/"
 _MARK = "coordexp_hooks"
 _PORT_FLAG = "--port"
@@ -52,45 +51,10 @@ def install_hooks(hooks: ServerHooks) -> bool:
     check_proven(PROVEN_VERSIONS, "the rollout server with hooks")
     setattr(rollout.SwiftRolloutDeploy, _MARK, True)
     # The worker looks the class up by this name when it builds its engine.
-    rollout.GRPOVllmEngine = _seeded_engine(rollout.GRPOVllmEngine, hooks)
+    rules = AnswerRules(hooks.stop_token, hooks.logprobs_mode, hooks.engine_kwargs)
+    rollout.GRPOVllmEngine = seeded_engine(rollout.GRPOVllmEngine, rules, hooks.describe_engine)
     _hook_app(rollout.SwiftRolloutDeploy, hooks)
     return True
-
-
-def _seeded_engine(base: type, hooks: ServerHooks) -> type:
-    """ms-swift's engine whose requests carry their own seeds."""
-
-    class SeededEngine(base):  # type: ignore[misc, valid-type]
-        """Engine of a worker; `infer` takes mappings that may hold `coordexp: {seed}`."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._seeds: list[int | None] = []
-            self._described: dict[str, Any] | None = None
-            more = {**(kwargs.pop("engine_kwargs", None) or {}), **hooks.engine_kwargs}
-            super().__init__(*args, **{**kwargs, "logprobs_mode": hooks.logprobs_mode, "engine_kwargs": more})
-            self._stop_id = int(self.tokenizer.convert_tokens_to_ids(hooks.stop_token))
-
-        def infer(self, infer_requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-            # Reversed, for _add_request takes them from the end, in the requests' order.
-            self._seeds = [_seed_of(request) for request in reversed(infer_requests)]
-            return super().infer([_without_extra(request) for request in infer_requests], *args, **kwargs)
-
-        def _add_request(self, inputs: Any, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
-            # A greedy answer is drawn by none; upstream would add the request's index to one of them all.
-            generation_config.seed = self._seeds.pop() if generation_config.temperature else None
-            # Text that spells a stop word is text, and another end token is a token like others.
-            generation_config.stop = []
-            generation_config.stop_token_ids = [self._stop_id]
-            generation_config.ignore_eos = True
-            return super()._add_request(inputs, generation_config, *args, **kwargs)
-
-        def coordexp_describe(self) -> dict[str, Any]:
-            """What this worker runs. Nothing of it changes in its life, and it is asked twice in each push."""
-            if self._described is None:
-                self._described = hooks.describe_engine(self)
-            return self._described
-
-    return SeededEngine
 
 
 def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
@@ -128,7 +92,7 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
         answers = [jsonable_encoder(output) for output in outputs]
         try:
             return [
-                {**answer, EXTRA: hooks.envelope(self, _extra_of(request), answer)}
+                {**answer, EXTRA: hooks.envelope(self, extra_of(request), answer)}
                 for request, answer in zip(infer_requests, answers, strict=True)
             ]
         except ValueError as error:
@@ -149,16 +113,3 @@ def _hook_app(app_class: Any, hooks: ServerHooks) -> None:
 def asked_port(flags: Sequence[str]) -> int | None:
     """What `--port` of a command line says; None without it."""
     return int(flags[flags.index(_PORT_FLAG) + 1]) if _PORT_FLAG in flags else None
-
-
-def _extra_of(request: Any) -> Mapping[str, Any]:
-    return request[EXTRA] if isinstance(request, dict) and EXTRA in request else {}
-
-
-def _seed_of(request: Any) -> int | None:
-    extra = _extra_of(request)
-    return int(extra["seed"]) if "seed" in extra else None
-
-
-def _without_extra(request: Any) -> Any:
-    return {key: value for key, value in request.items() if key != EXTRA} if isinstance(request, dict) else request

@@ -81,6 +81,7 @@ class DecodingConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = -1
+    grammar: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

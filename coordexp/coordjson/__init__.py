@@ -6,6 +6,7 @@ Contract ids: TEXT-*, PARSE-*.
 from __future__ import annotations
 
 from coordexp.coordjson.closure import find_closure
+from coordexp.coordjson.expression import render_expression
 from coordexp.coordjson.parse import parse_answer, transpile
 from coordexp.coordjson.render import (
     CLOSURE,
@@ -61,6 +62,7 @@ __all__ = [
     "parse_answer",
     "parse_rollout",
     "render_answer",
+    "render_expression",
     "render_object",
     "scan_answer",
     "tally_rollouts",

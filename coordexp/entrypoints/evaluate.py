@@ -25,6 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="confidence",
         help="what ranks predictions in AP: mean coord-token probability (default), or nothing",
     )
+    parser.add_argument(
+        "--grammar", action="store_true", help="let answers be written by the grammar alone, the sampled ones too"
+    )
     sampled = parser.add_argument_group(
         "recall at K", "sampled answers beside the greedy ones tell what was seen and not said from what was not seen"
     )
@@ -49,16 +52,19 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.evaluation.runner import GenerationSettings
     from coordexp.evaluation.sampling import read_samples
     from coordexp.evaluation.summary import build_sample_table, build_summary_table, render_decoding, show_progress
+    from coordexp.rollout.grammar import build_expression
     from coordexp.rollout.types import Decoding
 
     try:
         if args.out is not None:
             check_writable(args.out)
         samples = read_samples(args.samples, args.temperature, args.top_p, args.top_k, args.max_new_tokens)
+        settings = GenerationSettings(Decoding(args.max_new_tokens), args.scores, samples=samples)
+        config = load_config(args.config)
         job = build_job(
-            load_config(args.config),
+            config,
             args.checkpoint,
-            GenerationSettings(Decoding(args.max_new_tokens), args.scores, samples=samples),
+            settings.constrained(build_expression(config)) if args.grammar else settings,
             jsonl=args.jsonl,
             limit=args.limit,
             decode_batch_size=args.batch_size,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordexp.config import Config
+    from coordexp.config.rollout_sections import RepeatTerminateConfig
 
 INPUT_ERRORS = (
     CheckpointFolderError,
@@ -55,7 +56,8 @@ INPUT_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """What to evaluate. `limit` takes the first records of the file; None takes all.
+    """What to evaluate. `limit` takes the first records of the file; None takes all. `repeats`, where enabled, ends
+    answers that repeat themselves, as evaluation steps of the same configuration do.
 
     Raises `EvaluationError` for a limit or a `decode_batch_size` below 1.
     """
@@ -68,6 +70,7 @@ class EvaluationJob:
     decode_batch_size: int = 32
     torch_dtype: str = "float32"
     attn_impl: str = "sdpa"
+    repeats: RepeatTerminateConfig | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -108,6 +111,7 @@ def build_job(
         decode_batch_size=decode_batch_size,
         torch_dtype=config.model.torch_dtype,
         attn_impl=config.model.attn_impl,
+        repeats=None if config.rollout_matching is None else config.rollout_matching.repeat_terminate,
     )
 
 
@@ -121,7 +125,11 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     backend = HfBackend(
-        model, encoder.processor, decode_batch_size=job.decode_batch_size, logprobs=job.generation.logprobs
+        model,
+        encoder.processor,
+        decode_batch_size=job.decode_batch_size,
+        logprobs=job.generation.logprobs,
+        repeats=job.repeats,
     )
     return evaluate_model(backend, encoder, records, job.generation, progress)
 

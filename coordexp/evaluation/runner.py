@@ -8,7 +8,7 @@ asks a backend for all answers, `score_outputs` takes answers that were made any
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coordexp.evaluation.coco import evaluate_coco
@@ -45,6 +45,13 @@ class GenerationSettings:
     score_mode: ScoreMode = "confidence"
     image_root: Path | None = None
     samples: SampleSettings | None = None
+
+    def constrained(self, expression: str) -> GenerationSettings:
+        """The same, with all answers written by `expression`, the sampled ones too."""
+        samples = self.samples
+        if samples is not None:
+            samples = replace(samples, decoding=replace(samples.decoding, grammar=expression))
+        return replace(self, decoding=replace(self.decoding, grammar=expression), samples=samples)
 
     @property
     def logprobs(self) -> bool:

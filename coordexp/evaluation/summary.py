@@ -88,6 +88,8 @@ def render_decoding(backend: BackendSettings, decoding: Decoding) -> str:
     return (
         f"{backend.name} · {backend.dtype} · batches of {backend.decode_batch_size} · {chosen} · "
         f"up to {decoding.max_new_tokens} tokens"
+        f"{'' if decoding.grammar is None else ' · by the grammar'}"
+        f"{' · repetitions ended' if backend.repeat_terminate else ''}"
     )
 
 

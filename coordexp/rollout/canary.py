@@ -35,14 +35,21 @@ class Noise:
 
 NOISE = {"float32": Noise(2e-4, 1e-2), "bfloat16": Noise(0.05, 0.5), "float16": Noise(0.02, 0.25)}
 """By the coarser type of the two sides."""
+PUSHED_ELSEWHERE = (
+    "The push did not arrive whole: the server must be one that coordexp.rollout.serve has started, with this "
+    "configuration, and no other learner may push to it"
+)
+"""What to do about a server that fails."""
 
 
 class Canary:
     """Compares a server's answer to `request` with the learner's scores of it; remembers the bound that it measures."""
 
-    def __init__(self, request: RolloutRequest, scorer: TeacherScorer, noise: Noise) -> None:
+    def __init__(
+        self, request: RolloutRequest, scorer: TeacherScorer, noise: Noise, advice: str = PUSHED_ELSEWHERE
+    ) -> None:
         self.request, self.decoding = request, Decoding(TOKENS)
-        self._scorer, self._noise = scorer, noise
+        self._scorer, self._noise, self._advice = scorer, noise, advice
         self.bound: float | None = None
 
     def check(self, server: str, output: RolloutOutput) -> float:
@@ -65,7 +72,7 @@ class Canary:
             None,
         )
         if at is not None:
-            raise RolloutServerError(_complaint(server, output, scores, at, bound))
+            raise RolloutServerError(f"{_complaint(server, output, scores, at, bound)}. {self._advice}")
         if self.bound is None:
             self.bound = min(max(self._noise.floor, self._noise.factor * gap), self._noise.ceiling)
         return gap
@@ -83,6 +90,5 @@ def _complaint(server: str, output: RolloutOutput, scores: TokenScores, at: int,
         f"{server} does not run the learner's weights: in its greedy answer to the canary ({output.sample_id}), token "
         f"{at} is {output.response_token_ids[at]} with log-probability {theirs[at]:.5f}; the learner gives it "
         f"{scores.logprobs[at]:.5f} and would write {scores.likeliest[at]} ({scores.best[at]:.5f}); allowed is a "
-        f"difference of {bound:.5f}. The push did not arrive whole: the server must be one that "
-        "coordexp.rollout.serve has started, with this configuration, and no other learner may push to it"
+        f"difference of {bound:.5f}"
     )

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.rollout.batching import check_length_budget, left_pad, plan_batches
+from coordexp.rollout.grammar import GrammarRows, TokenGrammar
 from coordexp.rollout.outputs import build_output
 from coordexp.rollout.patches import read_patches
 from coordexp.rollout.sampling import TokenChooser
@@ -59,6 +60,7 @@ class HfBackend:
         self._image_id = int(model.config.image_token_id)
         pad_id = processor.tokenizer.pad_token_id
         self._pad_id = self._stop_id if pad_id is None else int(pad_id)
+        self._grammars: dict[str, TokenGrammar] = {}
 
     @property
     def settings(self) -> BackendSettings:
@@ -113,7 +115,8 @@ class HfBackend:
             if told is not None:
                 told.progress(told.done + int((ids[:, width:] == self._stop_id).any(dim=1).sum()), told.total)
 
-        chooser = TokenChooser(requests, decoding, self._model.device, tell, self.guard)
+        grammar = None if decoding.grammar is None else GrammarRows(self._compiled(decoding.grammar), len(requests))
+        chooser = TokenChooser(requests, decoding, self._model.device, tell, self.guard, grammar)
         settings = GenerationConfig(
             do_sample=False,  # the chooser has drawn already
             num_beams=1,
@@ -140,6 +143,12 @@ class HfBackend:
         if self.guard is None:
             return outputs
         return [replace(each, repeat_terminated=self.guard.has_ended(each.response_token_ids)) for each in outputs]
+
+    def _compiled(self, expression: str) -> TokenGrammar:
+        if expression not in self._grammars:
+            rows = int(self._model.config.text_config.vocab_size)
+            self._grammars[expression] = TokenGrammar(expression, self._processor.tokenizer, rows)
+        return self._grammars[expression]
 
     def _batch(self, requests: list[RolloutRequest]) -> dict[str, torch.Tensor]:
         device = self._model.device

@@ -16,6 +16,7 @@ from coordexp.rollout.seeding import request_seed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from coordexp.rollout.grammar import GrammarRows
     from coordexp.rollout.server_plugin.repeats import RepeatGuard
     from coordexp.rollout.types import Decoding, RolloutRequest
 
@@ -24,8 +25,9 @@ class TokenChooser(LogitsProcessor):
     """Leaves each row's chosen token alone with a finite score, for generate's own argmax to take.
 
     Keeps the log-probability that the model itself gives each chosen token: one float a row and step, so a vocabulary
-    of 150,000 costs no more than one of 1,000. `on_step` is told the batch's ids so far. `guard` ends answers that
-    repeat themselves.
+    of 150,000 costs no more than one of 1,000. `on_step` is told the batch's ids so far. `grammar` masks the scores
+    that are ranked. `guard` ends answers that repeat themselves: it overrides the choice, and the mask follows what was
+    written.
     """
 
     def __init__(
@@ -35,11 +37,12 @@ class TokenChooser(LogitsProcessor):
         device: torch.device,
         on_step: Callable[[torch.Tensor], None] | None = None,
         guard: RepeatGuard | None = None,
+        grammar: GrammarRows | None = None,
     ) -> None:
         self.logprobs: list[torch.Tensor] = []
         self._guarded = None if guard is None else _Guarded(guard, len(requests))
         self._decoding = decoding
-        self._on_step = on_step
+        self._on_step, self._grammar = on_step, grammar
         self._penalty = _RepetitionPenalty(requests, decoding.repetition_penalty)
         self._generators = [
             torch.Generator(device).manual_seed(request_seed(decoding.seed_base, request.index)) for request in requests
@@ -56,6 +59,8 @@ class TokenChooser(LogitsProcessor):
             self._on_step(input_ids)
         wide = scores.float()
         ranked = self._penalty(input_ids, wide)
+        if self._grammar is not None:
+            ranked = self._grammar.mask(input_ids, ranked)
         if not self._decoding.greedy:
             ranked = self._warpers(input_ids, ranked / self._decoding.temperature) + self._noise(wide)
         chosen = ranked.argmax(dim=-1, keepdim=True)

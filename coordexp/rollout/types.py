@@ -30,7 +30,9 @@ class Decoding:
     """How the answers of one call are drawn, and how long they may get.
 
     `temperature` 0 is greedy decoding, in which `top_p`, `top_k` (-1: all tokens) and `seed_base` have no part.
-    Request i draws by `seeding.request_seed(seed_base, i)`. Raises `RolloutError` for a value out of range.
+    Request i draws by `seeding.request_seed(seed_base, i)`. With `grammar`, a regular expression, tokens that leave it
+    cannot be chosen, and an answer ends only where it matches whole (`coordexp.rollout.grammar`); None leaves all free.
+    Raises `RolloutError` for a value out of range.
     """
 
     max_new_tokens: int
@@ -39,6 +41,7 @@ class Decoding:
     top_k: int = -1
     repetition_penalty: float = 1.0
     seed_base: int = 0
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         allowed = {
@@ -48,6 +51,7 @@ class Decoding:
             "top_k": (self.top_k == -1 or self.top_k >= 1, "-1 for all tokens, or at least 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 is none)"),
             "seed_base": (self.seed_base >= 0, "at least 0"),
+            "grammar": (self.grammar != "", "a regular expression, or None for free answers"),
         }
         for name, (fine, wanted) in allowed.items():
             if not fine:

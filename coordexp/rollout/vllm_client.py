@@ -12,16 +12,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from coordexp.encode.vocabulary import END_OF_TURN
+from coordexp.rollout.answers import AnswerReader
 from coordexp.rollout.batching import check_length_budget
 from coordexp.rollout.drift import check_liveness
-from coordexp.rollout.outputs import build_output
 from coordexp.rollout.requests import check_prompts
 from coordexp.rollout.seeding import request_seed
 from coordexp.rollout.tasks import run_together
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 """EXIF's tag: readers differ in whether they turn the picture, so one that has it is sent as pixels."""
-_LARGEST_ID = 2**31
-_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ class VllmServerClient:
         self.retries = 0
         self._lock = Lock()
         self._prompting, self._max_model_len = prompting, max_model_len
-        self._stop_id = int(prompting.tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        self._reader = AnswerReader(prompting.tokenizer, OTHER_SERVER)
 
     def generate(
         self,
@@ -123,7 +119,7 @@ class VllmServerClient:
             try:
                 self._check_envelope(server, reply["coordexp"], sent["coordexp"])
                 ended = bool(reply["coordexp"]["repeat_terminate_triggered"])
-                output = self._read(request, reply["response"], decoding, policy_version)
+                output = self._reader.read(request, reply["response"], decoding, policy_version)
                 outputs.append(replace(output, repeat_terminated=ended))
             except RolloutServerError as error:
                 raise RolloutServerError(f"{where}: the output for {request.sample_id} {error}") from error
@@ -154,28 +150,6 @@ class VllmServerClient:
             for server, chunk in asked
         ]
         return [output for outputs in run_together(work) for output in outputs]
-
-    def _read(
-        self, request: RolloutRequest, response: Mapping[str, Any], decoding: Decoding, version: int
-    ) -> RolloutOutput:
-        """The output in a reply. Raises `RolloutServerError` with what is wrong with it."""
-        choice = response["choices"][0]
-        ids, prompt = _ids(choice, "token_ids"), _ids(response, "prompt_token_ids")
-        logprobs = _logprobs(choice, len(ids))
-        output = build_output(request, ids, self._prompting.tokenizer, policy_version=version, logprobs=logprobs)
-        if output.finish_reason != choice["finish_reason"] or len(output.response_token_ids) != len(ids):
-            raise RolloutServerError(
-                f"ended by {choice['finish_reason']} after {len(ids)} tokens, and its ids say {output.finish_reason} "
-                f"after {len(output.response_token_ids)}: answers end at the id {self._stop_id} of {END_OF_TURN} "
-                f"alone; {OTHER_SERVER}"
-            )
-        wanted = decoding.max_new_tokens
-        if len(ids) > wanted or (output.finish_reason == "length" and len(ids) < wanted):
-            raise RolloutServerError(
-                f"ended by {output.finish_reason} after {len(ids)} tokens, and {wanted} were allowed: the server has a "
-                f"limit of its own, or none; {OTHER_SERVER}"
-            )
-        return replace(output, prompt_token_ids=prompt)
 
     def _check_envelope(self, server: LiveServer, envelope: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
         loads = self.weight_loads[server.connection.base_url]
@@ -226,6 +200,7 @@ def render_request_config(decoding: Decoding) -> dict[str, Any]:
         "repetition_penalty": float(decoding.repetition_penalty),
         "logprobs": True,
         "return_details": True,
+        **({} if decoding.grammar is None else {"structured_outputs_regex": decoding.grammar}),
     }
 
 
@@ -266,29 +241,3 @@ def requests_in_a_round(decode_batch_size: int, capacities: Iterable[int], world
             f"{world_size} learner ranks, so some would never be served; raise it to {-(-world_size // total)} or more"
         )
     return share
-
-
-def _ids(row: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Token ids, one at least. A plain server leaves them out, an engine's tensor prints as floats."""
-    found = row[key]
-    if not found or not all(type(item) is int and 0 <= item < _LARGEST_ID for item in found):
-        raise RolloutServerError(f"holds no list of token ids in {key} ({_shown(found)}); {OTHER_SERVER}")
-    return tuple(found)
-
-
-def _logprobs(choice: Mapping[str, Any], length: int) -> tuple[float, ...]:
-    """A finite number for each of `length` tokens."""
-    rows = (choice.get("logprobs") or {}).get("content") or []
-    values: list[Any] = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
-    if len(values) != length:
-        raise RolloutServerError(f"has {length} tokens and {len(values)} log-probabilities; {OTHER_SERVER}")
-    if not all(type(value) is float and isfinite(value) for value in values):
-        raise RolloutServerError(
-            f"has log-probabilities that are no finite numbers ({_shown(values)}): the engine computes NaN or "
-            "infinity, or is another one; look at the server's log"
-        )
-    return tuple(float(value) for value in values)
-
-
-def _shown(values: Sequence[Any]) -> str:
-    return f"{str(values[:_SHOWN])[:200]}, {len(values)} in all"

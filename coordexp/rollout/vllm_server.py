@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from coordexp.rollout.observed import ENGINE_KEYS, EngineObserver
 from coordexp.rollout.types import BackendSettings, Decoding, Observed, Progress, RolloutOutput, RolloutRequest
 
 if TYPE_CHECKING:
@@ -17,13 +18,7 @@ if TYPE_CHECKING:
     from coordexp.rollout.vllm_client import VllmServerClient
     from coordexp.rollout.weight_sync import WeightSync
 
-OBSERVED = (
-    "rollout/logprob_gap_mean",
-    "rollout/canary_gap_max",
-    "rollout/weight_pushes_total",
-    "rollout/server_retries_total",
-    "time/rollout_sync_s",
-)
+OBSERVED = (*ENGINE_KEYS, "rollout/server_retries_total")
 """Metric keys that only servers give."""
 _NEVER = -1
 """Version of weights that were not pushed by this learner."""
@@ -34,9 +29,9 @@ class VllmServerBackend:
 
     def __init__(self, client: VllmServerClient, weights: WeightSync, scorer: TeacherScorer, dtype: str) -> None:
         self.client, self.weights = client, weights
-        self._scorer, self._dtype = scorer, dtype
+        self._dtype = dtype
         self._policy_version = _NEVER
-        self._observed: dict[str, tuple[float, float]] = {}
+        self._observer = EngineObserver(scorer)
 
     @property
     def settings(self) -> BackendSettings:
@@ -57,9 +52,7 @@ class VllmServerBackend:
         report = self.weights.run()
         self.client.weight_loads.update(report.weight_loads)
         self._policy_version = policy_version
-        self._add("rollout/weight_pushes_total", 1.0)
-        self._keep_largest("rollout/canary_gap_max", report.gap)
-        self._keep_largest("time/rollout_sync_s", time.perf_counter() - started)
+        self._observer.note_sync(report.gap, time.perf_counter() - started)
 
     def generate(
         self, requests: Sequence[RolloutRequest], decoding: Decoding, progress: Progress | None = None
@@ -67,26 +60,11 @@ class VllmServerBackend:
         """One output a request, in order; see `VllmServerClient.generate` for what it raises."""
         outputs = self.client.generate(requests, decoding, self._policy_version, progress)
         if outputs:
-            self._observe_gap(requests[0], outputs[0])
+            self._observer.note_answer(requests[0], outputs[0])
         return outputs
 
     def take_observed(self) -> Observed:
         """Pushes, the canary, retries, and how far the servers' log-probabilities are from the learner's."""
-        self._add("rollout/server_retries_total", float(self.client.retries))
+        self._observer.add("rollout/server_retries_total", float(self.client.retries))
         self.client.retries = 0
-        observed, self._observed = self._observed, {}
-        return observed
-
-    def _observe_gap(self, request: RolloutRequest, output: RolloutOutput) -> None:
-        """Of one answer a call, so that it costs one forward whatever the batch."""
-        theirs = output.token_logprobs or ()
-        ours = self._scorer.score(request, output.response_token_ids).logprobs if theirs else ()
-        gap = sum(abs(left - right) for left, right in zip(ours, theirs, strict=True))
-        total, tokens = self._observed.get("rollout/logprob_gap_mean", (0.0, 0.0))
-        self._observed["rollout/logprob_gap_mean"] = (total + gap, tokens + len(theirs))
-
-    def _add(self, key: str, value: float) -> None:
-        self._observed[key] = (self._observed.get(key, (0.0, 0.0))[0] + value, 0.0)
-
-    def _keep_largest(self, key: str, value: float) -> None:
-        self._observed[key] = (max(self._observed.get(key, (value, 0.0))[0], value), 0.0)
+        return self._observer.take()

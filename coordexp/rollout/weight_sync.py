@@ -83,7 +83,7 @@ class WeightPusher:
             return all(server.accepts() for server in self.servers)
 
         digest = within(deadline, f"weight push to {names}", alive, self._send)
-        self._check_content(digest)
+        check_content(digest, self.policy, self.last, self.dtype)
         self._check_loads(1)
         left = max(deadline - (time.monotonic() - started), 1.0)
         gap = within(left, f"canary of {names}", alive, lambda: max(self.prove(server) for server in self.servers))
@@ -109,19 +109,6 @@ class WeightPusher:
             link.finish()
         return digest
 
-    def _check_content(self, digest: WeightDigest) -> None:
-        """What was pushed is the policy's, and another than last time if the policy has moved."""
-        wanted = self.policy.count()
-        if digest.count != wanted:
-            text = f"{digest.count} tensors were pushed, and the policy has {wanted}: the server would run a mixture"
-            raise RolloutServerError(f"weight push: {text}; this is a fault of the merge, please report it")
-        if self.last is not None and self.policy.moved() and digest.hexdigest() == self.last.digest:
-            raise RolloutServerError(
-                f"weight push: all {digest.count} tensors are those of the last push, though the optimizer has made "
-                "updates with a learning rate above 0 since: what is trained is not what is pushed (an adapter that is "
-                f"not merged), or updates vanish in {self.dtype}"
-            )
-
     def _check_loads(self, more: int) -> None:
         """Every server has had this learner's loads of weights and no others: those that are known, and `more`."""
         told = {server.base_url: int(server.call("/coordexp/liveness/")["weight_loads"]) for server in self.servers}
@@ -131,6 +118,23 @@ class WeightPusher:
                 raise RolloutServerError(f"{url} {text}: another learner pushes to it, or it was restarted")
         # In place: the client that asks for the canary knows them by this mapping.
         self.weight_loads.update(told)
+
+
+def check_content(digest: WeightDigest, policy: Policy, last: PushReport | None, dtype: torch.dtype) -> None:
+    """What was given to an engine is the policy's, and another than last time if the policy has moved.
+
+    Raises `RolloutServerError`.
+    """
+    wanted = policy.count()
+    if digest.count != wanted:
+        text = f"{digest.count} tensors were pushed, and the policy has {wanted}: the server would run a mixture"
+        raise RolloutServerError(f"weight push: {text}; this is a fault of the merge, please report it")
+    if last is not None and policy.moved() and digest.hexdigest() == last.digest:
+        raise RolloutServerError(
+            f"weight push: all {digest.count} tensors are those of the last push, though the optimizer has made "
+            "updates with a learning rate above 0 since: what is trained is not what is pushed (an adapter that is "
+            f"not merged), or updates vanish in {dtype}"
+        )
 
 
 class WeightSync:

@@ -26,7 +26,7 @@ from coordexp.losses.defaults import resolve_manifest
 from coordexp.losses.objective import build_objective
 from coordexp.packing.backend import PackingBackend, check_packing_backend
 from coordexp.packing.positions import RopeIndex, build_rope_index
-from coordexp.training.arguments import build_swift_arguments
+from coordexp.training.arguments import build_swift_arguments, world_size
 from coordexp.training.callbacks import CheckpointCallback, EvaluationCallback
 from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
@@ -158,7 +158,7 @@ def build_run(config: Config) -> Run:
     """Everything but the plans. Raises before the model is loaded for what `check_run` refuses, bad data, a sample that
     is longer than a row, and a rollout server that does not run what the configuration says.
     """
-    check_supported(config)
+    check_supported(config, world_size())
     foundation = build_foundation(config)
     layout = lay_out(config, foundation)
     servers = connect_servers(config, foundation.encoder) if uses_servers(config) else ()

@@ -5,7 +5,7 @@ The launcher asks too, as soon as its server is ready, so both say the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.config import resolve_input
 from coordexp.encode.vocabulary import fingerprint_tokenizer
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 def uses_servers(config: Config) -> bool:
     """Whether rollouts come from servers."""
+    return vllm_mode(config) == "server"
+
+
+def vllm_mode(config: Config) -> Literal["server", "colocate"] | None:
+    """Where vLLM generates; None where it does not."""
     section = config.rollout_matching
-    return section is not None and section.rollout_backend == "vllm" and section.vllm is not None
+    if section is None or section.rollout_backend != "vllm" or section.vllm is None:
+        return None
+    return section.vllm.mode
 
 
 def connections_of(server: VllmServerConfig) -> list[ServerConnection]:

@@ -1,63 +1,31 @@
 """A run in, its rollout backend over live servers out: connected, compared, and with a way for weights. TRAIN-051.
 
-Only wiring: the parts are those of `coordexp.rollout` and of `coordexp.forward.merged_weights`.
+Only wiring: the parts are those of `coordexp.rollout` and of `learner_policy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from coordexp.forward.merged_weights import UnservableWeights, iter_merged_weights, merged_names
 from coordexp.forward.unwrap import unwrap_model
-from coordexp.rollout.canary import NOISE, Canary
-from coordexp.rollout.requests import build_requests
+from coordexp.rollout.canary import Canary
 from coordexp.rollout.scoring import TeacherScorer
 from coordexp.rollout.server_flags import server_dtype
 from coordexp.rollout.vllm_client import Prompting, VllmServerClient, requests_in_a_round
 from coordexp.rollout.vllm_server import VllmServerBackend
 from coordexp.rollout.weight_link import WeightLink
 from coordexp.rollout.weight_sync import WeightPusher, WeightSync
-from coordexp.rollout.wire import RolloutServerError
+from coordexp.training.learner_policy import LearnerPolicy, canary_noise, canary_request
 from coordexp.training.server_connect import server_section
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Sequence
 
     from coordexp.config.rollout_sections import RolloutMatchingConfig
     from coordexp.rollout.wire import ServerConnection
     from coordexp.training.build import Run
-    from coordexp.training.policy_motion import PolicyMotion
-
-
-@dataclass(frozen=True, eq=False)
-class LearnerPolicy:
-    """The weights that a run trains, as a rollout server takes them; `motion` watches the optimizer."""
-
-    model: nn.Module
-    motion: PolicyMotion
-
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Merged, by name. Raises `RolloutServerError` for weights that no server takes, or that are not finite."""
-        try:
-            yield from iter_merged_weights(self.model)
-        except UnservableWeights as error:
-            raise RolloutServerError(f"weight push: {error}") from error
-
-    def count(self) -> int:
-        """How many there are."""
-        return len(merged_names(self.model))
-
-    def moved(self) -> bool:
-        """Whether an update could have changed them since the last push."""
-        return self.motion.moved_since_push()
-
-    def note_push(self) -> None:
-        """They have been pushed."""
-        self.motion.note_push()
 
 
 def build_server_backend(run: Run, section: RolloutMatchingConfig) -> VllmServerBackend:
@@ -75,12 +43,8 @@ def build_server_backend(run: Run, section: RolloutMatchingConfig) -> VllmServer
 
 def _build_pusher(run: Run, client: VllmServerClient, scorer: TeacherScorer) -> WeightPusher:
     """Rank 0's side, with a canary on the first training record."""
-    config, foundation = run.config, run.foundation
-    samples = foundation.samples["train"]
-    request = build_requests(samples.records[:1], foundation.encoder, samples.file.image_root)[0]
-    dtype = server_dtype(config)
-    coarser = max((dtype, config.model.torch_dtype), key=lambda name: NOISE[name].ceiling)
-    canary = Canary(request, scorer, NOISE[coarser])
+    config, request = run.config, canary_request(run)
+    canary = Canary(request, scorer, canary_noise(config))
     entries = server_section(config).servers
     by_url = {server.connection.base_url: server for server in client.servers}
 
@@ -93,7 +57,7 @@ def _build_pusher(run: Run, client: VllmServerClient, scorer: TeacherScorer) -> 
         servers=connections,
         links=_links(connections, [entry.group_port for entry in entries], run.learner.run.placement.device),
         policy=LearnerPolicy(run.learner.model, run.motion),
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, server_dtype(config)),
         prove=prove,
         weight_loads=client.weight_loads,
     )

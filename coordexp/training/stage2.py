@@ -12,18 +12,22 @@ from coordexp.config import units_per_step
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.losses.masks import Provenance
 from coordexp.matching.types import build_settings
+from coordexp.rollout.colocate import ColocateBackend
+from coordexp.rollout.grammar import build_expression
 from coordexp.rollout.hf import HfBackend
 from coordexp.rollout.types import Decoding
 from coordexp.rollout.vllm_client import render_request_config
 from coordexp.training.build import build_trainer
+from coordexp.training.colocate_rollouts import build_colocate_backend
 from coordexp.training.forwards import RowLimits
 from coordexp.training.layout import build_validation, open_stream, packed_row_length
 from coordexp.training.record_steps import RecordPlans
 from coordexp.training.rollout_dump import RolloutDump
 from coordexp.training.rollout_evaluation import RolloutEvaluation, build_evaluation_settings
 from coordexp.training.rollout_phase import PhaseSettings, RolloutPhase
+from coordexp.training.server_connect import vllm_mode
 from coordexp.training.server_rollouts import build_server_backend
-from coordexp.training.trainer import TrainerParts
+from coordexp.training.trainer import TrainerParts, nothing_to_release
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -40,24 +44,28 @@ def rollout_section(config: Config) -> RolloutMatchingConfig:
     return config.rollout_matching
 
 
-def build_decoding(config: RolloutMatchingConfig) -> Decoding:
+def build_decoding(config: Config) -> Decoding:
     """How answers are drawn, without the seed that each step has."""
+    section = rollout_section(config)
     return Decoding(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.decoding.temperature,
-        top_p=config.decoding.top_p,
-        top_k=config.decoding.top_k,
-        repetition_penalty=config.repetition_penalty,
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.decoding.temperature,
+        top_p=section.decoding.top_p,
+        top_k=section.decoding.top_k,
+        repetition_penalty=section.repetition_penalty,
+        grammar=build_expression(config) if section.decoding.grammar else None,
     )
 
 
 def build_backend(run: Run) -> RolloutBackend:
-    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`, or
-    the servers that the run is connected to.
+    """What answers prompts in training and evaluation: the learner's own model, in batches of `decode_batch_size`, the
+    servers that the run is connected to, or an engine in this process.
     """
     section = rollout_section(run.config)
     if run.servers:
         return build_server_backend(run, section)
+    if vllm_mode(run.config) == "colocate":
+        return build_colocate_backend(run)
     model = unwrap_model(run.learner.model)
     confident = section.eval_detection.score_mode == "confidence"
     return HfBackend(
@@ -69,16 +77,17 @@ def build_backend(run: Run) -> RolloutBackend:
     )
 
 
-def describe_servers(run: Run) -> dict[str, Any]:
-    """The run's rollout servers by URL, as they describe themselves, and the knobs that each request is sent with;
-    empty where there are none.
+def describe_rollouts(run: Run, backend: RolloutBackend) -> dict[str, Any]:
+    """The run's rollout servers by URL, or the engine in this process, as they describe themselves, and the knobs that
+    each request is sent with; empty where there are none.
     """
-    if not run.servers:
+    if isinstance(backend, ColocateBackend):
+        told = {"rollout_engine": backend.describe()}
+    elif run.servers:
+        told = {"rollout_servers": {server.connection.base_url: dict(server.liveness) for server in run.servers}}
+    else:
         return {}
-    return {
-        "rollout_servers": {server.connection.base_url: dict(server.liveness) for server in run.servers},
-        "request_config": render_request_config(build_decoding(rollout_section(run.config))),
-    }
+    return {**told, "request_config": render_request_config(build_decoding(run.config))}
 
 
 def build_row_limits(config: Config) -> RowLimits:
@@ -90,7 +99,7 @@ def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
     """What makes plans from rollouts."""
     config, section = run.config, rollout_section(run.config)
     settings = PhaseSettings(
-        decoding=build_decoding(section),
+        decoding=build_decoding(config),
         matching=build_settings(section),
         training_seed=config.training.seed,
         image_root=run.foundation.samples["train"].file.image_root,
@@ -120,7 +129,7 @@ def build_evaluation(run: Run, backend: RolloutBackend) -> RolloutEvaluation | N
     if "val" not in run.foundation.samples:
         return None
     section = rollout_section(run.config)
-    settings = build_evaluation_settings(build_decoding(section), section.eval_detection, run.config.training.seed)
+    settings = build_evaluation_settings(build_decoding(run.config), section.eval_detection, run.config.training.seed)
     return RolloutEvaluation(
         backend, run.foundation.encoder, run.foundation.samples["val"], settings, run.learner.shard
     )
@@ -139,6 +148,7 @@ def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> C
         run=run.learner.run,
         row_length=packed_row_length(config),
         rollouts=build_evaluation(run, backend),
-        launch=describe_servers(run),
+        launch=describe_rollouts(run, backend),
+        release=backend.close if isinstance(backend, ColocateBackend) else nothing_to_release,
     )
     return build_trainer(run, parts)

@@ -120,9 +120,8 @@ def the_server(config: Config) -> VllmServerEntry:
         raise _refusal(config, "rollout_matching.rollout_backend", text)
     vllm = vllm_sections(config)[1]
     if vllm.mode != "server" or vllm.server is None:
-        raise _refusal(
-            config, "rollout_matching.vllm.mode", f"{vllm.mode} needs no server; {alone}, or write mode: server"
-        )
+        text = f"{vllm.mode} needs no server: the engine is in the learner's process; {alone}, or write mode: server"
+        raise _refusal(config, "rollout_matching.vllm.mode", text)
     servers = vllm.server.servers
     if len(servers) > 1:
         text = f"{len(servers)} servers, and this launcher starts one; start them yourself, all with one "
@@ -150,7 +149,7 @@ def read_devices(environment: Mapping[str, str], machine: Machine) -> Devices:
     for variable, devices in (("server_gpus", server), ("train_gpus", learner)):
         if not devices:
             text = f"{variable} is not set; server and learner need devices of their own: {USAGE}. With one GPU write "
-            raise LaunchError(f"{text}rollout_backend: hf, and use scripts/train.sh")
+            raise LaunchError(f"{text}rollout_matching.vllm.mode: colocate, and use scripts/train.sh")
         check_devices(devices, machine.gpu_count, variable)
     if shared := sorted(set(server) & set(learner)):
         raise LaunchError(f"device {shared[0]} stands in server_gpus and in train_gpus; each device is of one of them")

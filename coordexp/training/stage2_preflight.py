@@ -14,6 +14,7 @@ from coordexp.data.errors import Finding, RecordError, RecordProblem
 
 if TYPE_CHECKING:
     from coordexp.config import Config, Problem
+    from coordexp.config.rollout_sections import VllmConfig
     from coordexp.data.run_inputs import Role, RunSamples
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
@@ -74,19 +75,29 @@ def doubtful_limits(config: Config, samples: Mapping[Role, RunSamples], encoder:
         yield build_problem(config, "rollout_matching.max_new_tokens", f"{limit}: {text}")
 
 
-def check_supported(config: Config) -> None:
-    """Raise `ConfigError` for what a configuration may say and no trainer of this version does yet."""
-    if problems := list(unsupported(config)):
+def check_supported(config: Config, ranks: int = 1) -> None:
+    """Raise `ConfigError` for what a configuration may say and no trainer of this version does with so many ranks."""
+    if problems := list(unsupported(config, ranks)):
         raise ConfigError(str(config.sources.path), problems)
 
 
-def unsupported(config: Config) -> Iterable[Problem]:
-    """What this version cannot train, each at its key."""
+def unsupported(config: Config, ranks: int = 1) -> Iterable[Problem]:
+    """What this version cannot train with so many ranks, each at its key."""
     section = config.rollout_matching
     if section is not None and section.rollout_backend == "vllm" and section.vllm is not None:
         if section.vllm.mode == "colocate":
-            text = "there is no engine in the learner's process yet; write server, or rollout_backend: hf"
-            yield build_problem(config, "rollout_matching.vllm.mode", text)
+            yield from _engine_problems(config, section.vllm, ranks)
         if section.vllm.server is not None and section.vllm.server.debug_dump.enabled:
             text = "requests are not written out yet; write false, and enable rollout_matching.monitor_dump"
             yield build_problem(config, "rollout_matching.vllm.server.debug_dump.enabled", text)
+
+
+def _engine_problems(config: Config, vllm: VllmConfig, ranks: int) -> Iterable[Problem]:
+    """An engine in the learner's process is one rank's own."""
+    elsewhere = "write mode: server (scripts/train_stage2.sh) or rollout_backend: hf"
+    if vllm.colocate is not None and vllm.colocate.tensor_parallel_size > 1:
+        text = f"{vllm.colocate.tensor_parallel_size}: an engine in the learner's process has one device; write 1, or "
+        yield build_problem(config, "rollout_matching.vllm.colocate.tensor_parallel_size", text + elsewhere)
+    if ranks > 1:
+        text = f"colocate: the run has {ranks} ranks, and an engine in the learner's process serves one; start it with "
+        yield build_problem(config, "rollout_matching.vllm.mode", f"{text}one device (gpus=0), or {elsewhere}")

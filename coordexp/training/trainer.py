@@ -7,7 +7,7 @@ schedule, precision, DDP, DeepSpeed, logging back ends) is upstream's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +39,16 @@ if TYPE_CHECKING:
 FINAL = "final"
 
 
+def nothing_to_release() -> None:
+    """In a run that holds nothing but its own model."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainerParts:
     """What the project brings to the loop: the records trained on and the plans of each epoch, the validation's
     forwards, how one is run, and the tokens that a packed row may hold (None for padded rows). `rollouts` evaluates the
-    model's own answers where the variant does. `launch` is for the run manifest.
+    model's own answers where the variant does. `launch` is for the run manifest; `release` is called when the run has
+    ended, well or not.
     """
 
     dataset: PreparedRecords
@@ -53,6 +58,7 @@ class TrainerParts:
     row_length: int | None
     rollouts: RolloutEvaluation | None = None
     launch: Mapping[str, Any] = field(default_factory=dict)
+    release: Callable[[], None] = nothing_to_release
 
 
 class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -181,7 +187,10 @@ class FinishedRun:
 
 def train_to_end(trainer: CoordTrainer) -> FinishedRun:
     """Train, and write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
-    trainer.train()
+    try:
+        trainer.train()
+    finally:
+        trainer.parts.release()
     folder = Path(trainer.args.output_dir) / FINAL
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():

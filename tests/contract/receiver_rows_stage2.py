@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.config.rollout_sections import VllmServerEntry
 from coordexp.rollout.activation import read_activation
+from coordexp.rollout.grammar import build_expression
 from coordexp.rollout.serve import server_environment
 from coordexp.rollout.server_plugin.repeats import digest_limits
 from coordexp.training.server_connect import expected_server
@@ -75,6 +76,14 @@ def of_connections(key: str) -> Row:
     return Row(f"rollout_matching.vllm.server.{key}", "served", ask)
 
 
+ENGINE = "rollout_matching.vllm.colocate"
+
+
+def engine_of(built: Built) -> Any:
+    """The stand-in that the run was given in the place of its engine."""
+    return built.phase.backend.answers.engine
+
+
 def asked_of_a_server(key: str) -> Ask:
     """What a server must say of itself, or is refused."""
     return lambda built: expected_server(built.config, None).facts[key][0]
@@ -137,6 +146,8 @@ ROWS = (
     *of_decoding("decoding.temperature"),
     *of_decoding("decoding.top_p"),
     *of_decoding("decoding.top_k"),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[0].grammar == build_expression(b.config)),
+    Row("rollout_matching.decoding.grammar", "answers", lambda b: b.asked[1].grammar == build_expression(b.config)),
     *of_decoding("repetition_penalty"),
     of_guard("min_new_tokens"),
     of_guard("max_consecutive_token_repeats"),
@@ -202,20 +213,30 @@ ROWS = (
     Row("rollout_matching.vllm.server.servers", "served", servers_of_a_run),
     of_connections("timeout_s"),
     of_connections("infer_timeout_s"),
+    Row("rollout_matching.vllm.mode", "engine", lambda b: engine_of(b).name, "engine of this process"),
+    Row("rollout_matching.vllm.max_model_len", "engine", room_for_answers),
+    Row("rollout_matching.vllm.max_model_len", "engine", lambda b: engine_of(b).settings.max_model_len),
+    Row("rollout_matching.vllm.enable_prefix_caching", "engine", lambda b: engine_of(b).settings.enable_prefix_caching),
+    Row("rollout_matching.decode_batch_size", "engine", lambda b: engine_of(b).settings.max_num_seqs),
+    Row("rollout_matching.decode_batch_size", "engine", lambda b: b.phase.backend.settings.decode_batch_size),
+    Row(f"{ENGINE}.gpu_memory_utilization", "engine", lambda b: engine_of(b).settings.memory_share),
+    Row(f"{ENGINE}.enforce_eager", "engine", lambda b: engine_of(b).settings.enforce_eager),
+    Row("model.torch_dtype", "engine", lambda b: str(engine_of(b).settings.dtype).removeprefix("torch.")),
+    Row("template.max_pixels", "engine", lambda b: engine_of(b).settings.max_pixels),
 )
-COLOCATE, DUMP = ("rollout_matching.vllm.mode", "rollout_matching.vllm.server.debug_dump.enabled")
+SHARED, DUMP = (
+    "rollout_matching.vllm.colocate.tensor_parallel_size",
+    "rollout_matching.vllm.server.debug_dump.enabled",
+)
 # What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
 WAITING = {
-    "rollout_matching.vllm.mode": COLOCATE,
     "rollout_matching.vllm.server.debug_dump.enabled": DUMP,
     "rollout_matching.vllm.server.debug_dump.every_steps": DUMP,
     "rollout_matching.vllm.server.debug_dump.dump_first_step": DUMP,
     "rollout_matching.vllm.server.debug_dump.max_events": DUMP,
     "rollout_matching.vllm.server.debug_dump.max_samples": DUMP,
     "rollout_matching.vllm.server.debug_dump.max_chars": DUMP,
-    "rollout_matching.vllm.colocate.tensor_parallel_size": COLOCATE,
-    "rollout_matching.vllm.colocate.gpu_memory_utilization": COLOCATE,
-    "rollout_matching.vllm.colocate.enforce_eager": COLOCATE,
+    "rollout_matching.vllm.colocate.tensor_parallel_size": SHARED,
 }
 SERVER: dict[str, Any] = {
     "mode": "server",
@@ -227,10 +248,10 @@ READERS: dict[str | None, dict[str, dict[str, Any]]] = {
     None: {
         "rollout_matching": {"vllm": SERVER},
     },
-    COLOCATE: {
+    SHARED: {
         "rollout_matching": {
             "rollout_backend": "vllm",
-            "vllm": {"mode": "colocate", "max_model_len": 900, "colocate": {"tensor_parallel_size": 1}},
+            "vllm": {"mode": "colocate", "max_model_len": 900, "colocate": {"tensor_parallel_size": 2}},
         }
     },
     DUMP: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER | {"server": DUMPING}}},

@@ -156,7 +156,7 @@ BUILDS: dict[str, dict[str, Any]] = {
         "rollout_matching": {
             "decode_batch_size": 7,
             "max_new_tokens": 70,
-            "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11},
+            "decoding": {"temperature": 0.7, "top_p": 0.9, "top_k": 11, "grammar": True},
             "repetition_penalty": 1.2,
             "repeat_terminate": {
                 "enabled": True,
@@ -204,6 +204,23 @@ BUILDS: dict[str, dict[str, Any]] = {
                 "enable_prefix_caching": False,
                 # The servers are put in by `receivers.document_of`: they listen where the machine has a port.
                 "server": {"timeout_s": 2.5, "infer_timeout_s": 7.5},
+            },
+        },
+    },
+    "engine": {
+        "model": {"torch_dtype": "bfloat16"},
+        "template": {"max_pixels": 50000},
+        "training": CONSTANT,
+        "custom": ALIGNED,
+        "rollout_matching": {
+            "rollout_backend": "vllm",
+            "max_new_tokens": 70,
+            "decode_batch_size": 3,
+            "vllm": {
+                "mode": "colocate",
+                "max_model_len": 900,
+                "enable_prefix_caching": False,
+                "colocate": {"gpu_memory_utilization": 0.37, "enforce_eager": False},
             },
         },
     },

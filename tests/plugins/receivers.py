@@ -17,7 +17,7 @@ from coordexp.training.rollout_phase import RolloutPhase
 from coordexp.training.types import StepRecords
 from tests.plugins.receiver_builds import BUILDS
 from tests.plugins.rogue_server import Rogue, rogue
-from tests.plugins.served import answer_for, with_servers
+from tests.plugins.served import NoEngine, answer_for, with_servers
 from tests.plugins.stage1 import SHIPPED
 from tests.plugins.stage2 import Scripted
 
@@ -180,6 +180,7 @@ def built_run(
     done: dict[str, Built] = {}
 
     def build(name: str) -> Built:
+        from coordexp.training import colocate_rollouts
         from coordexp.training.stage1 import build_stage1
         from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
         from coordexp.training.stage2_two_channel import build_stage2_two_channel
@@ -197,7 +198,10 @@ def built_run(
             config = load_config(path)
             if name == "served":
                 answer_for(config, rollout_servers)
-            trainer = builders[config.custom.trainer_variant](config)
+            with pytest.MonkeyPatch.context() as patch:
+                # A real engine changes its process: tests/server has one in a process of its own.
+                patch.setattr(colocate_rollouts, "build_engine", NoEngine)
+                trainer = builders[config.custom.trainer_variant](config)
             done[name] = Built(config, trainer, folder, trainer.accelerator.mixed_precision)
         return done[name]
 

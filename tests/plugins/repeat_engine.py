@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordexp.bridges.vllm_grammar import install_grammar
 from coordexp.bridges.vllm_processors import loaded_processors
 from coordexp.config.rollout_sections import RepeatTerminateConfig
+from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.rollout.activation import render_activation
+from coordexp.rollout.grammar import find_exact
 from coordexp.rollout.server_plugin.guard import PROCESSOR
 from coordexp.rollout.server_plugin.processors import RowProcessor, SlotProcessor
 from tests.plugins.stage2 import EARLY
@@ -28,6 +31,8 @@ LIMITS = RepeatTerminateConfig(
 COUNT, TOKENS, BATCH = 24, 160, 8
 BLOCK, SMALL = 32, 20
 """Tokens of a block, and the blocks of the small cache: fewer than a batch of long answers fills."""
+FORMED = r'\{"objects": \[\{"desc": "(red|blue) (circle|square)"\}(, \{"desc": "(red|blue) (circle|square)"\})*\]\}'
+"""Answers of one object or more: without a picture the model would write none."""
 CHUNK = 64
 """Tokens of a step: fewer than the longest prompt has."""
 
@@ -50,8 +55,9 @@ def prompts() -> list[dict[str, Any]]:
     return [{"prompt_token_ids": ids * (1 + 5 * (index % 3)) + ids[: index % 4]} for index in range(COUNT)]
 
 
-def parameters(index: int, temperature: float) -> Any:
+def parameters(index: int, temperature: float, formed: bool = False) -> Any:
     from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     stop = json.loads((EARLY / "generation_config.json").read_text())["eos_token_id"]
     stop = stop[0] if isinstance(stop, list) else stop
@@ -59,14 +65,17 @@ def parameters(index: int, temperature: float) -> Any:
         # Short answers among long ones, so that rows and slots change hands.
         max_tokens=TOKENS if index % 3 else 12, temperature=temperature, seed=1 + index, ignore_eos=True,
         stop_token_ids=[stop], detokenize=False,
+        structured_outputs=StructuredOutputsParams(regex=FORMED) if formed else None,
     )  # fmt: skip
 
 
-def run(llm: LLM, aborted: frozenset[int] = frozenset(), temperature: float = 1.0) -> dict[int, list[int]]:
-    """Answers by index; those in `aborted` are given up after some steps."""
+def run(
+    llm: LLM, aborted: frozenset[int] = frozenset(), temperature: float = 1.0, *, formed: bool = False
+) -> dict[int, list[int]]:
+    """Answers by index, by the grammar where they are `formed`; those in `aborted` are given up after some steps."""
     engine, answers = llm.llm_engine, {}
     for index, prompt in enumerate(prompts()):
-        engine.add_request(str(index), prompt, parameters(index, temperature))
+        engine.add_request(str(index), prompt, parameters(index, temperature, formed))
     steps = 0
     while engine.has_unfinished_requests():
         for output in engine.step():
@@ -91,14 +100,16 @@ def preemptions(llm: LLM) -> int:
 def main() -> None:
     for name, value in render_activation(LIMITS).items():
         os.environ[name] = value
+    install_grammar(find_exact, END_OF_TURN)
     free = build()
-    told: dict[str, Any] = {"free": run(free), "greedy": run(free, temperature=0.0)}
+    told: dict[str, Any] = {"free": run(free), "greedy": run(free, temperature=0.0), "formed": run(free, formed=True)}
     roomy = build(logits_processors=[PROCESSOR])
     told["guarded"], processor = run(roomy), guard_of(roomy)
     told["triggers"], told["kind"] = processor.triggers, type(processor).__name__
     told["stop"], told["v2"] = processor.guard.stop_id, roomy.llm_engine.vllm_config.use_v2_model_runner
     # Rows and slots that have been used once are used again.
     told["again"] = run(roomy)
+    told["formed_guarded"] = run(roomy, formed=True)
     aborted = frozenset(index for index in range(COUNT) if index % 5 == 4)
     tight = build(logits_processors=[PROCESSOR], num_gpu_blocks_override=SMALL)
     told["aborted"] = sorted(aborted)

@@ -1,4 +1,4 @@
-"""Rollout servers without an engine for a run that is built: they say that they run what its configuration says."""
+"""Rollout servers and engines without an engine for a run that is built: they say that they run what it asks for."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ def answer_for(config: Config, servers: Sequence[Rogue]) -> None:
         }
 
 
+class NoEngine:
+    """In the place of an engine in a run's process: keeps what it was to be."""
+
+    name = "engine of this process"
+    can_sleep = False
+
+    def __init__(self, settings: Any, rules: Any, describe: Any) -> None:
+        self.settings, self.rules = settings, rules
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name}
+
+    def sleep(self) -> None:
+        """It has nothing to give back."""
+
+
 def port_of_a_push(backend: Any) -> int:
     """The port at which a push waits for the first server's workers, who do not come."""
     with pytest.raises(RolloutServerError, match="cannot be joined") as refused:
@@ -67,7 +83,8 @@ def room_for_answers(built: Any) -> int:
     """Tokens of prompt and answer together that the client allows, as it says itself."""
     from coordexp.rollout.types import Decoding, RolloutRequest
 
-    client = built.phase.backend.client
+    backend = built.phase.backend
+    client = backend.answers if hasattr(backend, "answers") else backend.client
     with pytest.raises(ValueError, match=r"exceeds rollout_matching\.vllm\.max_model_len") as refused:
         client.generate([RolloutRequest("a", (1,))], Decoding(100_000), 0)
     return int(str(refused.value).partition("vllm.max_model_len ")[2].partition(";")[0])

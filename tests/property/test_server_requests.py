@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from coordexp.coordjson import render_expression
 from coordexp.rollout.seeding import LARGEST_SEED
 from coordexp.rollout.types import Decoding, RolloutRequest
 from coordexp.rollout.vllm_client import build_body, requests_in_a_round, split_by_capacity
@@ -96,10 +97,12 @@ KNOBS = st.builds(
     top_p=st.floats(0.001, 1),
     top_k=st.one_of(st.just(-1), st.integers(1, 500)),
     repetition_penalty=st.floats(0.1, 3),
+    grammar=st.none() | st.sampled_from(["a*", render_expression("desc_first")]),
 )
 
 
 @pytest.mark.invariant("ROLL-026")
+@pytest.mark.invariant("ROLL-055")
 @given(decoding=KNOBS)
 @example(decoding=Decoding(37, temperature=0.9, top_p=0.85, top_k=17, repetition_penalty=1.3))
 @example(decoding=Decoding(37, temperature=1, top_p=1, top_k=17, repetition_penalty=2))
@@ -113,5 +116,6 @@ def test_every_knob_is_sent_as_it_is(image: Path, decoding: Decoding) -> None:
         "repetition_penalty": decoding.repetition_penalty,
         "logprobs": True,
         "return_details": True,
+        **({} if decoding.grammar is None else {"structured_outputs_regex": decoding.grammar}),
     }
     assert body["infer_requests"][0]["messages"] == list(MESSAGES)

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from coordexp.bridges.request_seeds import STEP_TOKENS
+from coordexp.coords.types import CoordObject
+from coordexp.data.types import Record
+from coordexp.rollout.requests import build_requests
 from coordexp.rollout.seeding import LARGEST_SEED
 from coordexp.rollout.types import Decoding, RolloutError
 from tests.server.learners import backend_of, build, greedy, hf_of, ids_of, requests_of
@@ -84,6 +88,25 @@ def test_seeds_go_round_at_the_largest_and_zero_is_never_sent(learner: CoordTrai
     # Seeds 2^31 - 1, 1, 2.
     begun = ids_of(backend.generate(requests[:2], replace(drawn, seed_base=1)))
     assert round_the_end[1:] == begun
+
+
+@pytest.mark.invariant("ROLL-048")
+def test_prompts_of_more_tokens_than_a_step_takes_are_drawn(learner: CoordTrainer, tmp_path: Path) -> None:
+    """vLLM fills a prompt in parts where a step has no room for it, and winds a seeded request's generator back."""
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "wide.png")
+    found = (CoordObject("red circle", "bbox_2d", (1, 2, 30, 40)),)
+    record = Record(f"{tmp_path}/records.jsonl:1", ("wide.png",), 256, 256, found)
+    (first,) = build_requests([record], learner.parts.run.encoder, tmp_path)
+    requests = [replace(first, index=i) for i in range(32)]
+    assert sum(len(request.prompt_token_ids) for request in requests) > STEP_TOKENS
+    backend, drawn = backend_of(learner), Decoding(24, temperature=1.2, seed_base=3)
+    client, size = backend.client, backend.client.batch_size
+    client.batch_size = len(requests)
+    try:
+        together = ids_of(backend.generate(requests, drawn))
+    finally:
+        client.batch_size = size
+    assert len(set(together)) > 8 and ids_of(backend.generate(requests[:3], drawn)) == together[:3]
 
 
 @pytest.mark.invariant("ROLL-032")

@@ -220,6 +220,10 @@ def test_weights_of_another_learner_are_not_answered_with(make: Make, stage2_kit
             {"rollout_matching": {"vllm": {"enable_prefix_caching": False}}},
             "enable_prefix_caching: the server has True, the learner needs False",
         ),
+        (
+            {"rollout_matching": {"repeat_terminate": {"enabled": True, "max_object_keys": 40}}},
+            "repeat_terminate: the server has None, the learner needs ",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -90,6 +90,14 @@ def test_preempted_and_aborted_requests_leave_no_state_behind(told: dict[str, An
     assert ended <= told["squeezed_triggers"] <= ended + len(told["aborted"])
 
 
+@pytest.mark.invariant("ROLL-045")
+def test_an_answer_by_the_grammar_is_ended_inside_of_it(told: dict[str, Any]) -> None:
+    watching = guard(told["stop"])
+    wanted = {index: cut(watching, answer) for index, answer in told["formed"].items()}
+    assert told["formed"] != told["free"] and told["formed_guarded"] == wanted
+    assert 0 < sum(wanted[index] != told["formed"][index] for index in wanted) < COUNT
+
+
 @pytest.mark.invariant("ROLL-044")
 def test_the_engine_says_which_interface_it_has_loaded(told: dict[str, Any]) -> None:
     assert told["kind"] == ("SlotProcessor" if told["v2"] else "RowProcessor")

@@ -8,8 +8,10 @@ import signal
 
 from coordexp.bridges.store_communicator import enable_cpu_weight_sync
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
+from coordexp.bridges.vllm_grammar import install_grammar
 from coordexp.encode.vocabulary import END_OF_TURN
 from coordexp.rollout.activation import read_activation
+from coordexp.rollout.grammar import find_exact
 from coordexp.rollout.lifetime import tie_to
 from coordexp.rollout.serve import shared_key
 from coordexp.rollout.server_plugin.guard import PROCESSOR
@@ -34,6 +36,7 @@ def install_plugin() -> None:
         engine_kwargs={} if limits is None else {"logits_processors": [PROCESSOR]},
     )
     enable_cpu_weight_sync()
+    install_grammar(find_exact, END_OF_TURN)
     install_hooks(hooks)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:

@@ -62,10 +62,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
         api_key=None,
         stop_token="<|im_end|>",
         logprobs_mode="raw_logprobs",
+        engine_kwargs={"logits_processors": ["a:B"]},
     )
     assert install_hooks(hooks), "in place for the first time"
     assert not install_hooks(hooks), "and no second time"
-    yield rollout.GRPOVllmEngine(logprobs_mode="processed_logprobs", model="m")
+    yield rollout.GRPOVllmEngine(logprobs_mode="processed_logprobs", model="m", engine_kwargs={"block_size": 32})
 
 
 def config(temperature: float, seed: int | None = None) -> SimpleNamespace:
@@ -96,7 +97,8 @@ def test_an_answer_ends_at_the_end_of_its_turn_alone(engine: Any) -> None:
 
 @pytest.mark.invariant("BRIDGE-009")
 def test_log_probabilities_are_the_model_s_own(engine: Any) -> None:
-    assert engine.made_with == {"logprobs_mode": "raw_logprobs", "model": "m"}
+    more = {"block_size": 32, "logits_processors": ["a:B"]}
+    assert engine.made_with == {"logprobs_mode": "raw_logprobs", "model": "m", "engine_kwargs": more}
     described = engine.coordexp_describe()
     assert described == {"seen": "Engine"}
     assert engine.coordexp_describe() is described, "made once: a real vocabulary's fingerprint takes most of a second"

@@ -120,7 +120,7 @@ def test_discovery_lists_profiles_and_nothing_else(leaf):
     assert found == {
         "prod/a_only.yaml", "prod/ab_mixed.yaml", "prod/b_only.yaml", "smoke/a_only.yaml", "smoke/ab_mixed.yaml",
         "smoke/ab_mixed_pipeline.yaml", "smoke/ab_mixed_st.yaml", "smoke/b_only.yaml", "smoke/b_only_hf.yaml",
-        "smoke/ab_mixed_hf.yaml", "smoke/ab_mixed_st_hf.yaml", "smoke/quickstart.yaml",
+        "smoke/ab_mixed_hf.yaml", "smoke/ab_mixed_st_hf.yaml", "smoke/ab_mixed_colocate.yaml", "smoke/quickstart.yaml",
     }  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def test_the_command_reports_on_a_real_checkpoint(checkpoint, jsonl, tmp_path, c
     report = check("evaluation-report", json.loads((out / "report.json").read_text()))
     assert (report["images"], report["ground_truth_objects"], report["provenance"]["max_new_tokens"]) == (2, 2, 6)
     assert report["provenance"]["weights_sha256"] == hash_weights(checkpoint)
-    assert report["provenance"]["backend"] == {"name": "hf", "dtype": "float32", "decode_batch_size": 2}
+    assert report["provenance"]["backend"] == {
+        "name": "hf", "dtype": "float32", "decode_batch_size": 2, "repeat_terminate": False,
+    }  # fmt: skip
     assert sum(report["parse_failures"].values()) + report["parsed"] == 2
     lines = [
         check("evaluation-prediction", json.loads(line))
@@ -174,7 +176,9 @@ def test_the_written_files_hold_the_evaluation(checkpoint, jsonl, cut_encoder, t
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["detection"]["true_positives"], report["detection"]["false_positives"]) == (1, 1)
     stated = report["provenance"]
-    assert stated["backend"] == {"name": "vllm", "dtype": "bfloat16", "decode_batch_size": 5}
+    assert stated["backend"] == {
+        "name": "vllm", "dtype": "bfloat16", "decode_batch_size": 5, "repeat_terminate": False,
+    }  # fmt: skip
     assert (stated["max_new_tokens"], stated["decoding"]["temperature"], stated["seconds"]) == (77, 0, 1.25)
     assert report["parse_failures"] == {"invalid_rollout": 1, "missing_desc": 1}
     assert report["dropped_examples"] == {"missing_desc": ['""']}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp.config.rollout_sections import RepeatTerminateConfig
+from coordexp.coordjson import render_expression
 from coordexp.encode.encoder import build_encoder
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import EncodeSettings
@@ -57,10 +59,13 @@ def cut(processor: Any, ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
+DRAWN = Decoding(120, temperature=1.1, seed_base=5)
+BY_THE_GRAMMAR = replace(DRAWN, grammar=render_expression("desc_first"))
+
+
 @pytest.mark.invariant("ROLL-047")
-@pytest.mark.parametrize(
-    "decoding", [Decoding(120), Decoding(120, temperature=1.1, seed_base=5)], ids=["greedy", "drawn"]
-)
+@pytest.mark.invariant("ROLL-052")
+@pytest.mark.parametrize("decoding", [Decoding(120), DRAWN, BY_THE_GRAMMAR], ids=["greedy", "drawn", "by the grammar"])
 def test_answers_are_ended_one_by_one_and_the_others_go_on(bench: Any, decoding: Decoding) -> None:
     free = answers(bench, 8, None, decoding)
     wanted = [cut(bench[1], output.response_token_ids) for output in free]
@@ -82,3 +87,18 @@ def test_answers_are_ended_one_by_one_and_the_others_go_on(bench: Any, decoding:
 def test_limits_that_are_not_enabled_are_no_guard(bench: Any) -> None:
     off = RepeatTerminateConfig(min_new_tokens=0, max_object_keys=1)
     assert answers(bench, 8, off, Decoding(60)) == answers(bench, 8, None, Decoding(60))
+
+
+@pytest.mark.invariant("ROLL-049")
+def test_evaluation_ends_what_the_configuration_ends_and_says_so(stage1_kit: Any, stage2_kit: Any) -> None:
+    from coordexp.config import load_config
+    from coordexp.evaluation.job import build_job, evaluate_checkpoint
+    from coordexp.evaluation.runner import GenerationSettings
+    from coordexp.evaluation.summary import render_decoding
+
+    low = {"enabled": True, "min_new_tokens": 16, "max_object_keys": 1}
+    path = stage2_kit.write("evaluated", rollout_matching={"max_new_tokens": 96, "repeat_terminate": low})
+    job = build_job(load_config(path), EARLY, GenerationSettings(Decoding(96), "constant"), jsonl=stage1_kit.train)
+    evaluation = evaluate_checkpoint(job)
+    assert any(output.repeat_terminated for output in evaluation.outputs) and evaluation.backend.repeat_terminate
+    assert render_decoding(evaluation.backend, evaluation.settings.decoding).endswith(" · repetitions ended")
