@@ -14,7 +14,7 @@ from coordexp.data.reports import progress
 from coordexp.data.shapes import SplitSpec, write_splits
 
 PLAIN, CROWDED = "plain", "crowded"
-HELDOUT = {PLAIN: SplitSpec("heldout", 100), CROWDED: SplitSpec("heldout_crowded", 64, "crowded")}
+HELDOUT = {PLAIN: SplitSpec("heldout", 100), CROWDED: SplitSpec("heldout_crowded", 100, "crowded")}
 """Images that no stage trains on, by what they are."""
 STAGE1_SPLITS = (SplitSpec("train", 3000), SplitSpec("val", 40), HELDOUT[PLAIN])
 STAGE2_SPLITS = (SplitSpec("mixed", 2080, "mixed"), HELDOUT[CROWDED])
