@@ -201,6 +201,7 @@ def built_run(
             with pytest.MonkeyPatch.context() as patch:
                 # A real engine changes its process: tests/server has one in a process of its own.
                 patch.setattr(colocate_rollouts, "build_engine", NoEngine)
+                patch.setattr(colocate_rollouts, "install_grammar", lambda *_: None)
                 trainer = builders[config.custom.trainer_variant](config)
             done[name] = Built(config, trainer, folder, trainer.accelerator.mixed_precision)
         return done[name]

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from swift.pipelines.infer import rollout
 
 from coordexp.bridges import store_communicator, swift_rollout
+from coordexp.bridges.request_seeds import whole_prompts
 from coordexp.bridges.swift_rollout import ServerHooks, install_hooks
 
 STOP = 379
@@ -97,7 +99,8 @@ def test_an_answer_ends_at_the_end_of_its_turn_alone(engine: Any) -> None:
 
 @pytest.mark.invariant("BRIDGE-009")
 def test_log_probabilities_are_the_model_s_own(engine: Any) -> None:
-    more = {"block_size": 32, "logits_processors": ["a:B"]}
+    whole = {} if torch.cuda.is_available() else whole_prompts(None)
+    more = {"block_size": 32, "logits_processors": ["a:B"], **whole}
     assert engine.made_with == {"logprobs_mode": "raw_logprobs", "model": "m", "engine_kwargs": more}
     described = engine.coordexp_describe()
     assert described == {"seen": "Engine"}

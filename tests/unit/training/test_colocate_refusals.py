@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from tests.plugins.stage2 import Stage2Kit
 
 
+@pytest.fixture(autouse=True)
+def vllm_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine is built here, and nothing of vLLM is replaced in the process of the tests."""
+    monkeypatch.setattr(colocate_rollouts, "install_grammar", lambda *_: None)
+
+
 def colocated(kit: Stage2Kit, name: str, **colocate: Any) -> Config:
     vllm = {"mode": "colocate", "max_model_len": 900, "colocate": colocate or None}
     return load_config(kit.write(name, rollout_matching={"rollout_backend": "vllm", "vllm": vllm}))
