@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from coordexp.config import load_config
+from coordexp.coordjson import render_expression
 from coordexp.data.records import read_records
 from coordexp.forward.unwrap import unwrap_model
 from coordexp.rollout.hf import HfBackend
@@ -83,10 +84,10 @@ class Checks:
         made = build_requests(list(read_records(config.custom.val_jsonl)), encoder)
         self.requests = [replace(made[i % len(made)], index=i) for i in range(5)]
 
-    def both(self, requests: Sequence[RolloutRequest]) -> dict[str, Any]:
-        """The engine's greedy answers, and the learner's own."""
-        served = self.backend.generate(requests, GREEDY)
-        return {"engine": answers(served), "learner": answers(self.own.generate(requests, GREEDY))}
+    def both(self, requests: Sequence[RolloutRequest], decoding: Decoding = GREEDY) -> dict[str, Any]:
+        """The engine's answers, greedy unless told otherwise, and the learner's own."""
+        served = self.backend.generate(requests, decoding)
+        return {"engine": answers(served), "learner": answers(self.own.generate(requests, decoding))}
 
     def refusal(self, version: int) -> str:
         """What a sync to this version says, and nothing where it says that all is well."""
@@ -159,6 +160,8 @@ def run(path: str) -> dict[str, Any]:
     found["version"] = [checks.backend.policy_version]
     found["unmoved"] = checks.refusal(0)
     found["first"] = checks.both(checks.requests)
+    # In an order that the model has not learnt, so that the mask decides nearly everywhere.
+    found["grammar"] = checks.both(checks.requests, replace(GREEDY, grammar=render_expression("geometry_first")))
     disturb([p for p in checks.model.parameters() if p.requires_grad], 0.02)
     found["stale"] = answers(checks.backend.generate(checks.requests[:2], GREEDY))
     found["ignored"] = checks.ignored()

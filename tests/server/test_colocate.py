@@ -77,6 +77,21 @@ def test_greedy_answers_are_the_learner_s_own(seen: dict[str, Any], when: str) -
         assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-4)
 
 
+@pytest.mark.invariant("ROLL-054")
+def test_answers_by_the_grammar_are_the_learner_s_own_and_are_ended_where_they_repeat_themselves(
+    seen: dict[str, Any],
+) -> None:
+    engine, learner = seen["grammar"]["engine"], seen["grammar"]["learner"]
+    assert ids(engine) == ids(learner) and not set(map(tuple, ids(engine))) & set(
+        map(tuple, ids(seen["first"]["engine"]))
+    )
+    assert [answer["repeat"] for answer in engine] == [answer["repeat"] for answer in learner]
+    assert any(answer["repeat"] for answer in engine), "an end that the mask would not allow"
+    for ours, theirs in zip(engine, learner, strict=True):
+        assert ours["reason"] == theirs["reason"]
+        assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-4)
+
+
 @pytest.mark.invariant("ROLL-066")
 def test_answers_that_repeat_themselves_are_ended_in_the_engine_too(seen: dict[str, Any]) -> None:
     ended = [answer["repeat"] for when in ("first", "second", "third") for answer in seen[when]["engine"]]
