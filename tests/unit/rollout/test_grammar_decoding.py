@@ -194,7 +194,7 @@ def test_the_mask_acts_before_the_choice_and_leaves_penalty_and_warping_to_act_o
     assert int(penalized(torch.tensor([[begin[1]]]), scores).argmax()) == begin[0]
 
 
-@pytest.mark.invariant("ROLL-053")
+@pytest.mark.invariant("ROLL-052")
 def test_log_probabilities_are_the_model_s_own(early, requests, hot) -> None:
     model, processor = early
     scorer = TeacherScorer(model, processor)
