@@ -17,7 +17,7 @@ PLAIN, CROWDED = "plain", "crowded"
 HELDOUT = {PLAIN: SplitSpec("heldout", 100), CROWDED: SplitSpec("heldout_crowded", 100, "crowded")}
 """Images that no stage trains on, by what they are."""
 STAGE1_SPLITS = (SplitSpec("train", 3000), SplitSpec("val", 40), HELDOUT[PLAIN])
-STAGE2_SPLITS = (SplitSpec("mixed", 2080, "mixed"), HELDOUT[CROWDED])
+STAGE2_SPLITS = (SplitSpec("mixed", 3200, "mixed"), HELDOUT[CROWDED])
 DATA_SEED = 20261121
 
 

@@ -29,7 +29,8 @@ CAPTION = "length ratio: tokens of the answers by those of the annotated answers
 class StageOutcome:
     """A stage's checkpoint before and after it, measured on the same sets of images, and where its weights lie.
 
-    The set `judged` is of the kind that the stage trains on, mostly.
+    The set `judged` is of the kind that the stage trains on, mostly. `decides` says whether the exit code asks for an
+    improvement there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class StageOutcome:
     before: Mapping[str, Measured]
     after: Mapping[str, Measured]
     checkpoint: Path
+    decides: bool = True
 
     @property
     def improved(self) -> bool:

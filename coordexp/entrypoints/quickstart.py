@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 when every stage improved its held-out mAP, 1 when one did not or a step failed; of a signal that
+    """Exit code 0 when stage 1 improved its held-out mAP, 1 when it did not or a step failed; of a signal that
     ended it, 128 and its number.
     """
     arguments = build_parser().parse_args(argv)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return refuse(str(ended), ended.exit_code)
     except KeyboardInterrupt:
         return refuse("interrupted; nothing is left running", 128 + signal.SIGINT)
-    failed = [stage.verdict for stage in stages if not stage.improved]
+    failed = [stage.verdict for stage in stages if stage.decides and not stage.improved]
     return refuse("; ".join(failed), 1) if failed else 0
 
 
