@@ -99,7 +99,7 @@ def test_a_shipped_run_with_a_server_is_its_twin_without(stage1_kit: Stage1Kit, 
     for line in rolled:
         assert set(OBSERVED) - {"rollout/canary_gap_max", "time/rollout_sync_s"} <= line.keys()
         assert {"rollout/seed_base", "rollout/parse_truncated_rate", "time/rollout_generate_s"} <= line.keys()
-    check_repeats(lines, guarded="b_only" in shipped)
+    check_repeats(lines, guarded=not mixed)
     if "two_channel" in shipped:
         last = [line for line in lines if "stage2_ab/b_ratio_realized" in line][-1]
         assert last["stage2_ab/b_ratio_realized"] == (0.25 if mixed else 1.0)

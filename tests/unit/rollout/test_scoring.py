@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,6 +102,7 @@ class Client:
     def __init__(self, scorer: TeacherScorer) -> None:
         self.weight_loads: dict[str, int] = {}
         self.retries, self.batch_size = 2, 5
+        self.servers = [SimpleNamespace(guarded=False)]
         self._scorer = scorer
 
     def generate(

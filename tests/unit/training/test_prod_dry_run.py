@@ -34,14 +34,15 @@ def test_a_shipped_run_passes_a_dry_run_with_its_checkpoint_and_records(
     checkpoint.parent.mkdir(parents=True)
     checkpoint.symlink_to(TINY)
     for written, cooked in ((config.custom.train_jsonl, stage1_kit.train), (config.custom.val_jsonl, stage1_kit.val)):
-        assert written is not None
+        if written is None:
+            continue
         place = tmp_path / written
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(cooked.parent / "images", place.parent / cooked.parent.name)
         text = cooked.read_text(encoding="utf-8").replace('"images/', f'"{cooked.parent.name}/')
         place.write_text(text, encoding="utf-8")
     counts, resolved, _, *told = dry_run(config)
-    assert counts == "train: 14 records, val: 3 records"
+    assert counts == "train: 14 records" + ("" if config.custom.val_jsonl is None else ", val: 3 records")
     assert resolved == f"resolved config: {tmp_path / config.training.output_dir / 'resolved_config.json'}"
     refused = [line for line in told if line.startswith("not trained by this version")]
     assert not refused, "every shipped run asks for what this version trains"
