@@ -84,6 +84,7 @@ def hooks_of(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> An
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(install, "install_hooks", installed.append)
     monkeypatch.setattr(install, "enable_cpu_weight_sync", lambda: None)
+    monkeypatch.setattr(install, "install_grammar", lambda *_: None)
     install.install_plugin()
     return installed[0]
 
