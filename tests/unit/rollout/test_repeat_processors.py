@@ -215,6 +215,7 @@ def test_draft_tokens_are_refused() -> None:
         engine.processor.apply(torch.zeros(2, TOKENS), ctx)  # type: ignore[arg-type]
 
 
+@pytest.mark.invariant("BRIDGE-015")
 @pytest.mark.invariant("ROLL-044")
 def test_the_installed_engine_loads_the_class_by_either_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.v1.sample.logits_processor import build_logitsprocs, validate_logits_processors_parameters
