@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exif",
         choices=("apply", "ignore"),
-        help="turn, or leave as stored, images whose EXIF orientation the annotated size does not decide (default: refuse)",
+        help="turn, or leave as stored, images whose EXIF orientation their size does not decide (default: refuse)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")
     return parser
