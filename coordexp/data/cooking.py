@@ -115,7 +115,7 @@ def _check_counts(counts: DropCounts, source: CookSource, options: CookOptions, 
 
 
 def _named_drops(counts: DropCounts) -> list[str]:
-    return [f"{reason}: {example}" for reason, examples in counts.examples.items() for example in examples[:_NAMED]]
+    return [f"{reason}, {example}" for reason, examples in counts.examples.items() for example in examples[:_NAMED]]
 
 
 def _render_line(dish: Dish, image: Path) -> bytes:

@@ -69,8 +69,8 @@ def _check_divided(boxes: _Boxes, coco: CocoFile, source: str) -> None:
         first = int(boxes.places[np.flatnonzero(divided)[0]])
         raise DataError(
             f"{source}: {_describe(coco, first)} lies in [0, 1], as {int(divided.sum())} of {len(divided)} boxes do: "
-            "it looks divided by the image's size already. COCO's bbox is in pixels: multiply x and width by the image's "
-            "width, y and height by its height; remove the annotation if it is no object"
+            "it looks divided by the image's size already. COCO's bbox is in pixels: multiply x and width by the "
+            "image's width, y and height by its height; remove the annotation if it is no object"
         )
 
 
@@ -85,7 +85,7 @@ def _beyond_warning(boxes: _Boxes, coco: CocoFile) -> str | None:
     centers = (x - width / 2 >= -across) & (x + width / 2 <= columns + across)
     centers &= (y - height / 2 >= -down) & (y + height / 2 <= rows + down)
     whole_images = _all_of_an_image(boxes.images, beyond)
-    # Few files of true sizes read as corners throughout; boxes in the middle read as centres, so more of them are asked.
+    # A file of true sizes hardly reads as corners throughout; boxes in the middle of images do read as centres.
     explained = beyond.mean() >= EXPLAINED_SHARE and (
         (len(beyond) >= FEW and corners.mean() >= _NEARLY_ALL)
         or (beyond.sum() >= FEW and centers.mean() >= _NEARLY_ALL)
@@ -111,7 +111,7 @@ _ADVICE = {
         "a centre with width and height, as YOLO writes them. COCO's bbox begins at the upper left corner: subtract "
         "half of width and height from x and y"
     ),
-    "neither": "perhaps they were made for another size of the images: compare width and height with what was annotated",
+    "neither": "perhaps they were made for images of another size: compare width and height with what was annotated",
 }
 
 

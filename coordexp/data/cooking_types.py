@@ -100,7 +100,7 @@ class DropExample:
 
     def __str__(self) -> str:
         named = "" if self.file in self.message else f", file_name {self.file!r}"
-        return f"{self.message} (image id {self.image_id}{named})"
+        return f"image id {self.image_id}{named}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

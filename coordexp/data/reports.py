@@ -106,7 +106,7 @@ def named_drops(manifest: Mapping[str, Any]) -> list[str]:
     for reason, examples in manifest["dropped_examples"].items():
         total = manifest["records"]["dropped"][reason]
         named = [DropExample(**example) for example in examples[:_NAMED_DROPS]]
-        lines += [f"dropped, {reason}: {example}" for example in named]
+        lines += [f"dropped, {reason}, {example}" for example in named]
         if total > _NAMED_DROPS:
             more = f"{total - _NAMED_DROPS} more; manifest.json names the first {len(examples)}"
             lines.append(f"dropped, {reason}: {more}")
