@@ -87,12 +87,12 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
     """The text of a JSON file, or `DataError` that says what the file is instead."""
     body = content.removeprefix(_UTF8_BOM)
     text = JsonText(body, source, wanted, len(content) - len(body))
-    _check_encoding(text)
     for magic, what, remedy in _MAGICS:
         if body.startswith(magic):
             raise DataError(f"{source}: it is {what}, not {wanted}. {remedy}")
     if body[_TAR_MARK_AT : _TAR_MARK_AT + len(_TAR_MARK)] == _TAR_MARK:
         raise DataError(f"{source}: it is a tar archive, not {wanted}. Unpack it and name the annotation file in it")
+    _check_encoding(text)
     try:
         if not body.isascii():
             body.decode("utf-8")

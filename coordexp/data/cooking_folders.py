@@ -39,8 +39,9 @@ def _candidates(folder: Path, annotations: Path) -> Iterator[Path]:
     above = [base.parents[index] for index in range(min(_PARENTS, len(base.parents)))]
     beside_file = [annotations.absolute().parent, *list(annotations.absolute().parents)[1:2]]
     children = list(_folders(base, _CHILDREN))
-    deeper = [inner for child in children[:_GRANDCHILDREN] for inner in _folders(child, _GRANDCHILDREN)]
-    siblings = _folders(base.parent, _CHILDREN)
+    siblings = list(_folders(base.parent, _CHILDREN))
+    parents = (*children[:_GRANDCHILDREN], *siblings[:_GRANDCHILDREN])
+    deeper = [inner for child in parents for inner in _folders(child, _GRANDCHILDREN)]
     for candidate in (*above, *children, *beside_file, *siblings, *deeper):
         if candidate.resolve() not in seen:
             seen.add(candidate.resolve())
