@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from coordexp.artifacts.files import hash_file, hash_weights, write_bytes, write_json, write_json_lines
 from coordexp.coordjson import describe_failure
 from coordexp.evaluation.coco import ranked_predictions, xywh
@@ -43,7 +41,6 @@ _PICTURE_FAULTS = (
     ArithmeticError,
     AttributeError,
     EOFError,
-    Image.DecompressionBombError,
     LookupError,
     MemoryError,
     OSError,
@@ -213,8 +210,8 @@ def _gallery_items(evaluation: Evaluation, folder: Path) -> Iterator[GalleryItem
         path = evaluation.requests[index].image_paths[0]
         truth, prediction = on_shown_image(scored.truth[index], scored.predictions[index])
         try:
-            with Image.open(path) as opened:
-                item = GalleryItem(opened.convert("RGB"), truth, prediction, _caption(truth.sample_id, folder))
+            (picture,) = evaluation.requests[index].read_images()
+            item = GalleryItem(picture.image, truth, prediction, _caption(truth.sample_id, folder))
             # Drawn alone first: what one picture cannot take must not cost the others.
             render_gallery([item])
         except _PICTURE_FAULTS as error:

@@ -13,10 +13,10 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage, load_coco
+from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage, Identifier, load_coco
 from coordexp.data.cooking import MANIFEST_NAME
+from coordexp.data.cooking_names import Names, category_names
 from coordexp.data.regions import IgnoreRegion
-from coordexp.data.texts import normalize_desc
 from coordexp.evaluation.detections import build_truth
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.types import Detection, FileImage, FileRow, ImageTruth
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from coordexp.data.types import Record
     from coordexp.evaluation.types import Box
 
-ImageId = int | str
 ID_KEY, IDS_KEY = "image_id", "image_ids"
 """Entries of a record's metadata that name its image in the annotation file, or the images that were merged into it."""
 
@@ -44,7 +43,7 @@ class AnnotatedSet:
     path: Path
     sha256: str
     truths: tuple[ImageTruth, ...]
-    categories: Mapping[str, int | str]
+    categories: Mapping[str, Identifier]
     shared: int
     left_out: tuple[str, ...]
     images_without_record: int
@@ -62,13 +61,14 @@ def read_annotations(path: Path, jsonl: Path, records: Sequence[Record]) -> Anno
     """
     coco, content = load_coco(path)
     digest = hashlib.sha256(content).hexdigest()
-    descs = _descs(coco, _category_map(path, jsonl, digest))
+    names = category_names(coco, _category_map(path, jsonl, digest), path)
+    descs = names.descs
     _check_descs(records, descs, path)
-    images = _Images(coco, descs)
+    images = _Images(coco, names)
     ids = _image_ids(records, images, path)
-    categories: dict[str, int | str] = {}
-    for number in sorted(descs, key=str):
-        categories.setdefault(descs[number], number)
+    categories: dict[str, Identifier] = {}
+    for number, desc in descs.items():
+        categories.setdefault(desc, number)
     return AnnotatedSet(
         path=path,
         sha256=digest,
@@ -94,32 +94,22 @@ def _category_map(path: Path, jsonl: Path, digest: str) -> Mapping[str, str] | N
             f"--annotations {path}: {jsonl} was cooked from another file: {beside} says sha256 {cooked_from}, this "
             f"file has {digest}. Give the file that it was cooked from, or cook this one and evaluate on its records"
         )
-    return None if mapping is None else {normalize_desc(name): normalize_desc(desc) for name, desc in mapping.items()}
+    return mapping if isinstance(mapping, dict) else None
 
 
-def _descs(coco: CocoFile, mapping: Mapping[str, str] | None) -> dict[ImageId, str]:
-    """Description of each category id, as cooking writes it."""
-    names: dict[ImageId, str] = {kind.id: normalize_desc(kind.name) for kind in coco.categories}
-    if mapping is None:
-        return names
-    return {number: mapping[name] for number, name in names.items() if name in mapping}
-
-
-def _check_descs(records: Sequence[Record], descs: Mapping[ImageId, str], path: Path) -> None:
-    known = {Detection(desc, (0, 0, 0, 0)).desc for desc in descs.values()}
+def _check_descs(records: Sequence[Record], descs: Mapping[Identifier, str], path: Path) -> None:
+    known = set(descs.values())
     for record in records:
-        strange = next(
-            (obj.desc for obj in record.objects if Detection(obj.desc, (0, 0, 0, 0)).desc not in known), None
-        )
+        strange = next((obj.desc for obj in record.objects if obj.desc not in known), None)
         if strange is not None:
             raise EvaluationError(
                 f"{record.source}: desc {strange!r} is the name of no category of {path}, so answers could not be "
-                f"found there. Give the file that the records were cooked from, and keep the cook's {MANIFEST_NAME}, which "
-                "holds the category map, beside the records"
+                "found there. Give the file that the records were cooked from, and keep the cook's "
+                f"{MANIFEST_NAME}, which holds the category map, beside the records"
             )
 
 
-def _image_ids(records: Sequence[Record], images: _Images, path: Path) -> list[tuple[ImageId, ...]]:
+def _image_ids(records: Sequence[Record], images: _Images, path: Path) -> list[tuple[Identifier, ...]]:
     """The ids of each record's image, or of the images that were merged into it; every one is in the file, once."""
     ids = [_own_ids(record) for record in records]
     nameless = [record.source for record, own in zip(records, ids, strict=True) if not own]
@@ -137,7 +127,7 @@ def _image_ids(records: Sequence[Record], images: _Images, path: Path) -> list[t
             f"{len(strange)} image ids of the records are not in {path}, first {strange[0][1]!r} of {strange[0][0]}; "
             "give the file that the records were cooked from"
         )
-    first: dict[ImageId, str] = {}
+    first: dict[Identifier, str] = {}
     for record, own in zip(records, ids, strict=True):
         for one in own:
             if one in first:
@@ -149,7 +139,7 @@ def _image_ids(records: Sequence[Record], images: _Images, path: Path) -> list[t
     return ids
 
 
-def _own_ids(record: Record) -> tuple[ImageId, ...]:
+def _own_ids(record: Record) -> tuple[Identifier, ...]:
     several = record.metadata.get(IDS_KEY)
     given: list[Any] = several if isinstance(several, list) and several else [record.metadata.get(ID_KEY)]
     sound = all(isinstance(one, int | str) and not isinstance(one, bool) for one in given)
@@ -159,12 +149,12 @@ def _own_ids(record: Record) -> tuple[ImageId, ...]:
 class _Images:
     """The images of a file with their annotations."""
 
-    def __init__(self, coco: CocoFile, descs: Mapping[ImageId, str]) -> None:
-        self._descs = descs
-        self._images: dict[ImageId, CocoImage] = {image.id: image for image in coco.images}
-        self._rows: dict[ImageId, list[tuple[int, CocoAnnotation]]] = defaultdict(list)
+    def __init__(self, coco: CocoFile, names: Names) -> None:
+        self._descs, self._ids_of = names.descs, names.by_desc()
+        self._images: dict[Identifier, CocoImage] = {image.id: image for image in coco.images}
+        self._rows: dict[Identifier, list[tuple[int, CocoAnnotation]]] = defaultdict(list)
         for place, annotation in enumerate(coco.annotations):
-            if annotation.category_id in descs:
+            if annotation.category_id in self._descs:
                 self._rows[annotation.image_id].append((place, annotation))
         self._end = len(coco.annotations)
         self._federated = any(image.neg_category_ids is not None for image in coco.images)
@@ -172,14 +162,9 @@ class _Images:
     def __contains__(self, number: object) -> bool:
         return number in self._images
 
-    def truth(self, record: Record, ids: tuple[ImageId, ...]) -> ImageTruth:
+    def truth(self, record: Record, ids: tuple[Identifier, ...]) -> ImageTruth:
         """What the record's answer is compared with: everything that the file has under `ids`."""
         images = [self._images[number] for number in ids]
-        if images[0].width < 1 or images[0].height < 1:
-            raise EvaluationError(
-                f"{record.source}: its image id {ids[0]!r} is {images[0].width}x{images[0].height} in the annotation "
-                "file; width and height are at least 1: correct it"
-            )
         rows = sorted((row for number in ids for row in self._rows[number]), key=lambda row: row[0])
         objects = [(place, a) for place, a in rows if not a.ignored]
         regions = [(place, a) for place, a in rows if a.ignored]
@@ -188,8 +173,8 @@ class _Images:
         own = build_truth(record)
         return replace(
             own,
-            width=images[0].width,
-            height=images[0].height,
+            width=int(images[0].width),
+            height=int(images[0].height),
             objects=tuple(Detection(self._descs[a.category_id], _corners(a.bbox)) for _, a in objects),
             ignore=(
                 *(IgnoreRegion(self._descs[a.category_id], _corners(a.bbox)) for _, a in regions),
@@ -209,7 +194,9 @@ class _Images:
     def _absent(self, images: Sequence[CocoImage]) -> frozenset[str] | None:
         if not self._federated:
             return None
-        return frozenset(self._named(one for image in images for one in image.neg_category_ids or ()))
+        absent = {one for image in images for one in image.neg_category_ids or ()}
+        # Of categories that share a desc one may be there where another is not.
+        return frozenset(desc for desc in self._named(absent) if self._ids_of[desc] <= absent)
 
     def _named(self, categories: Iterable[Any]) -> list[str]:
         return sorted({self._descs[number] for number in categories if number in self._descs})

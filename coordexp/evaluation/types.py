@@ -16,6 +16,8 @@ from coordexp.data.regions import IgnoreRegion
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from coordexp.data.coco import Identifier
+
 Box = tuple[float, float, float, float]
 TruthKind = Literal["records", "annotations"]
 """What answers are compared with: records in bins, or the annotation file that they were cooked from."""
@@ -57,7 +59,7 @@ class FileImage:
     image that the model saw.
     """
 
-    image_id: int | str
+    image_id: Identifier
     shown: tuple[int, int]
     rows: tuple[FileRow, ...]
 
