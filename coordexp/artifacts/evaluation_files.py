@@ -69,7 +69,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles
     lines = [check("evaluation-prediction", line) for line in _lines(evaluation)]
     results = None
     if evaluation.annotations is not None:
-        results = check("evaluation-coco-results", list(_results(evaluation.scored, evaluation.annotations)))
+        results = check("evaluation-coco-results", list(coco_results(evaluation.scored, evaluation.annotations)))
     for name in (REPORT_NAME, RESULTS_NAME, GALLERY_NAME):
         (folder / name).unlink(missing_ok=True)
     write_json_lines(folder / PREDICTIONS_NAME, lines)
@@ -106,7 +106,7 @@ def _annotations(annotations: AnnotatedSet) -> dict[str, Any]:
     }
 
 
-def _results(scored: Scored, annotations: AnnotatedSet) -> Iterator[dict[str, Any]]:
+def coco_results(scored: Scored, annotations: AnnotatedSet) -> Iterator[dict[str, Any]]:
     """The scored predictions as COCO's results, in the order in which COCO ranks equal scores."""
     for image, answer in zip(scored.truth, scored.predictions, strict=True):
         for found in ranked_predictions(image, answer):

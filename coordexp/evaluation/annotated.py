@@ -116,8 +116,8 @@ def _image_ids(records: Sequence[Record], images: _Images, path: Path) -> list[t
     if nameless:
         raise EvaluationError(
             f"{len(nameless)} of {len(records)} records name no image of {path}, first {nameless[0]}: "
-            f"metadata.{ID_KEY} is missing, or neither an integer nor a text. Cook the records from that file, or write "
-            "its image ids there"
+            f"metadata.{ID_KEY} is missing, or neither an integer nor a text. Cook the records from that file, or "
+            "write its image ids there"
         )
     strange = [
         (record.source, one) for record, own in zip(records, ids, strict=True) for one in own if one not in images

@@ -169,12 +169,12 @@ def ranked_predictions(image: ImageTruth, answer: ImagePrediction | None) -> lis
     return sorted(known, key=lambda d: (-d.score, d.box, d.desc))
 
 
-def _image_order(image: ImageTruth) -> tuple[bool, int, str]:
+def _image_order(image: ImageTruth) -> tuple[bool, float, str]:
     """Images of an annotation file in the order of their ids, as pycocotools takes them; others by sample id."""
     if image.annotated is None:
         return True, 0, image.sample_id
     own = image.annotated.image_id
-    return (False, own, "") if isinstance(own, int) else (False, 0, own)
+    return (False, 0, own) if isinstance(own, str) else (False, own, "")
 
 
 def _truth_rows(image: ImageTruth, category: Mapping[str, int]) -> list[tuple[int, FileRow, int]]:
