@@ -1,7 +1,7 @@
 """Whether texts cite what a plain clone does not have. A checkout in, citations of documents and folders elsewhere out.
 
-POLICY-050. Every text that git lists is read, except the requirements, which are kept as they were first stated, and the
-contract that lists the names.
+POLICY-050. Every text that git lists is read, except the requirements, which are kept as they were first stated, and
+the contract that lists the names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bins, values, pixels and token text: each rule of the conversion (k = round(999 c), c = k / 999), with the numbers written out."""
+"""Bins, values, pixels and token text: each rule of the conversion, with the numbers written out."""
 
 from __future__ import annotations
 
