@@ -176,9 +176,9 @@ def _tiff_ends(content: bytes) -> bool | None:
 
 def read_tiff_tags(content: bytes) -> dict[int, object] | None:
     """The tags of a TIFF file's first page; None where they cannot be read."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(content[:16])
     stream = io.BytesIO(content)
     try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[:16])
         stream.seek(tags.next)
         tags.load(stream)
         found = dict(tags)
@@ -219,7 +219,7 @@ def why_unread(content: bytes, name: str) -> str:
     factory, _ = Image.OPEN[name]
     try:
         factory(io.BytesIO(content), "")
-    except (SyntaxError, IndexError, TypeError, struct.error, ValueError, OSError) as error:
+    except (SyntaxError, IndexError, TypeError, struct.error, ValueError, OSError, RuntimeError) as error:
         return str(error)
     return ""
 

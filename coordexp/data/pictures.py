@@ -52,7 +52,6 @@ _FORMATS = (
     "WEBP",
     "JPEG2000",
     "AVIF",
-    "MPO",
     "DIB",
     "ICO",
     "PSD",
@@ -84,8 +83,18 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNS_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-# What Pillow's decoders raise for bytes that are no picture of theirs.
-_DECODING = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error)
+_DECODING = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+)
+"""What Pillow's decoders raise for bytes that are no picture of theirs."""
 _DEPTH_REMEDY = (
     "Convert it to 8 bits yourself, all images of a data set alike: `magick IN -depth 8 OUT.png` keeps the scale "
     "(65535 becomes 255), `magick IN -auto-level -depth 8 OUT.png` stretches the levels that occur"
@@ -187,11 +196,11 @@ def _open(stream: BinaryIO, path: Path) -> tuple[Image.Image, _Facts]:
         # An animation of a broken second frame tells so here.
         frames = bool(getattr(opened, "is_animated", False)) and opened.format != "PSD"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(path) from error
+        raise _bomb(path, str(error)) from error
     except _DECODING as error:
         raise _unread(path, error) from error
     if opened.width * opened.height > LARGEST_PIXELS:
-        raise _bomb(path)
+        raise _bomb(path, str(opened.width * opened.height))
     deep = _find_depth(opened, stream)
     if deep is not None:
         raise PictureError("unsupported_depth", path, f"has {deep}, and 8 bits a channel are read", _DEPTH_REMEDY)
@@ -205,9 +214,13 @@ def _open(stream: BinaryIO, path: Path) -> tuple[Image.Image, _Facts]:
     return opened, _Facts(str(opened.format), opened.mode, stored, _read_orientation(opened), clear, frames)
 
 
-def _bomb(path: Path) -> PictureError:
+def _bomb(path: Path, said: str) -> PictureError:
     remedy = "Cut it into smaller images before it is annotated, or take it out of the annotations"
-    return PictureError("decompression_bomb", path, f"holds more than {LARGEST_PIXELS:,} pixels", remedy)
+    found = re.search(r"\d+", said)
+    count = f"{int(found[0]):,}" if found else "too many"
+    return PictureError(
+        "decompression_bomb", path, f"holds {count} pixels, and up to {LARGEST_PIXELS:,} are read", remedy
+    )
 
 
 def _colour(path: Path, words: str) -> PictureError:
