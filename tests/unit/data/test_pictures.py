@@ -278,7 +278,7 @@ def test_malformed_exif_is_no_orientation(tmp_path: Path, kind: str, exif: bytes
 
 
 @pytest.mark.invariant("DATA-031")
-@pytest.mark.parametrize("orientation", [0, 9, 255, 65535, (6, 6), "6"])
+@pytest.mark.parametrize("orientation", [0, 9, 255, 65535])
 def test_an_orientation_that_exif_does_not_know_turns_nothing_and_is_not_handed_on(
     tmp_path: Path, orientation: Any
 ) -> None:
