@@ -13,7 +13,7 @@ from coordexp.data.cooking_objects import CookedObjects, Frame, cook_objects
 from coordexp.data.cooking_types import CookOptions, CookSource, DropCounts
 from coordexp.data.errors import DataError
 from coordexp.data.paths import resolve_image
-from coordexp.data.rules import SPECIAL_TOKEN_MARK
+from coordexp.data.texts import desc_fault, normalize_desc
 from coordexp.geometry.resize import cooked_size
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ def category_descs(coco: CocoFile, options: CookOptions, source: Path) -> dict[i
                 f"category map: {source} has no category {unknown[0]!r}; it has {sorted(set(names.values()))}"
             )
         names = {number: mapping[name] for number, name in names.items() if name in mapping}
-    for desc in names.values():
-        if not desc.strip() or SPECIAL_TOKEN_MARK in desc:
-            raise DataError(
-                f"{source}: category {desc!r} cannot be a desc: it is blank or holds {SPECIAL_TOKEN_MARK!r}; map it"
-            )
-    return names
+    descs = {number: normalize_desc(name) for number, name in names.items()}
+    for number, desc in descs.items():
+        fault = desc_fault(desc)
+        if fault is not None:
+            raise DataError(f"{source}: category {names[number]!r} cannot be a desc: {fault.message}; map it")
+    return descs

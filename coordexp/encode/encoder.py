@@ -15,6 +15,7 @@ from PIL import Image
 from coordexp.coordjson import render_answer, scan_answer
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.paths import resolve_image
+from coordexp.data.texts import TEMPLATE_TAGS
 from coordexp.encode.assemble import Prompt, TurnTokens, assemble, type_ground_truth
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import check_image_size, count_image_tokens, read_image
@@ -24,7 +25,7 @@ from coordexp.encode.processor import PATCH, SIZE_MULTIPLE, check_processor
 from coordexp.encode.prompts import render_prompt
 from coordexp.encode.rollout_target import TargetWriter
 from coordexp.encode.settings import EncodeSettings, build_settings
-from coordexp.encode.swift_template import TEMPLATE_TAGS, TurnParts, build_template, check_turn, encode_prompt
+from coordexp.encode.swift_template import TurnParts, build_template, check_turn, encode_prompt
 from coordexp.encode.types import EncodedSample, TargetPlan, TypedAnswer
 from coordexp.encode.vocabulary import END_OF_TURN, IMAGE_PAD
 
