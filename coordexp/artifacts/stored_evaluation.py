@@ -5,7 +5,7 @@ In: the folder. Out: the report, and for each image its truth, its answer and it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,12 @@ class StoredEvaluation:
     truth: tuple[ImageTruth, ...]
     predictions: tuple[ImagePrediction, ...]
     images: tuple[Path, ...]
+
+    def chosen(self, places: Sequence[int]) -> StoredEvaluation:
+        """The same, of the images at these places alone, in their order."""
+        truth, predictions = [self.truth[at] for at in places], [self.predictions[at] for at in places]
+        images = tuple(self.images[at] for at in places)
+        return replace(self, truth=tuple(truth), predictions=tuple(predictions), images=images)
 
 
 def read_evaluation(folder: Path) -> StoredEvaluation:

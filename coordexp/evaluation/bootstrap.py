@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-RESAMPLES = 1000
 CONFIDENCE = 0.95
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -35,6 +34,21 @@ class CategoryMatches:
     objects: NDArray[np.int64]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How often the images are drawn anew, and from which seed. Raises `EvaluationError` for fewer than 2 draws."""
+
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 2 or self.seed < 0:
+            raise EvaluationError(
+                f"resamples is {self.resamples} and the seed {self.seed}; an interval takes at least 2 resamples and a "
+                "seed of 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +147,15 @@ def bootstrap_difference(
     first: Sequence[CategoryMatches],
     second: Sequence[CategoryMatches],
     images: int,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    resampling: Resampling,
 ) -> Interval:
     """The interval of mAP(second) - mAP(first) over `images` images that both answered. One seed, the same digits."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(resampling.seed)
 
     def gap(times: NDArray[np.int64]) -> float:
         return mean_average_precision(second, times) - mean_average_precision(first, times)
 
-    drawn = np.array([gap(rng.multinomial(images, np.full(images, 1.0 / images))) for _ in range(resamples)])
+    drawn = np.array([gap(rng.multinomial(images, np.full(images, 1.0 / images))) for _ in range(resampling.resamples)])
     found = drawn[~np.isnan(drawn)]
     difference = gap(np.ones(images, dtype=np.int64))
     if not len(found):

@@ -5,11 +5,12 @@ In: the truth and two answers for each image. Out: a `Comparison`; its document 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coordexp.evaluation.bootstrap import Interval, bootstrap_difference, match_detections
+from coordexp.evaluation.bootstrap import Interval, Resampling, bootstrap_difference, match_detections
 from coordexp.evaluation.matching import match_image, scored_predictions
 from coordexp.evaluation.report import evaluate_detections
 
@@ -60,15 +61,13 @@ def compare_answers(
     truth: Sequence[ImageTruth],
     first: Sequence[ImagePrediction],
     second: Sequence[ImagePrediction],
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
+    resampling: Resampling,
 ) -> Comparison:
     """Compare two answers to each image of `truth`; all three follow each other."""
     reports = [evaluate_detections(truth, answers) for answers in (first, second)]
     found = tuple(_found_once(truth, first, second))
     matches = [match_detections(truth, answers) for answers in (first, second)]
-    interval = bootstrap_difference(matches[0], matches[1], len(truth), seed=seed, resamples=resamples)
+    interval = bootstrap_difference(matches[0], matches[1], len(truth), resampling)
     return Comparison(reports[0], reports[1], _classes(truth, reports, found), found, interval)
 
 
@@ -106,10 +105,10 @@ def render_comparison(comparison: Comparison) -> dict[str, Any]:
         "images": comparison.first.images,
         "numbers": {name: list(pair) for name, pair in _numbers(comparison).items()},
         "mAP_difference": {
-            "value": interval.difference,
-            "low": interval.low,
-            "high": interval.high,
-            "share_above": interval.share_above,
+            "value": _known(interval.difference),
+            "low": _known(interval.low),
+            "high": _known(interval.high),
+            "share_above": _known(interval.share_above),
             "resamples": interval.resamples,
         },
         "per_class": [
@@ -137,3 +136,8 @@ def _numbers(comparison: Comparison) -> dict[str, tuple[float | None, float | No
         "F1": (first.detection.f1, second.detection.f1),
         "predicted_objects": (first.predicted_objects, second.predicted_objects),
     }
+
+
+def _known(value: float) -> float | None:
+    """None for a number that is not defined: no class has an object."""
+    return None if math.isnan(value) else value
