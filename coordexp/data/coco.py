@@ -22,6 +22,8 @@ class CocoImage(msgspec.Struct, frozen=True):
     file_name: str
     width: int
     height: int
+    neg_category_ids: list[int] | None = None
+    not_exhaustive_category_ids: list[int] | None = None
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True):
@@ -35,7 +37,16 @@ class CocoAnnotation(msgspec.Struct, frozen=True):
     category_id: int
     bbox: tuple[float, float, float, float]
     iscrowd: int = 0
+    ignore: int = 0
+    area: Any = None
     segmentation: Any = None
+
+    @property
+    def ignored(self) -> str | None:
+        """Why it is a region to ignore and no object: `crowd` or `ignore`; None for an object."""
+        if self.iscrowd:
+            return "crowd"
+        return "ignore" if self.ignore else None
 
 
 class CocoCategory(msgspec.Struct, frozen=True):
