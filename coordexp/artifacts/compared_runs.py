@@ -14,7 +14,8 @@ from coordexp.artifacts.evaluation_files import REPORT_NAME
 from coordexp.artifacts.run_differences import Difference, find_differences
 from coordexp.artifacts.run_manifest import MANIFEST_NAME, read_run_manifest
 from coordexp.artifacts.stored_evaluation import StoredEvaluation, read_evaluation
-from coordexp.evaluation.comparison import Comparison, Resampling, compare_answers
+from coordexp.evaluation.bootstrap import Resampling
+from coordexp.evaluation.comparison import Comparison, compare_answers
 from coordexp.evaluation.report import EvaluationError
 from coordexp.spec import ContractFileError, ContractViolation
 
@@ -75,7 +76,7 @@ def share_images(first: StoredEvaluation, second: StoredEvaluation) -> tuple[Sto
     shared = [line for line in left if line in right]
     other = [line for line in shared if _content(first.truth[left[line]]) != _content(second.truth[right[line]])]
     if other or not shared:
-        what = "share no record" if not shared else f"compare line {other[0]} of their records with another truth"
+        what = f"hold line {other[0]} with another truth" if other else "share no record"
         raise EvaluationError(
             f"{first.folder} and {second.folder} {what}: {_records(first)} and {_records(second)}; evaluate both on one "
             "file, with or without --annotations alike"

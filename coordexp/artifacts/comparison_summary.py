@@ -22,7 +22,8 @@ SHOWN_CLASSES = 20
 def print_comparison(compared: Compared, *, everything: bool = False) -> None:
     """Print what differs and, where both were evaluated, the numbers; `everything` lists also what changes none."""
     console = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
-    console.print(plain(f"A: {compared.first.folder}\nB: {compared.second.folder}"))
+    console.print(plain(f"A: {compared.first.folder}"))
+    console.print(plain(f"B: {compared.second.folder}"))
     if compared.differences is None:
         console.print("one of them has no run manifest: what differs between the runs is not known")
     else:

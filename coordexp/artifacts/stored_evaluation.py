@@ -1,4 +1,4 @@
-"""Reads back what `evaluate --out` wrote: report.json and predictions.jsonl. Contract ids: ART-081.
+"""Reads back what `evaluate --out` wrote: report.json and predictions.jsonl. Contract ids: ART-082.
 
 In: the folder. Out: the report, and for each image its truth, its answer and its file, in the order written.
 """
@@ -58,7 +58,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         content = path.read_bytes().splitlines()
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror}); name a folder that evaluate wrote") from error
+        raise EvaluationError(
+            f"{path}: cannot be read ({error.strerror}); name a folder that evaluate wrote"
+        ) from error
     lines = []
     for number, line in enumerate(content, 1):
         try:

@@ -1,4 +1,4 @@
-"""What differs between two runs, and what their evaluations find: python -m coordexp.entrypoints.compare RUN_A RUN_B."""
+"""What differs between two runs, and what only one of them finds: python -m coordexp.entrypoints.compare."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.artifacts.comparison_files import write_comparison
     from coordexp.artifacts.comparison_summary import print_comparison
     from coordexp.artifacts.folders import FolderError, check_writable
-    from coordexp.evaluation.comparison import Resampling
+    from coordexp.evaluation.bootstrap import Resampling
     from coordexp.evaluation.report import EvaluationError
 
     try:

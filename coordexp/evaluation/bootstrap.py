@@ -6,14 +6,22 @@ difference of the means and its interval (percentile bootstrap, Efron 1979; imag
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools.cocoeval import COCOeval
+
+from coordexp.evaluation.coco import build_coco_sets, index_dataset
+from coordexp.evaluation.report import EvaluationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from coordexp.evaluation.types import ImagePrediction, ImageTruth
 
 CONFIDENCE = 0.95
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -65,14 +73,18 @@ class Interval:
     resamples: int
 
 
-def read_matches(evaluator: Any, images: int) -> list[CategoryMatches]:
-    """The matches of a pycocotools `COCOeval` that has been evaluated: all areas, its largest number of detections."""
-    params = evaluator.params
-    categories = len(params.catIds)
-    per_category = len(params.areaRng) * images
+def match_detections(truth: Sequence[ImageTruth], answers: Sequence[ImagePrediction]) -> list[CategoryMatches]:
+    """What COCO's evaluation matches in each category of `truth`: all areas, its 100 best of an image and category."""
+    sets = build_coco_sets(truth, {answer.sample_id: answer for answer in answers})
+    if not sets.names:
+        return []
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(index_dataset(sets.truth), index_dataset(sets.found), "bbox")
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = evaluator.params.areaRng[:1], ["all"]
+        evaluator.evaluate()
+    images, thresholds = len(truth), len(evaluator.params.iouThrs)
     return [
-        _category(evaluator.evalImgs[number * per_category : number * per_category + images], len(params.iouThrs))
-        for number in range(categories)
+        _category(evaluator.evalImgs[at : at + images], thresholds) for at in range(0, images * len(sets.names), images)
     ]
 
 
@@ -99,7 +111,12 @@ def _category(rows: Sequence[Mapping[str, Any] | None], thresholds: int) -> Cate
     starts = np.flatnonzero(new)
     lengths = np.diff(np.append(starts, len(order)))
     return CategoryMatches(
-        images, np.concatenate(hit, axis=1)[:, order], np.concatenate(counted, axis=1)[:, order], objects, starts, lengths
+        images,
+        np.concatenate(hit, axis=1)[:, order],
+        np.concatenate(counted, axis=1)[:, order],
+        objects,
+        starts,
+        lengths,
     )
 
 

@@ -1,6 +1,6 @@
 """Two evaluations of the same images side by side: what each finds, and how sure the difference is. EVAL-060, EVAL-061.
 
-In: the truth and two answers for each image. Out: a `Comparison`; its document form is `coordexp:evaluation-comparison`.
+In: the truth and two answers for each image. Out: a `Comparison`; its document is part of `coordexp:run-comparison`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coordexp.evaluation.bootstrap import Interval, Resampling, bootstrap_difference, match_detections
+from coordexp.evaluation.bootstrap import Interval, bootstrap_difference, match_detections
 from coordexp.evaluation.matching import match_image, scored_predictions
 from coordexp.evaluation.report import evaluate_detections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from coordexp.evaluation.bootstrap import Resampling
     from coordexp.evaluation.types import Detection, DetectionReport, ImagePrediction, ImageTruth
 
 
