@@ -78,8 +78,8 @@ def share_images(first: StoredEvaluation, second: StoredEvaluation) -> tuple[Sto
     if other or not shared:
         what = f"hold line {other[0]} with another truth" if other else "share no record"
         raise EvaluationError(
-            f"{first.folder} and {second.folder} {what}: {_records(first)} and {_records(second)}; evaluate both on one "
-            "file, with or without --annotations alike"
+            f"{first.folder} and {second.folder} {what}: {_records(first)} and {_records(second)}; evaluate both on "
+            "one file, with or without --annotations alike"
         )
     return first.chosen([left[line] for line in shared]), second.chosen([right[line] for line in shared])
 

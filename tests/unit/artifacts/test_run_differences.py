@@ -132,7 +132,7 @@ def test_evaluations_of_other_records_and_empty_folders_are_refused(tmp_path: Pa
     with pytest.raises(EvaluationError, match="line 1 with another truth"):
         compare_folders(first, second, None, Resampling(10))
     (tmp_path / "none").mkdir()
-    with pytest.raises(EvaluationError, match="holds neither run_manifest.json nor report.json"):
+    with pytest.raises(EvaluationError, match=r"holds neither run_manifest\.json nor report\.json"):
         find_run(tmp_path / "none")
     with pytest.raises(EvaluationError, match="no such folder"):
         find_run(tmp_path / "absent")
