@@ -37,7 +37,7 @@ REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl"
 RESULTS_NAME = "coco_results.json"
 GALLERY_IMAGES = 16
 _LOG = logging.getLogger(__name__)
-_PICTURE_FAULTS = (
+PICTURE_FAULTS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -197,7 +197,7 @@ def _write_gallery(path: Path, evaluation: Evaluation, about: EvaluatedFiles) ->
         return
     try:
         render_gallery(items, title=title).save(content, "PNG", optimize=True)
-    except _PICTURE_FAULTS as error:
+    except PICTURE_FAULTS as error:
         _LOG.warning("%s is not written: it cannot be drawn (%s)", plain(str(path)), plain(str(error)))
         return
     write_bytes(path, content.getvalue())
@@ -214,7 +214,7 @@ def _gallery_items(evaluation: Evaluation, folder: Path) -> Iterator[GalleryItem
             item = GalleryItem(picture.image, truth, prediction, _caption(truth.sample_id, folder))
             # Drawn alone first: what one picture cannot take must not cost the others.
             render_gallery([item])
-        except _PICTURE_FAULTS as error:
+        except PICTURE_FAULTS as error:
             _LOG.warning("%s is left out of the gallery: %s", plain(str(path)), plain(str(error)))
             continue
         yield item

@@ -87,7 +87,7 @@ def evaluate_coco(
     # The first predictions are matched alike however many follow, so one pass serves the limits and none.
     limits = [*max_detections, max(limit, sets.most)]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_index(sets.truth), _index(sets.found), "bbox")
+        evaluator = COCOeval(index_dataset(sets.truth), index_dataset(sets.found), "bbox")
         evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
@@ -202,7 +202,8 @@ def _annotation(before: int, image: int, kind: int, row: FileRow) -> dict[str, A
     return {"id": before + 1, "image_id": image, "category_id": kind, "bbox": list(row.bbox), "area": row.area}
 
 
-def _index(dataset: dict[str, Any]) -> COCO:
+def index_dataset(dataset: dict[str, Any]) -> COCO:
+    """A dataset as pycocotools takes it; its printing is left to the caller."""
     coco = COCO()
     coco.dataset = dataset
     coco.createIndex()
