@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
-from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.coco import engine_version, evaluate_coco
 from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches, scored_predictions
 from coordexp.evaluation.recall import measure_samples
@@ -163,6 +163,7 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "left_out": report.left_out,
         "lengths": _length_document(report.lengths),
         "score_mode": report.score_mode,
+        "coco_engine": {"name": report.coco.engine, "version": engine_version(report.coco.engine)},
         "detection": _match_document(report.detection),
         "localization": _match_document(report.localization),
         "coco": dict(report.coco.summary),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from coordexp.data.coco import Identifier
 
 Box = tuple[float, float, float, float]
+CocoEngine = Literal["pycocotools", "hotcoco"]
+"""What computes COCO's numbers."""
 TruthKind = Literal["records", "annotations"]
 """What answers are compared with: records in bins, or the annotation file that they were cooked from."""
 IOU_THRESHOLD = 0.5
@@ -165,6 +167,7 @@ class CocoMetrics:
     unlimited: Mapping[str, float | None] = field(default_factory=dict)
     limit: int = 100
     images_over_limit: int = 0
+    engine: CocoEngine = "pycocotools"
 
 
 @dataclass(frozen=True, slots=True)
