@@ -45,6 +45,8 @@ _OTHERS = (
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MARKUP = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"))
 _SHOWN = 40
+_BITS, _STARTS, _LENGTHS = 258, (273, 324), (279, 325)
+"""TIFF's tags: bits a channel; where strips, or tiles, begin; how long they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def file_kind(content: bytes) -> FileKind:
 
 
 def _picture_format(content: bytes) -> str | None:
-    if content[:4] == b"RIFF" and content[8:12] in (b"WEBP", b""):
+    if b"RIFF".startswith(content[:4]) and b"WEBP".startswith(content[8:12]):
         return "WEBP"
     if content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis"):
         return "AVIF"
@@ -169,19 +171,21 @@ def _tiff_ends(content: bytes) -> bool | None:
     tags = read_tiff_tags(content)
     if tags is None:
         return True
-    starts, lengths = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
-    ends = [start + length for start, length in zip(_numbers(starts), _numbers(lengths), strict=False)]
+    starts, lengths = (
+        [number for tag in kinds for number in _numbers(tags.get(tag, ()))] for kinds in (_STARTS, _LENGTHS)
+    )
+    ends = [start + length for start, length in zip(starts, lengths, strict=False)]
     return max(ends) > len(content) if ends else None
 
 
 def read_tiff_tags(content: bytes) -> dict[int, object] | None:
-    """The tags of a TIFF file's first page; None where they cannot be read."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(content[:16])
+    """Bits a channel, and where its pixels lie, of a TIFF file's first page; None where that cannot be read."""
     stream = io.BytesIO(content)
     try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[2:4] else 8])
         stream.seek(tags.next)
         tags.load(stream)
-        found = dict(tags)
+        found = {tag: tags[tag] for tag in (_BITS, *_STARTS, *_LENGTHS) if tag in tags}
     except (SyntaxError, struct.error, ValueError, TypeError, KeyError, IndexError, OSError):
         return None
     return found or None
@@ -190,7 +194,7 @@ def read_tiff_tags(content: bytes) -> dict[int, object] | None:
 def file_depth(content: bytes, name: str) -> int:
     """Bits a channel of a file that could not be opened, where its header tells; 8 otherwise."""
     if name == "TIFF":
-        return largest((read_tiff_tags(content) or {}).get(258, 8))
+        return largest((read_tiff_tags(content) or {}).get(_BITS, 8))
     return header_depth(content, name)
 
 
@@ -219,7 +223,7 @@ def why_unread(content: bytes, name: str) -> str:
     factory, _ = Image.OPEN[name]
     try:
         factory(io.BytesIO(content), "")
-    except (SyntaxError, IndexError, TypeError, struct.error, ValueError, OSError) as error:
+    except (SyntaxError, IndexError, TypeError, struct.error, ValueError, OSError, RuntimeError) as error:
         return str(error)
     return ""
 

@@ -52,7 +52,6 @@ _FORMATS = (
     "WEBP",
     "JPEG2000",
     "AVIF",
-    "MPO",
     "DIB",
     "ICO",
     "PSD",
@@ -71,8 +70,10 @@ _HEADER = 1 << 16
 # Raw modes of more than 8 bits a channel. BGR;16 and BGR;15 pack a whole pixel into 16 bits.
 _DEEP_RAW = re.compile(r"^LA?;16$|;(?:16|32|64)[BLNSF]")
 _SAID_DEPTH = re.compile(r"(\d+)-bit")
-_SAID_COLOUR = re.compile(r"unknown pixel mode|cannot handle \d+-layer|determine J2K image mode")
+_SAID_COLOUR = re.compile(r"unknown pixel mode|samples per pixel|cannot handle \d+-layer|determine J2K image mode")
 _UPRIGHT, _MEANINGLESS = 1, 0
+_TURNED_WHEN_DECODED = "TIFF"
+"""The one format that Pillow turns as its EXIF says while it decodes it."""
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,8 +85,18 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNS_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-# What Pillow's decoders raise for bytes that are no picture of theirs.
-_DECODING = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error)
+_DECODING = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+)
+"""What Pillow's decoders raise for bytes that are no picture of theirs."""
 _DEPTH_REMEDY = (
     "Convert it to 8 bits yourself, all images of a data set alike: `magick IN -depth 8 OUT.png` keeps the scale "
     "(65535 becomes 255), `magick IN -auto-level -depth 8 OUT.png` stretches the levels that occur"
@@ -131,7 +142,6 @@ class _Facts:
     format: str
     mode: str
     stored: tuple[int, int]
-    orientation: int
     clear: bool
     frames: bool
 
@@ -143,8 +153,9 @@ def read_picture(path: Path, declared: tuple[int, int], exif: ExifPolicy | None 
     """
     with _stream(path) as stream:
         opened, facts = _open(stream, path)
-        turn = _choose_turn(path, facts, declared, exif)
-        flat = _turned(_decode(opened, facts, path), facts, turn)
+        orientation = _load(opened, facts, path)
+        turn = _choose_turn(path, (facts.stored, orientation), declared, exif)
+        flat = _turned(_as_rgb(opened, facts), facts, (orientation, turn))
     if flat.size != declared:
         raise PictureError(
             "corrupt_image", path, f"has {_sized(flat.size)} pixels when decoded, not {_sized(declared)}"
@@ -156,7 +167,7 @@ def read_picture(path: Path, declared: tuple[int, int], exif: ExifPolicy | None 
         "first_frame": facts.frames,
     }
     adjustments = tuple(what for what, was in done.items() if was)
-    plain = not adjustments and facts.mode == "RGB" and facts.orientation == _UPRIGHT
+    plain = not adjustments and facts.mode == "RGB" and orientation == _UPRIGHT
     return Picture(flat, adjustments, facts.format, plain)
 
 
@@ -187,27 +198,31 @@ def _open(stream: BinaryIO, path: Path) -> tuple[Image.Image, _Facts]:
         # An animation of a broken second frame tells so here.
         frames = bool(getattr(opened, "is_animated", False)) and opened.format != "PSD"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(path) from error
+        raise _bomb(path, str(error)) from error
     except _DECODING as error:
         raise _unread(path, error) from error
     if opened.width * opened.height > LARGEST_PIXELS:
-        raise _bomb(path)
+        raise _bomb(path, str(opened.width * opened.height))
     deep = _find_depth(opened, stream)
     if deep is not None:
         raise PictureError("unsupported_depth", path, f"has {deep}, and 8 bits a channel are read", _DEPTH_REMEDY)
     if opened.mode not in _SOUND_MODES:
         raise _colour(path, f"is in the colours {opened.mode}")
     stored = opened.size
-    if opened.format == "TIFF":
+    if opened.format == _TURNED_WHEN_DECODED:
         # Its size is already that of the turned picture.
         stored = opened.tag_v2[_TIFF_WIDTH], opened.tag_v2[_TIFF_HEIGHT]
     clear = opened.mode in _CLEAR_MODES or (opened.mode in _KEYED_MODES and "transparency" in opened.info)
-    return opened, _Facts(str(opened.format), opened.mode, stored, _read_orientation(opened), clear, frames)
+    return opened, _Facts(str(opened.format), opened.mode, stored, clear, frames)
 
 
-def _bomb(path: Path) -> PictureError:
+def _bomb(path: Path, said: str) -> PictureError:
     remedy = "Cut it into smaller images before it is annotated, or take it out of the annotations"
-    return PictureError("decompression_bomb", path, f"holds more than {LARGEST_PIXELS:,} pixels", remedy)
+    found = re.search(r"\d+", said)
+    count = f"{int(found[0]):,}" if found else "too many"
+    return PictureError(
+        "decompression_bomb", path, f"holds {count} pixels, and up to {LARGEST_PIXELS:,} are read", remedy
+    )
 
 
 def _colour(path: Path, words: str) -> PictureError:
@@ -255,9 +270,11 @@ def _read_orientation(opened: Image.Image) -> int:
     return found if type(found) is int and (found == _UPRIGHT or found in _TURNS) else _MEANINGLESS
 
 
-def _choose_turn(path: Path, facts: _Facts, declared: tuple[int, int], exif: ExifPolicy | None) -> bool | None:
-    """Whether to turn the picture as its EXIF says; None where there is nothing to turn."""
-    stored, orientation = facts.stored, facts.orientation
+def _choose_turn(
+    path: Path, found: tuple[tuple[int, int], int], declared: tuple[int, int], exif: ExifPolicy | None
+) -> bool | None:
+    """Whether to turn the picture of the stored size and orientation `found`; None where there is nothing to turn."""
+    stored, orientation = found
     if orientation not in _TURNS:
         if stored == declared:
             return None
@@ -279,8 +296,12 @@ def _choose_turn(path: Path, facts: _Facts, declared: tuple[int, int], exif: Exi
     return exif == "apply"
 
 
-def _decode(opened: Image.Image, facts: _Facts, path: Path) -> Image.Image:
-    """RGB pixels without metadata, transparency on white: what is clear has no colour of its own."""
+def _load(opened: Image.Image, facts: _Facts, path: Path) -> int:
+    """Decode the pixels, all of them; return the EXIF orientation.
+
+    Asked for its EXIF a PNG decodes itself, so that comes second; a TIFF has lost its orientation by then.
+    """
+    orientation = _read_orientation(opened) if facts.format == _TURNED_WHEN_DECODED else None
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         # Other packages switch it on for all: the missing part of a file would be read as grey.
@@ -290,6 +311,11 @@ def _decode(opened: Image.Image, facts: _Facts, path: Path) -> Image.Image:
         raise _unread(path, error, facts.format) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    return _read_orientation(opened) if orientation is None else orientation
+
+
+def _as_rgb(opened: Image.Image, facts: _Facts) -> Image.Image:
+    """RGB pixels without metadata, transparency on white: what is clear has no colour of its own."""
     flat = _lay_on_white(opened) if facts.clear else opened.convert("RGB")
     flat.info = {}
     return flat
@@ -302,12 +328,12 @@ def _lay_on_white(opened: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, layered.convert("RGBA")).convert("RGB")
 
 
-def _turned(flat: Image.Image, facts: _Facts, turn: bool | None) -> Image.Image:
-    # Pillow turns a TIFF while it decodes it, and nothing else.
-    was_turned = facts.format == "TIFF"
+def _turned(flat: Image.Image, facts: _Facts, choice: tuple[int, bool | None]) -> Image.Image:
+    orientation, turn = choice
+    was_turned = facts.format == _TURNED_WHEN_DECODED
     if turn is None or turn == was_turned:
         return flat
-    return flat.transpose((_TURNS if turn else _TURNS_BACK)[facts.orientation])
+    return flat.transpose((_TURNS if turn else _TURNS_BACK)[orientation])
 
 
 def _unread(path: Path, error: BaseException, name: str | None = None) -> PictureError:
