@@ -26,6 +26,7 @@ from coordexp.encode.processor import ProcessorError, load_processor
 from coordexp.encode.rollout_parse import RolloutParserError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.whole_model import check_whole_model
+from coordexp.evaluation.annotated import read_annotations
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.segments import SegmentAttentionError, register_segments
@@ -57,7 +58,8 @@ INPUT_ERRORS = (
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
     """What to evaluate. `limit` takes the first records of the file; None takes all. `repeats`, where enabled, ends
-    answers that repeat themselves, as evaluation steps of the same configuration do.
+    answers that repeat themselves, as evaluation steps of the same configuration do. `annotations` is the file that the
+    records were cooked from, whose boxes answers are compared with; None compares with the records.
 
     Raises `EvaluationError` for a limit or a `decode_batch_size` below 1.
     """
@@ -71,6 +73,7 @@ class EvaluationJob:
     torch_dtype: str = "float32"
     attn_impl: str = "sdpa"
     repeats: RepeatTerminateConfig | None = None
+    annotations: Path | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -122,6 +125,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     """
     check_whole_model(job.checkpoint)
     records = read_records(job.jsonl)[: job.limit]
+    annotations = None if job.annotations is None else read_annotations(job.annotations, job.jsonl, records)
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     backend = HfBackend(
@@ -131,7 +135,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
         logprobs=job.generation.logprobs,
         repeats=job.repeats,
     )
-    return evaluate_model(backend, encoder, records, job.generation, progress)
+    return evaluate_model(backend, encoder, records, job.generation, progress, annotations)
 
 
 def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:
