@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     except (*INPUT_ERRORS, FolderError) as error:
         sys.stderr.write(f"evaluate: {error}\n")
         return 1
-    console = Console()
-    console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)
+    console = Console(markup=False, emoji=False)
+    console.print(f"{args.checkpoint} on {job.jsonl}", highlight=False, soft_wrap=True)
     asked, backend = evaluation.settings, evaluation.backend
     console.print(render_decoding(backend, asked.decoding), highlight=False, soft_wrap=True)
     console.print(build_summary_table(evaluation.report))
