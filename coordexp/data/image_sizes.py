@@ -35,17 +35,17 @@ def _size_fault(size: tuple[int, int], max_pixels: int | None) -> tuple[str, str
     """Rule, message and remedy. Files hold few sizes, and each is judged once."""
     width, height = size
     pixels = width * height
-    if max_pixels is not None and pixels > max_pixels:
-        message = f" = {pixels} pixels, above template.max_pixels = {max_pixels}"
-        return "image_max_pixels", message, f"{_OFFLINE} `{COOK} --max-pixels {max_pixels}`, or raise the key."
-    if fits_processor(width, height):
-        return None
     if not within_aspect(width, height):
         message = f", and the processor takes no image whose longer side is more than {MAX_ASPECT} times the shorter"
         return "image_aspect", message, "Cut the image into pieces, or leave it out; cooking drops it."
     if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
         message = f"; both sides must be multiples of {SIZE_MULTIPLE} pixels"
         return "image_multiple", message, f"{_OFFLINE} `{COOK}`."
-    least, most = (tokens * SIZE_MULTIPLE**2 for tokens in (MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS))
-    message = f" = {pixels} pixels, which ms-swift would resize: the processor takes {least} to {most}"
-    return "image_area", message, f"{_OFFLINE} `{COOK}`."
+    if not fits_processor(width, height):
+        least, most = (tokens * SIZE_MULTIPLE**2 for tokens in (MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS))
+        message = f" = {pixels} pixels, which ms-swift would resize: the processor takes {least} to {most}"
+        return "image_area", message, f"{_OFFLINE} `{COOK}`."
+    if max_pixels is not None and pixels > max_pixels:
+        message = f" = {pixels} pixels, above template.max_pixels = {max_pixels}"
+        return "image_max_pixels", message, f"{_OFFLINE} `{COOK} --max-pixels {max_pixels}`, or raise the key."
+    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordexp.data.errors import Finding, RecordProblem
+from coordexp.data.errors import Finding, RecordError, RecordProblem
 from coordexp.data.texts import DescFault, desc_fault
 from coordexp.encode.images import count_image_tokens, image_size_finding
 
@@ -97,10 +97,13 @@ def find_refusals(
     return problems
 
 
-def find_image_refusals(encoder: Encoder, records: Sequence[Record]) -> list[RecordProblem]:
-    """Of these reasons, those that a generation refuses too: it asks for an image, and teaches no answer."""
+def check_images(encoder: Encoder, records: Sequence[Record]) -> None:
+    """Raise `RecordError` with those of these reasons that a generation has too: it is asked of an image, and teaches
+    no answer.
+    """
     found = ((record, image_size_finding(record, encoder.settings.max_pixels)) for record in records)
-    return [RecordProblem(record.source, finding) for record, finding in found if finding is not None]
+    if problems := [RecordProblem(record.source, finding) for record, finding in found if finding is not None]:
+        raise RecordError(problems)
 
 
 def _record_findings(encoder: Encoder, record: Record, answer: int) -> Iterator[Finding]:
