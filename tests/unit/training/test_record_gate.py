@@ -12,6 +12,7 @@ import pytest
 from coordexp.artifacts.run_manifest import read_run_manifest
 from coordexp.config import load_config
 from coordexp.data.errors import SHOWN, RecordError
+from coordexp.entrypoints import evaluate
 from coordexp.entrypoints.train import main
 from coordexp.training.build import build_foundation
 
@@ -82,6 +83,23 @@ def test_records_that_the_run_does_not_draw_do_not_stop_it_for_a_limit(stage1_ki
     jsonl = changed(stage1_kit, "used.jsonl", {min(used) - 1: {"objects": objects(60)}})
     with pytest.raises(RecordError, match=rf"used\.jsonl:{min(used)}: .* exceed global_max_length = 512"):
         build_foundation(load_config(stage1_kit.write("used", custom=custom | {"train_jsonl": str(jsonl)})))
+
+
+@pytest.mark.invariant("ENC-031")
+@pytest.mark.invariant("DATA-060")
+def test_an_evaluation_refuses_images_in_the_same_words_before_it_loads_a_model(
+    stage1_kit: Stage1Kit, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jsonl = changed(stage1_kit, "long.jsonl", {2: {"width": 6592, "height": 32}, 4: {"width": 100}})
+    path = stage1_kit.write("long", custom={"train_jsonl": str(jsonl), "val_jsonl": None})
+    asked = ["--config", str(path), "--checkpoint", str(stage1_kit.checkpoint), "--jsonl", str(jsonl)]
+    told = []
+    for command, arguments in ((evaluate.main, asked), (main, ["--config", str(path), "--dry-run"])):
+        assert command(arguments) == 1
+        err = capfd.readouterr().err
+        assert "Traceback" not in err and "Loading weights" not in err
+        told.append([line[line.index("/") :] for line in err.splitlines() if "long.jsonl:" in line])
+    assert told[0] == told[1] and len(told[0]) == 2 and "long.jsonl:3: images[0]: " in told[0][0]
 
 
 @pytest.mark.invariant("TRAIN-076")
