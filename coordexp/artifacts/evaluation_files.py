@@ -9,8 +9,6 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from coordexp.artifacts.files import hash_file, hash_weights, write_bytes, write_json, write_json_lines
 from coordexp.coordjson import describe_failure
 from coordexp.evaluation.gallery import GalleryItem, pick_examples, render_gallery
@@ -21,6 +19,8 @@ from coordexp.spec import check
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from PIL import Image
 
     from coordexp.evaluation.runner import Evaluation
     from coordexp.evaluation.types import Detection, ImagePrediction
@@ -133,6 +133,6 @@ def _detection(detection: Detection) -> dict[str, Any]:
 def _gallery(evaluation: Evaluation, title: str) -> Image.Image:
     items, scored = [], evaluation.scored
     for index in pick_examples(scored.truth, GALLERY_IMAGES):
-        with Image.open(evaluation.requests[index].image_paths[0]) as opened:
-            items.append(GalleryItem(opened.convert("RGB"), scored.truth[index], scored.predictions[index]))
+        (picture,) = evaluation.requests[index].read_images()
+        items.append(GalleryItem(picture.image, scored.truth[index], scored.predictions[index]))
     return render_gallery(items, title=title)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from coordexp.data.coco import load_coco
-from coordexp.data.cooking_images import ImageJob, ImageOutcome, cook_image
+from coordexp.data.cooking_images import cook_images
 from coordexp.data.cooking_plan import Dish, Plan, category_descs, check_options
 from coordexp.data.errors import DataError
 from coordexp.data.outputs import build_folder, write_json
@@ -22,7 +20,7 @@ from coordexp.data.records import check_line
 from coordexp.spec import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from coordexp.data.cooking_types import CookOptions, CookSource
@@ -59,11 +57,11 @@ def cook(
             else:
                 dishes.append(dish)
         with open(folder / RECORDS_NAME, "wb") as stream:
-            outcomes = _cook_images([dish.job for dish in dishes], workers)
+            outcomes = cook_images([dish.job for dish in dishes], workers)
             for dish, outcome in zip(dishes, outcomes, strict=True):
                 on_image()
                 if outcome.written is None:
-                    plan.drop(outcome.reason, len(dish.objects))
+                    plan.drop(str(outcome.reason), len(dish.objects))
                     continue
                 line = _render_line(dish, outcome.written.relative_to(folder))
                 check_line(line, f"{RECORDS_NAME}, image id {dish.image_id}")
@@ -71,7 +69,7 @@ def cook(
                 digest.update(line)
                 digest.update(outcome.written.read_bytes())
                 kept_descs.update(found["desc"] for found in dish.objects)
-                plan.counts.keep_record(len(dish.objects), outcome.reason)
+                plan.counts.keep_record(len(dish.objects), outcome.adjustments)
         if not plan.counts.records_kept:
             dropped = {reason: count for reason, count in plan.counts.records_dropped.items() if count}
             raise DataError(f"{source.annotations}: no record is left to write; dropped: {dropped or 'none'}")
@@ -85,15 +83,6 @@ def cook(
         }
         write_json(folder / MANIFEST_NAME, check("cook-manifest", manifest))
     return manifest
-
-
-def _cook_images(jobs: Iterable[ImageJob], workers: int) -> Iterator[ImageOutcome]:
-    """Outcomes in the order of the jobs."""
-    if workers == 1:
-        yield from map(cook_image, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(cook_image, jobs, chunksize=32)
 
 
 def _render_line(dish: Dish, image: Path) -> bytes:

@@ -75,7 +75,11 @@ class Plan:
             self.drop(reason, len(cooked.objects))
             return None
         self.counts.adjusted.update(cooked.adjusted)
-        return Dish(ImageJob(path, annotated, size, self._stem(path, image.file_name)), cooked.objects, image.id)
+        return Dish(
+            ImageJob(path, annotated, size, self._stem(path, image.file_name), self.options.exif),
+            cooked.objects,
+            image.id,
+        )
 
     def drop(self, reason: str, objects: int) -> None:
         """Count a dropped record and the objects that go with it."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 OBJECT_DROPS = (
@@ -24,6 +24,12 @@ RECORD_DROPS = (
     "empty",
     "missing_image",
     "unreadable_image",
+    "not_an_image",
+    "truncated_image",
+    "corrupt_image",
+    "unsupported_depth",
+    "unsupported_colour",
+    "decompression_bomb",
     "size_mismatch",
     "extreme_aspect",
     "duplicate_image",
@@ -36,6 +42,10 @@ ADJUSTMENTS = (
     "image_resized",
     "image_reencoded",
     "image_copied",
+    "alpha_flattened",
+    "exif_applied",
+    "exif_ignored",
+    "first_frame",
 )
 
 
@@ -52,7 +62,8 @@ class CookOptions:
     """How to cook.
 
     `max_pixels` caps width·height; `category_map` maps COCO names to descs, and what it lacks is dropped and
-    counted; `max_objects` drops whole records that have more; `keep_empty` keeps records without objects."""
+    counted; `max_objects` drops whole records that have more; `keep_empty` keeps records without objects; `exif` says
+    what to do with an EXIF orientation that the declared size does not decide, which is refused without it."""
 
     max_pixels: int
     factor: int = 32
@@ -60,6 +71,7 @@ class CookOptions:
     category_map: Mapping[str, str] | None = None
     geometry: Literal["bbox_2d", "poly"] = "bbox_2d"
     keep_empty: bool = True
+    exif: Literal["apply", "ignore"] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The options as the manifest records them."""
@@ -79,12 +91,12 @@ class DropCounts:
     records_dropped: Counter[str] = field(default_factory=Counter)
     adjusted: Counter[str] = field(default_factory=Counter)
 
-    def keep_record(self, objects: int, image_outcome: str) -> None:
-        """Count a record that was written with `objects` objects, and what was done to its image."""
+    def keep_record(self, objects: int, adjustments: Iterable[str]) -> None:
+        """Count a record that was written with `objects` objects, and all that was done to its image."""
         self.records_kept += 1
         self.records_kept_empty += objects == 0
         self.objects_kept += objects
-        self.adjusted[image_outcome] += 1
+        self.adjusted.update(adjustments)
 
     def as_json(self) -> dict[str, Any]:
         """The counts as the manifest records them: every reason is present, zeros included."""

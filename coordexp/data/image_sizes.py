@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from coordexp.data.errors import Finding
+from coordexp.data.pictures import COOK
 from coordexp.geometry.resize import (
     MAX_ASPECT,
     MAX_IMAGE_TOKENS,
@@ -17,7 +18,6 @@ from coordexp.geometry.resize import (
     within_aspect,
 )
 
-COOK = "python -m coordexp.entrypoints.cook"
 _OFFLINE = "Nothing is resized at train or infer time: cook it offline with"
 
 

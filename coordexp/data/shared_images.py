@@ -10,10 +10,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
-
 from coordexp.data.errors import DataError
 from coordexp.data.paths import resolve_image
+from coordexp.data.pictures import PictureError, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -63,64 +62,68 @@ def find_shared_images(first: ImageSet, second: ImageSet, *, decoded: bool = Fal
     reader = _Contents(_pixel_digest if decoded else _file_digest)
     here, there = ([*_files(side, decoded)] for side in (first, second))
     named: dict[Path, str] = {}
-    for source, path, _ in here:
-        named.setdefault(path, source)
+    for file in here:
+        named.setdefault(file.path, file.source)
     # A file that both sides name needs no reading, nor does one that none of the other side can be equal to.
-    wanted = {key for _, _, key in here}
-    keys = {key for _, path, key in there if path not in named}
+    wanted = {file.key for file in here}
+    keys = {file.key for file in there if file.path not in named}
     known: dict[bytes | None, str] = {}
-    for source, path, key in here:
-        if key in keys:
-            known.setdefault(reader.of(path), source)
+    for file in here:
+        if file.key in keys:
+            known.setdefault(reader.of(file), file.source)
     known.pop(None, None)
     pairs = []
-    for source, path, key in there:
-        other = named.get(path)
-        if other is None and key in wanted:
-            other = known.get(reader.of(path))
+    for file in there:
+        other = named.get(file.path)
+        if other is None and file.key in wanted:
+            other = known.get(reader.of(file))
         if other is not None:
-            pairs.append((source, other))
+            pairs.append((file.source, other))
     total = len({record.source for record in second.records})
     return SharedImages(len(pairs), total, tuple(pairs[:EXAMPLES]))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The image of the record at `source`. Equal images have the same `key`: the bytes of the file, or the size."""
+
+    source: str
+    path: Path
+    size: tuple[int, int]
+    key: Hashable
 
 
 @dataclass(slots=True)
 class _Contents:
     """What is in files, each read once; None for one that cannot be read."""
 
-    digest: Callable[[Path], bytes]
+    digest: Callable[[_File], bytes]
     known: dict[Path, bytes | None] = field(default_factory=dict)
 
-    def of(self, path: Path) -> bytes | None:
-        if path not in self.known:
+    def of(self, file: _File) -> bytes | None:
+        if file.path not in self.known:
             try:
-                self.known[path] = self.digest(path)
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-                self.known[path] = None
-        return self.known[path]
+                self.known[file.path] = self.digest(file)
+            except (PictureError, OSError):
+                self.known[file.path] = None
+        return self.known[file.path]
 
 
-def _files(side: ImageSet, decoded: bool) -> Iterable[tuple[str, Path, Hashable]]:
-    """Source, path and what equal images have in common: the size of the file, or of the picture."""
-    seen: set[str] = set()
-    for record in side.records:
-        if record.source in seen:
-            continue
-        seen.add(record.source)
+def _files(side: ImageSet, decoded: bool) -> Iterable[_File]:
+    """The images of a side that are there, one for each record."""
+    for record in {record.source: record for record in side.records}.values():
+        size = (record.width, record.height)
         try:
             path = resolve_image(record.source, record.images[0], side.root)
-            key: Hashable = (record.width, record.height) if decoded else path.stat().st_size
+            yield _File(record.source, path, size, size if decoded else path.stat().st_size)
         except (DataError, OSError):
             continue
-        yield record.source, path, key
 
 
-def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
+def _file_digest(file: _File) -> bytes:
+    with file.path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _pixel_digest(path: Path) -> bytes:
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+def _pixel_digest(file: _File) -> bytes:
+    return hashlib.sha256(read_picture(file.path, file.size).image.tobytes()).digest()

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import UNSET
-from PIL import Image, UnidentifiedImageError
 
 from coordexp.data.errors import Finding, RecordError, RecordProblem
 from coordexp.data.image_sizes import size_finding
 from coordexp.data.paths import ImagePathError, resolve_image
+from coordexp.data.pictures import PictureError, read_picture
 from coordexp.data.records import build_record, check_line, iter_lines
 
 if TYPE_CHECKING:
@@ -116,14 +116,6 @@ def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Pa
 
 def _content_findings(found: Path, record: WireRecord, at: str) -> Iterator[Finding]:
     try:
-        with Image.open(found) as picture:
-            picture.load()
-            size = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        yield Finding(
-            "image_unreadable", at, f"{found} cannot be decoded ({error})", "Replace the file, or cook again."
-        )
-        return
-    if size != (record.width, record.height):
-        message = f"{found} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
-        yield Finding("image_size", at, message, "Cook again: coordinates belong to the recorded size.")
+        read_picture(found, (record.width, record.height))
+    except PictureError as error:
+        yield Finding(error.reason, at, error.fault, f"{error.remedy}.")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from coordexp.data.errors import Finding, RecordProblem
-from coordexp.data.image_sizes import COOK, size_finding
+from coordexp.data.image_sizes import size_finding
+from coordexp.data.pictures import PictureError, read_picture
 from coordexp.encode.processor import SIZE_MULTIPLE
 from coordexp.encode.swift_template import upstream_size
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from PIL import Image
 
     from coordexp.data.types import Record
 
@@ -56,16 +57,9 @@ def image_size_finding(record: Record, max_pixels: int | None) -> Finding | None
 def read_image(record: Record, path: Path) -> Image.Image:
     """The record's image as RGB; raises when the file cannot be read or is not of the size the record says."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ImageContractError(f"{record.source}: cannot read the image {path}: {error}") from error
-    if image.size != (record.width, record.height):
-        raise ImageContractError(
-            f"{record.source}: the file {path} is {image.width}x{image.height} but the record says {record.width}x"
-            f"{record.height}; cook the data again with `{COOK}`, or correct the record"
-        )
-    return image
+        return read_picture(path, (record.width, record.height)).image
+    except PictureError as error:
+        raise ImageContractError(f"{record.source}: {error}") from error
 
 
 def count_image_tokens(record: Record) -> int:

@@ -25,6 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--geometry", choices=("bbox_2d", "poly"), default="bbox_2d", help="poly: single polygons, else boxes"
     )
     parser.add_argument("--drop-empty", action="store_true", help="drop (and count) records without objects")
+    parser.add_argument(
+        "--exif",
+        choices=("apply", "ignore"),
+        help="turn, or leave as stored, images whose EXIF orientation their size does not decide (default: refuse)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")
     return parser
 
@@ -40,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         mapping = load_category_map(args.category_map) if args.category_map else None
         options = CookOptions(
-            args.max_pixels, args.factor, args.max_objects, mapping, args.geometry, not args.drop_empty
+            args.max_pixels, args.factor, args.max_objects, mapping, args.geometry, not args.drop_empty, args.exif
         )
         with progress("cooking", "images") as advance:
             source = CookSource(args.annotations, args.images)

@@ -64,7 +64,7 @@ def test_images_are_looked_at_as_far_as_asked(tmp_path: Path, image: Path) -> No
     assert rules == {
         "none": [],
         "exists": ["image_missing", "image_outside_root"],
-        "open": ["image_missing", "image_size", "image_unreadable", "image_outside_root"],
+        "open": ["image_missing", "size_mismatch", "not_an_image", "image_outside_root"],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from coordexp.geometry import bins_to_pixels
 from coordexp.spec import Case, load_cases, read_json
 
 CASES = load_cases(Path(__file__).parents[3] / "fixtures/records/cooking.json").cases
-BCCD = Path(os.environ.get("COORDEXP_BCCD", Path(__file__).parents[3] / "../shared/data/bccd"))
+BCCD = Path(__file__).parents[3] / "fixtures/bccd"
 OPTIONS = CookOptions(max_pixels=128 * 128)
 
 
@@ -110,7 +109,13 @@ def test_every_drop_is_counted_under_its_reason(kitchen: Kitchen) -> None:
             "max_objects": 1,
             "empty": 0,
             "missing_image": 1,
-            "unreadable_image": 1,
+            "unreadable_image": 0,
+            "not_an_image": 1,
+            "truncated_image": 0,
+            "corrupt_image": 0,
+            "unsupported_depth": 0,
+            "unsupported_colour": 0,
+            "decompression_bomb": 0,
             "size_mismatch": 1,
             "extreme_aspect": 1,
             "duplicate_image": 1,
@@ -301,18 +306,17 @@ def test_options_that_cannot_be_met_are_refused(kitchen: Kitchen, options: CookO
         kitchen.cook(options=options)
 
 
-# It carries no invariant: the photographs are not part of the checkout, so a checkout alone proves DATA-010 without it.
-@pytest.mark.skipif(not (BCCD / "annotations.json").is_file(), reason=f"the BCCD photographs are not at {BCCD}")
+@pytest.mark.invariant("DATA-010")
 def test_real_photographs_cook_with_their_defects_counted(tmp_path: Path) -> None:
     source = CookSource(BCCD / "annotations.json", BCCD)
     manifest = cook(source, tmp_path / "bccd", CookOptions(640 * 480))
     check_balance(manifest)
-    assert (manifest["records"]["kept"], manifest["objects"]["kept"]) == (292, 3941)
-    assert {reason: count for reason, count in manifest["objects"]["dropped"].items() if count} == {"zero_area": 2}
-    assert manifest["adjusted"]["edge_clipped"] == 433
+    assert (manifest["records"]["kept"], manifest["objects"]["kept"]) == (12, 139)
+    assert {reason: count for reason, count in manifest["objects"]["dropped"].items() if count} == {"zero_area": 1}
+    assert manifest["adjusted"]["edge_clipped"] == 15
     survey = survey_file(tmp_path / "bccd" / RECORDS_NAME, images="exists")
     assert survey.problems == []
-    assert survey.most_objects == 30
+    assert survey.most_objects == 17
     coco = parse_coco(source.annotations.read_bytes(), "bccd")
     sizes = {image.id: (image.width, image.height) for image in coco.images}
     records = {record.metadata["image_id"]: record for record in read_records(tmp_path / "bccd" / RECORDS_NAME)}
@@ -323,4 +327,4 @@ def test_real_photographs_cook_with_their_defects_counted(tmp_path: Path) -> Non
             far = [annotation.bbox[axis] + annotation.bbox[axis + 2] == sizes[image_id][axis] for axis in (0, 1)]
             assert all(found.bins[axis + 2] == 999 for axis in (0, 1) if far[axis])
             edges += any(far)
-    assert edges == 433
+    assert edges == 15
