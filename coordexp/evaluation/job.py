@@ -23,6 +23,7 @@ from coordexp.encode.encoder import build_encoder
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError, load_processor
+from coordexp.encode.record_check import check_images
 from coordexp.encode.rollout_parse import RolloutParserError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.whole_model import check_whole_model
@@ -127,6 +128,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     records = read_records(job.jsonl)[: job.limit]
     annotations = None if job.annotations is None else read_annotations(job.annotations, job.jsonl, records)
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
+    check_images(encoder, records)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     backend = HfBackend(
         model,

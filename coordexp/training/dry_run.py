@@ -28,5 +28,7 @@ def dry_run(config: Config) -> tuple[str, ...]:
     path.write_text(render_resolved(config) + "\n", encoding="utf-8")
     told = [f"not trained by this version: {problem}" for problem in unsupported(config)]
     told += [f"warning: {problem}" for problem in doubtful_limits(config, found, foundation.encoder)]
+    if foundation.shared is not None and foundation.shared.count:
+        told.append(f"warning: {foundation.shared.render('train', 'val')}")
     counts = ", ".join(f"{role}: {part.survey.records} records" for role, part in found.items())
     return counts, f"resolved config: {path}", describe_objective(config, resolve_manifest(config)), *told
