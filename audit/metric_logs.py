@@ -1,7 +1,7 @@
 """Keeps what a run of a shipped smoke configuration logged, as a fixture: python -m audit.metric_logs RUN...
 
-In: run folders. Out: `fixtures/metrics/logs/<configuration>.jsonl`, the lines up to the first evaluation and the last one,
-numbers to six digits; tests check them against the contract of metrics (ART-042).
+In: run folders. Out: `fixtures/metrics/logs/<configuration>.jsonl`, the lines up to the first evaluation and the
+last one, numbers to six digits; tests check them against the contract of metrics (ART-042).
 """
 
 from __future__ import annotations

@@ -29,5 +29,10 @@ def recorded(name: str) -> list[dict[str, Any]]:
 @lru_cache(maxsize=32)
 def asked(name: str) -> LoggedRun:
     """What the configuration asks of a run as it is shipped now."""
+    return describe_run(*documents(name))
+
+
+def documents(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration and its pipeline, as a run's manifest holds them."""
     config = load_config(ROOT / f"configs/{name}.yaml")
-    return describe_run(json.loads(render_resolved(config)), resolved_document(resolve_manifest(config)))
+    return json.loads(render_resolved(config)), resolved_document(resolve_manifest(config))
