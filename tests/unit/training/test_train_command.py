@@ -297,6 +297,7 @@ FAULTS = {
     "MetricError": "a key that the code logs and the table lacks",
     "ObjectiveError": "a loss that is not finite; the trainer makes a TrainingError of it",
     "TokenAlignmentError": "a token of the package's own answer",
+    "UndeclaredMetricWarning": "a warning, which goes to the log",
     "UnreadableKeyError": "the configuration's own checks, among themselves",
 }
 """Errors that are no input's, and whose they are."""
