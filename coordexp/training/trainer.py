@@ -27,7 +27,7 @@ from coordexp.losses.objective import ObjectiveError, ObjectiveOutput
 from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.errors import TrainingError
 from coordexp.training.loop import ForwardRunner, run_plan
-from coordexp.training.metrics import WindowMetrics
+from coordexp.training.metrics import WindowMetrics, finite_payload
 from coordexp.training.types import FORWARD, PLAN, PlannedForward, Plans, StepPlan
 
 if TYPE_CHECKING:
@@ -166,13 +166,13 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
+        """Adds the window's metrics, reduced over ranks; every rank calls this, so the collective is safe."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
-        if "grad_norm" in logs:
-            logs["optim/grad_norm"] = float(logs["grad_norm"])
         if prefix:
             self.window.time("time/eval_s", self._evaluation_started)
-        logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
+        reduced = self.window.reduce(self.args.device)
+        payload = finite_payload("eval" if prefix else "train", self.state.global_step, reduced)
+        logs.update({f"{prefix}{key}": value for key, value in payload["metrics"].items()})
         self.window = WindowMetrics()
         super().log(logs, *args, **kwargs)
 
