@@ -1,7 +1,7 @@
 """What lies in a checkpoint's folder beside weights, configuration and processor, for people and for other programs.
 
-In: what the checkpoint is; out: README.md, `args.json` (what ms-swift reads back), `checkpoint.json` (ART-022). Contract
-ids: ART-022, ART-023.
+In: what the checkpoint is; out: README.md, `args.json` (what ms-swift reads back), `checkpoint.json`. Contract ids:
+ART-022, ART-023.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ here; `checkpoint.json` holds digests of the weights. Prompts are those of the r
 | transformers | `Qwen3VLForConditionalGeneration.from_pretrained("{notes.place}")`, `AutoProcessor` likewise |
 | vLLM | `vllm serve {place}` |
 | ms-swift | `swift infer --model {place}` |
-| CoordExp | `python -m coordexp.entrypoints.evaluate --config CONFIG --checkpoint {place}`; `model.model` of a new run |
+| CoordExp | `python -m coordexp.entrypoints.evaluate --config CONFIG --checkpoint {place}`, `model.model` of a run |
 """
 
 
@@ -113,8 +113,8 @@ library_name: peft
 ---
 # A {notes.method} adapter{" with coord offsets" if notes.offsets else ""} of CoordExp
 
-Trained on `{base}`, without which it is nothing. Processor, tokenizer, chat template and generation config lie here too;
-`checkpoint.json` holds digests of these weights and of the base's.
+Trained on `{base}`, without which it is nothing. Processor, tokenizer, chat template and generation config lie here
+too; `checkpoint.json` holds digests of these weights and of the base's.
 {_OFFSETS_NOTE if notes.offsets else ""}
 One command makes a whole model of it, which every reader of Qwen3-VL takes (vLLM, a rollout server, `evaluate`,
 `model.model` of a new run):

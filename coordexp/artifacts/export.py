@@ -113,8 +113,8 @@ def _merged(model: Qwen3VLForConditionalGeneration, folder: Path) -> Qwen3VLForC
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         # peft raises what its parts raise.
         raise ExportError(
-            f"{folder}: its adapter does not fit {model.config.name_or_path}: {_line(error)}; name the model that it was "
-            "trained on with --model"
+            f"{folder}: its adapter does not fit {model.config.name_or_path}: {_line(error)}; name the model that it "
+            "was trained on with --model"
         ) from error
     _check_all_used(tuned, folder)
     try:
@@ -133,8 +133,8 @@ def _check_all_used(tuned: PeftModel, folder: Path) -> None:
     if wrong:
         what = "has no place for" if wrong[0] in held else "needs, and the adapter lacks,"
         raise ExportError(
-            f"{folder}: the model {what} {wrong[0]} ({len(wrong)} tensors in all); name the model that it was trained on "
-            "with --model, or copy the folder again"
+            f"{folder}: the model {what} {wrong[0]} ({len(wrong)} tensors in all); name the model that it was trained "
+            "on with --model, or copy the folder again"
         )
 
 

@@ -100,10 +100,14 @@ def _adapter_source(folder: Path, base: Path | None) -> ExportSource:
     _check_adapter_files(folder)
     check_recorded_weights(folder)
     record = read_checkpoint_record(folder)
-    named = {"base_model_name_or_path": None, **read_checkpoint_json(folder / ADAPTER_CONFIG)}["base_model_name_or_path"]
+    named = {"base_model_name_or_path": None, **read_checkpoint_json(folder / ADAPTER_CONFIG)}[
+        "base_model_name_or_path"
+    ]
     path = Path(str(named)) if base is None else base
     if not os.path.isdir(path):
-        what = f"names the model under it {named}, which is no folder here" if base is None else f"{path}: no such folder"
+        what = (
+            f"names the model under it {named}, which is no folder here" if base is None else f"{path}: no such folder"
+        )
         raise CheckpointFolderError(f"{folder / ADAPTER_CONFIG}: {what}; name the model's folder with --model")
     whole = check_whole_model(path)
     if record is not None and record["base"] is not None and record["base"]["weights"] != digest_weights(path):

@@ -26,15 +26,16 @@ class CheckpointFolderError(ValueError):
 def check_checkpoint_folder(folder: Path | str) -> Path:
     """Return `folder` if loading it runs no code of its own; else raise `CheckpointFolderError`.
 
-    Refused: what a killed save has left, `auto_map` in a config of transformers, Python files, and pickled weights without safetensors beside them.
+    Refused: what a killed save has left, `auto_map` in a config of transformers, Python files, and pickled weights
+    without safetensors beside them.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointFolderError(f"{folder}: no such checkpoint folder; name a local one, nothing is downloaded")
     if folder.name.startswith(PARTIAL_PREFIX):
         raise CheckpointFolderError(
-            f"{folder}: is what a save that was killed has left, and not whole; delete it, and name a checkpoint beside "
-            "it"
+            f"{folder}: is what a save that was killed has left, and not whole; delete it, and name a checkpoint "
+            "beside it"
         )
     for name in CONFIG_FILES:
         if "auto_map" in read_checkpoint_json(folder / name):

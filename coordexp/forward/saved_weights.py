@@ -66,4 +66,6 @@ def _check_equal(path: Path, name: str, read: torch.Tensor, state: Mapping[str, 
     same = (read.dtype, read.shape) == (written.dtype, written.shape)
     # By digest: bits of NaN are equal to themselves, and one number leaves the device.
     if not same or int(fingerprint(read)) != int(fingerprint(written)):
-        raise SavedWeightsError(f"{path}: {name} reads back otherwise than it was written; the disk or its driver fails")
+        raise SavedWeightsError(
+            f"{path}: {name} reads back otherwise than it was written; the disk or its driver fails"
+        )

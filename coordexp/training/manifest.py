@@ -18,6 +18,7 @@ from coordexp.data.seeds import render_seed_record
 from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
+from coordexp.training.preflight import partial_notes
 from coordexp.training.server_launch import read_server_launch
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def write_run_files(
     """
     folder = Path(output_dir)
     _LOG.info("%s", describe_objective(config, objective))
+    for note in partial_notes(resolve_output(config, config.training.output_dir)):
+        _LOG.warning("%s", note)
     write_manifest(config, folder, foundation, objective, launch)
     custom = config.custom
     if custom.dump_conversation_text:

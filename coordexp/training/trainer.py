@@ -26,7 +26,7 @@ from coordexp.losses.objective import ObjectiveError, ObjectiveOutput
 from coordexp.training.errors import TrainingError
 from coordexp.training.loop import ForwardRunner, run_plan
 from coordexp.training.metrics import WindowMetrics
-from coordexp.training.saving import Saved, complete_checkpoint, saving, keep_checkpoints
+from coordexp.training.saving import Saved, complete_checkpoint, keep_checkpoints, saving
 from coordexp.training.types import FORWARD, PLAN, PlannedForward, Plans, StepPlan
 
 if TYPE_CHECKING:
