@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
@@ -28,9 +27,6 @@ from coordexp.encode.whole_model import check_whole_model
 from coordexp.forward.coord_offset import plain_ends
 from coordexp.forward.coord_offset_files import load_coord_offset, merged_state_dict, parameter_name, tying_declared
 from coordexp.forward.saved_weights import SavedWeightsError, check_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ExportType = Literal["auto", "float32", "bfloat16", "float16"]
 State = dict[str, torch.Tensor]
@@ -69,7 +65,7 @@ def export(source: ExportSource, out: Path, torch_dtype: ExportType = "auto", to
         model = _merged(model, source.folder)
     state = _state(model, source)
     model, state = model.to(getattr(torch, written)), _cast(state, getattr(torch, written))
-    with _failing_as(out), written_whole(out) as partial:
+    with written_whole(out) as partial:
         told(f"writing {out}")
         _write(model, state, partial)
         source.processor.save_pretrained(partial)
@@ -175,17 +171,9 @@ def _generation_config(source: ExportSource) -> GenerationConfig:
     )
 
 
-@contextmanager
-def _failing_as(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError, SavedWeightsError) as error:
-        raise ExportError(f"{out}: could not be written: {_line(error)}; nothing of it is left") from error
-
-
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-EXPORT_ERRORS = (CheckpointFolderError, ExportError, FolderError)
+EXPORT_ERRORS = (CheckpointFolderError, ExportError, FolderError, SavedWeightsError)
 """What bad input can raise here; each message stands alone."""

@@ -25,7 +25,7 @@ def written_whole(final: Path) -> Iterator[Path]:
     """Yields an empty folder beside `final`, which becomes `final` when the block ends well, and is removed when not.
 
     Files are readable as the process's umask says, and on the disk before the name is. Raises `FolderError` for a
-    `final` that holds something.
+    `final` that holds something, and for a disk that takes no more.
     """
     check_vacant(final)
     partial = partial_of(final)
@@ -37,10 +37,20 @@ def written_whole(final: Path) -> Iterator[Path]:
             _settle(path)
         _sync(partial)
         partial.rename(final)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if is_of_the_disk(error):
+            reason = " ".join(str(error).split())
+            raise FolderError(f"{final}: could not be written: {reason}; nothing of it is left") from error
         raise
     _sync(final.parent)
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether an error is the operating system's, in the words of Python or of a library in Rust: tokenizers raises a
+    bare `Exception`.
+    """
+    return isinstance(error, OSError) or (isinstance(error, Exception) and "os error" in str(error))
 
 
 def check_vacant(final: Path) -> Path:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
-from safetensors import SafetensorError
 
 from coordexp.artifacts.checkpoint_notes import CheckpointNotes, write_notes
 from coordexp.artifacts.checkpoint_policy import check_weights_only
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 LAST, BEST = "last-checkpoint", "best-checkpoint"
 """Links in a run's folder to two of its checkpoints."""
-TRAINER_FILES = ("trainer_state.json", "training_args.bin", "args.json")
+TRAINER_FILES = ("training_args.bin", "args.json")
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 _LOG = logging.getLogger(__name__)
 
@@ -46,11 +45,10 @@ def saving(folder: Path, step: int) -> Iterator[Path]:
     try:
         with written_whole(folder) as partial:
             yield partial
-    except (OSError, SafetensorError, SavedWeightsError, FolderError) as error:
+    except (FolderError, SavedWeightsError) as error:
         raise TrainingError(
-            f"step {step}: the checkpoint {folder} could not be written: {' '.join(str(error).split())}. Nothing of it "
-            "is left, and the checkpoints before it are whole; make room, or write another training.output_dir, and "
-            "start a new run from the last of them (model.model)"
+            f"step {step}: {error}. The checkpoints before it are whole: make room, or write another "
+            "training.output_dir, and start a new run from the last of them (model.model)"
         ) from error
 
 
