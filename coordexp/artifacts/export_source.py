@@ -60,7 +60,8 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if (path / FINAL).is_dir():
         return path / FINAL
-    kept = sorted(found.name for found in path.glob("checkpoint-*") if found.is_dir())
+    names = (found.name for found in path.glob("checkpoint-*") if found.is_dir())
+    kept = sorted(names, key=lambda name: (len(name), name))
     if kept:
         raise CheckpointFolderError(
             f"{path}: the run has not ended (it holds no {FINAL}); name one of its checkpoints: {', '.join(kept)}"

@@ -23,7 +23,7 @@ from coordexp.encode.checkpoint_record import check_recorded_vocabulary, check_r
 from coordexp.encode.processor import load_processor
 from coordexp.encode.whole_model import check_whole_model
 from coordexp.training.saving import keep_checkpoints, numbered_checkpoints
-from tests.plugins.stage2 import EARLY
+from tests.plugins.stage2 import EARLY, pipeline
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -158,15 +158,17 @@ def test_a_readme_says_how_each_reader_opens_the_folder(saved: tuple[Path, set[s
 def test_every_checkpoint_of_stage_2_is_complete(stage2_kit: Stage2Kit, variant: str) -> None:
     from coordexp.entrypoints.train import TRAINERS
 
-    two = variant == "stage2_two_channel"
+    two: dict[str, Any] = {
+        "stage2_ab": {"schedule": {"b_ratio": 0.5}, "pipeline": pipeline()},
+        "rollout_matching": {"max_new_tokens": 64, "decode_batch_size": 4, "pipeline": None},
+    }
     config = load_config(
         stage2_kit.write(
             f"saved_{variant}",
             model={"model": str(EARLY)},
             training={"save_strategy": "steps", "save_steps": 1, "max_steps": 2},
             custom={"trainer_variant": variant, "coord_offset": {"enabled": True}},
-            **({"stage2_ab": {"schedule": {"b_ratio": 0.5}, "pipeline": None}} if two else {}),
-            **({"rollout_matching": {"max_new_tokens": 64, "decode_batch_size": 4}} if two else {}),
+            **(two if variant == "stage2_two_channel" else {}),
         )
     )
     run = TRAINERS[variant](config).checkpoint.parent
