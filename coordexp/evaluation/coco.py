@@ -1,10 +1,10 @@
-"""COCO average precision for boxes, by pycocotools or by hotcoco. EVAL-003, EVAL-004, EVAL-005, EVAL-042, EVAL-043, EVAL-085.
+"""COCO average precision for boxes, by pycocotools or hotcoco. EVAL-003..EVAL-005, EVAL-042, EVAL-043, EVAL-085.
 
-Ground truth and predictions enter in pixels, COCO's twelve numbers leave; an engine's printing is discarded. pycocotools is
-the one that is quoted, hotcoco gives the same digits in a fraction of the time. Regions
-that are not scored enter as crowds. Equal scores are ordered by content (sample id, then box, then description), so the
-result does not depend on the order of the input; where the truth is an annotation file's, rows stand as in that file,
-so that pycocotools on the file itself says the same.
+Ground truth and predictions enter in pixels, COCO's twelve numbers leave; an engine's printing is discarded.
+pycocotools is quoted, hotcoco gives the same digits in a fraction of the time. Regions that are not scored enter as
+crowds. Equal scores are ordered by content (sample id, then box, then description), so the result does not depend on
+the order of the input; where the truth is an annotation file's, rows stand as in that file, so that pycocotools on the
+file itself says the same.
 """
 
 from __future__ import annotations
