@@ -53,8 +53,8 @@ class CocoImage(msgspec.Struct, frozen=True):
 class CocoAnnotation(msgspec.Struct, frozen=True):
     """An object.
 
-    `bbox` is x, y, width, height in pixels; `segmentation` is a list of flat polygons, or RLE for crowds. Nothing
-    depends on `id`, which messages alone name.
+    `bbox` is x, y, width, height in pixels; `segmentation` is a list of flat polygons, or RLE for crowds. `area`, which
+    evaluation alone reads, may be anything. Nothing depends on `id`, which messages alone name.
     """
 
     image_id: Identifier
@@ -63,6 +63,7 @@ class CocoAnnotation(msgspec.Struct, frozen=True):
     id: Any = None
     iscrowd: _Flag = 0
     ignore: _Flag = 0
+    area: Any = None
     segmentation: Any = None
 
     @property
