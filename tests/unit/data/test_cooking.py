@@ -13,6 +13,7 @@ from PIL import Image
 
 from coordexp.data.coco import CocoAnnotation, parse_coco
 from coordexp.data.cooking import MANIFEST_NAME, RECORDS_NAME, cook
+from coordexp.data.cooking_names import Names
 from coordexp.data.cooking_objects import Frame, cook_objects
 from coordexp.data.cooking_types import CookOptions, CookSource
 from coordexp.data.errors import DataError
@@ -66,20 +67,26 @@ def digest_tree(folder: Path) -> dict[str, str]:
 
 def check_balance(manifest: dict[str, Any]) -> None:
     """Everything that came in was kept or dropped for exactly one reason."""
-    for what in ("objects", "records"):
-        assert manifest[what]["input"] == manifest[what]["kept"] + sum(manifest[what]["dropped"].values())
+    objects, records = manifest["objects"], manifest["records"]
+    assert objects["input"] == objects["kept"] + sum(objects["ignored"].values()) + sum(objects["dropped"].values())
+    merged = manifest["adjusted"]["image_merged"]
+    assert records["input"] == records["kept"] + merged + sum(records["dropped"].values())
 
 
 @pytest.mark.invariant("DATA-009")
 @pytest.mark.invariant("DATA-010")
+@pytest.mark.invariant("DATA-044")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.description)
 def test_each_annotation_is_kept_or_dropped_for_its_reason(case: Case) -> None:
     annotation = CocoAnnotation(**{"id": 1, "image_id": 1, "category_id": 1} | case.input)
-    cooked = cook_objects([annotation], Frame((100, 50), (96, 64)), {1: "cat"}, OPTIONS)
+    cooked = cook_objects([annotation], Frame((100, 50), (96, 64)), Names({1: "cat"}), OPTIONS)
     assert dict(cooked.dropped) == ({case.expect["dropped"]: 1} if "dropped" in case.expect else {})
     bins = [[int(token[8:-2]) for token in found["bbox_2d"]] for found in cooked.objects]
     assert bins == ([case.expect["bins"]] if "bins" in case.expect else [])
-    assert dict(cooked.adjusted) == ({case.expect["adjusted"]: 1} if "adjusted" in case.expect else {})
+    assert dict(cooked.adjusted) == dict.fromkeys(case.expect.get("adjusted", ()), 1)
+    assert dict(cooked.ignored) == ({case.expect["ignored"]: 1} if "ignored" in case.expect else {})
+    regions = [(region.desc, pytest.approx(region.box)) for region in cooked.regions]
+    assert regions == ([("cat", tuple(case.expect["region"]))] if "region" in case.expect else [])
 
 
 @pytest.mark.invariant("DATA-009")
@@ -94,13 +101,13 @@ def test_every_drop_is_counted_under_its_reason(kitchen: Kitchen) -> None:
     write_image(kitchen.folder / "images/other_size.png", (64, 32))
     kitchen.add("broken.png", (64, 64), box, box, write=False)
     (kitchen.folder / "images/broken.png").write_bytes(b"no image")
-    kitchen.add("kept.png", (64, 64), box)
+    kitchen.add("kept.png", (64, 64), box, [1, 1, 9, 9])
     kitchen.coco["annotations"].append({"id": 99, "image_id": 99, "category_id": 1, "bbox": box})
     kitchen.coco["annotations"].append({"id": 98, "image_id": 1, "category_id": 7, "bbox": box})
     manifest = kitchen.cook(options=CookOptions(128 * 128, max_objects=3))
     check_balance(manifest)
     nonzero = {reason: count for reason, count in manifest["objects"]["dropped"].items() if count}
-    assert nonzero == {"zero_area": 1, "duplicate": 2, "unknown_image": 1, "unmapped_category": 1, "record_dropped": 9}
+    assert nonzero == {"zero_area": 1, "duplicate": 3, "unknown_image": 1, "unmapped_category": 1, "record_dropped": 8}
     assert manifest["records"] == {
         "input": 8,
         "kept": 2,
@@ -118,10 +125,10 @@ def test_every_drop_is_counted_under_its_reason(kitchen: Kitchen) -> None:
             "decompression_bomb": 0,
             "size_mismatch": 1,
             "extreme_aspect": 1,
-            "duplicate_image": 1,
         },
     }
-    assert manifest["descs"] == {"cat": 1}
+    assert manifest["adjusted"]["image_merged"] == 1
+    assert manifest["descs"] == {"cat": 2}
     assert read_json(kitchen.folder / "out" / MANIFEST_NAME) == manifest
     assert len(read_records(kitchen.folder / "out" / RECORDS_NAME)) == 2
 
@@ -133,7 +140,7 @@ def test_records_without_objects_can_be_dropped_and_are_then_counted(kitchen: Ki
     manifest = kitchen.cook(options=CookOptions(128 * 128, keep_empty=False))
     check_balance(manifest)
     assert (manifest["records"]["kept"], manifest["records"]["dropped"]["empty"]) == (1, 1)
-    assert manifest["objects"]["dropped"]["crowd"] == 1
+    assert manifest["objects"]["dropped"]["record_dropped"] == 1
 
 
 @pytest.mark.invariant("DATA-009")
@@ -161,7 +168,7 @@ def test_a_category_that_cannot_be_a_desc_is_refused(kitchen: Kitchen, name: str
 def test_nothing_left_to_write_is_an_error_that_says_why(kitchen: Kitchen) -> None:
     kitchen.add("a.png", (64, 64), [1, 1, 5, 5], write=False)
     (kitchen.folder / "images").mkdir()
-    with pytest.raises(DataError, match=r"no record is left to write; dropped: \{'missing_image': 1\}"):
+    with pytest.raises(DataError, match=r"no record is left to write\. Of 1 images: 1 missing_image"):
         kitchen.cook()
     assert not (kitchen.folder / "out").exists()
 
@@ -170,14 +177,14 @@ def test_nothing_left_to_write_is_an_error_that_says_why(kitchen: Kitchen) -> No
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"[]", "Expected `object`"),
+        (b"[]", "a list of 0 entries, not COCO-style"),
         (b'{"images": [], "categories": []}', "annotations"),
         (
             (
                 b'{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1,'
                 b' "bbox": [1, 2, 3]}]}'
             ),
-            r"annotations\[0\].bbox|annotations\[...\].bbox",
+            r"annotations\[0\]\.bbox \(annotation id 1, image id 1\): it is a list of four numbers, got 3: \[1, 2, 3\]",
         ),
         (
             (
