@@ -26,25 +26,27 @@ def progress(title: str, unit: str, total: int | None = None) -> Iterator[Callab
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
 
 
 def render_table(title: str, rows: list[tuple[str, ...]], headings: tuple[str, ...]) -> str:
-    """A plain table; the columns after the first are right-aligned."""
+    """The title on a line of its own, as it is however long, and a plain table; columns after the first are
+    right-aligned.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left")
     for row in rows:
         table.add_row(*row)
     buffer = StringIO()
-    Console(file=buffer, width=100, color_system=None).print(table)
-    return buffer.getvalue().rstrip("\n")
+    Console(file=buffer, width=100, color_system=None, markup=False, emoji=False, highlight=False).print(table)
+    return title + "\n" + buffer.getvalue().rstrip("\n")
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> str:

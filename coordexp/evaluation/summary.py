@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @contextmanager
 def show_progress(title: str) -> Iterator[OnProgress]:
     """A bar on stderr while answers are generated, silent where stderr is no terminal; yields what a backend calls."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     columns = (
         TextColumn(title, markup=False),
         BarColumn(),

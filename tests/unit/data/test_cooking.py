@@ -18,7 +18,7 @@ from coordexp.data.cooking_objects import Frame, cook_objects
 from coordexp.data.cooking_types import CookOptions, CookSource
 from coordexp.data.errors import DataError
 from coordexp.data.records import read_records
-from coordexp.data.survey import check_surveys, survey_file
+from coordexp.data.survey import survey_file
 from coordexp.geometry import bins_to_pixels
 from coordexp.spec import Case, load_cases, read_json
 
@@ -75,6 +75,7 @@ def check_balance(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.invariant("DATA-009")
 @pytest.mark.invariant("DATA-010")
+@pytest.mark.invariant("DATA-044")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.description)
 def test_each_annotation_is_kept_or_dropped_for_its_reason(case: Case) -> None:
     annotation = CocoAnnotation(**{"id": 1, "image_id": 1, "category_id": 1} | case.input)
@@ -207,7 +208,7 @@ def test_images_are_cooked_to_multiples_within_the_cap_and_boxes_follow_each_axi
         kitchen.add(f"{number}.png", (width, height), box)
     kitchen.cook()
     jsonl = kitchen.folder / "out" / RECORDS_NAME
-    check_surveys([survey_file(jsonl, images="open")])
+    assert survey_file(jsonl, images="open").problems == []
     for (width, height), record in zip(sizes, read_records(jsonl), strict=True):
         assert record.width % 32 == record.height % 32 == 0
         assert record.width * record.height <= OPTIONS.max_pixels
@@ -238,18 +239,18 @@ def test_an_image_of_another_size_than_its_boxes_is_not_cooked(kitchen: Kitchen)
 
 @pytest.mark.invariant("DATA-010")
 def test_a_turned_or_transparent_image_is_written_as_plain_rgb(kitchen: Kitchen) -> None:
-    kitchen.add("turned.jpg", (64, 32), [1, 1, 5, 5], write=False)
-    kitchen.add("clear.png", (64, 32), [1, 1, 5, 5], write=False)
+    kitchen.add("turned.jpg", (96, 64), [1, 1, 5, 5], write=False)
+    kitchen.add("clear.png", (96, 64), [1, 1, 5, 5], write=False)
     (kitchen.folder / "images").mkdir()
     exif = Image.Exif()
     exif[274] = 6
-    Image.new("RGB", (64, 32), (9, 9, 9)).save(kitchen.folder / "images/turned.jpg", exif=exif)
-    Image.new("RGBA", (64, 32), (0, 0, 0, 0)).save(kitchen.folder / "images/clear.png")
+    Image.new("RGB", (96, 64), (9, 9, 9)).save(kitchen.folder / "images/turned.jpg", exif=exif)
+    Image.new("RGBA", (96, 64), (0, 0, 0, 0)).save(kitchen.folder / "images/clear.png")
     manifest = kitchen.cook()
     assert manifest["adjusted"]["image_reencoded"] == 2
     for name, gray in (("turned.png", 9), ("clear.png", 255)):
         with Image.open(kitchen.folder / "out/images" / name) as written:
-            assert (written.mode, written.size, dict(written.getexif())) == ("RGB", (64, 32), {})
+            assert (written.mode, written.size, dict(written.getexif())) == ("RGB", (96, 64), {})
             assert abs(written.getpixel((3, 3))[0] - gray) <= 1
 
 
@@ -320,7 +321,8 @@ def test_real_photographs_cook_with_their_defects_counted(tmp_path: Path) -> Non
     assert (manifest["records"]["kept"], manifest["objects"]["kept"]) == (12, 139)
     assert {reason: count for reason, count in manifest["objects"]["dropped"].items() if count} == {"zero_area": 1}
     assert manifest["adjusted"]["edge_clipped"] == 15
-    (survey,) = check_surveys([survey_file(tmp_path / "bccd" / RECORDS_NAME, images="exists")])
+    survey = survey_file(tmp_path / "bccd" / RECORDS_NAME, images="exists")
+    assert survey.problems == []
     assert survey.most_objects == 17
     coco = parse_coco(source.annotations.read_bytes(), "bccd")
     sizes = {image.id: (image.width, image.height) for image in coco.images}

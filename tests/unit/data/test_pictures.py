@@ -1,10 +1,9 @@
-"""What the one image reader makes of files: modes by formats, EXIF orientations, transparency, bits a channel."""
+"""What the one image reader makes of files: modes by formats, EXIF orientations, transparency."""
 
 from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from coordexp.data.pictures import LARGEST_PIXELS, ORIENTATION, Picture, PictureError, read_picture
+from coordexp.data.pictures import ORIENTATION
+from tests.plugins.picture_files import HEIGHT, NOISE, SIZE, WIDTH, Pixels, read, refused, saved
 
-Pixels = NDArray[np.uint8]
-WIDTH, HEIGHT = 48, 32
-SIZE = (WIDTH, HEIGHT)
-NOISE: Pixels = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
 COLOUR, GREY, ALPHA = NOISE[..., :3], NOISE[..., 0], NOISE[..., 3]
 RGBA, RGB, L = Image.fromarray(NOISE), Image.fromarray(COLOUR), Image.fromarray(GREY)
 LA = Image.merge("LA", [L, Image.fromarray(ALPHA)])
@@ -27,28 +23,6 @@ BILEVEL = L.convert("1")
 CMYK = RGB.convert("CMYK")
 THICK = Image.fromarray(np.kron(NOISE[:2, :3], np.ones((16, 16, 1), dtype=np.uint8)))
 """Six squares of a colour and an alpha each: no loss of a lossy format takes them for one another."""
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
-
-
-def read(folder: Path, content: bytes, size: tuple[int, int] = SIZE, exif: Any = None) -> Picture:
-    path = folder / "image"
-    path.write_bytes(content)
-    picture = read_picture(path, size, exif)
-    assert (picture.image.mode, picture.image.size, picture.image.info) == ("RGB", size, {})
-    assert dict(picture.image.getexif()) == {}
-    return picture
-
-
-def refused(folder: Path, content: bytes, size: tuple[int, int] = SIZE) -> PictureError:
-    with pytest.raises(PictureError) as caught:
-        read(folder, content, size)
-    assert str(caught.value).startswith(f"{folder / 'image'} ")
-    return caught.value
 
 
 def on_white(colour: Pixels, alpha: Pixels) -> NDArray[np.float64]:
@@ -284,138 +258,3 @@ def test_an_orientation_that_exif_does_not_know_turns_nothing_and_is_not_handed_
 ) -> None:
     picture = read(tmp_path, oriented("JPEG", orientation))
     assert (picture.adjustments, picture.plain) == ((), False)
-
-
-def png_of_16_bits(colour_type: int, channels: int, clear: bytes = b"") -> bytes:
-    """Written by hand: Pillow writes no colour of 16 bits."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    deep = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH, channels)).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in deep)
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, colour_type, 0, 0, 0)
-    keyed_by = chunk(b"tRNS", clear) if clear else b""
-    body = chunk(b"IHDR", header) + keyed_by + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def tiff_of(bits: int, channels: int, sample_format: int = 1, order: str = "<") -> bytes:
-    """An uncompressed TIFF file of one strip."""
-    size = WIDTH * HEIGHT * channels * bits // 8
-    at = 8
-    depths = struct.pack(f"{order}{channels}H", *[bits] * channels)
-    formats = struct.pack(f"{order}{channels}H", *[sample_format] * channels)
-    pixels_at = at + len(depths) + len(formats)
-    entries = [
-        (256, 4, 1, WIDTH),
-        (257, 4, 1, HEIGHT),
-        (258, 3, channels, at if channels > 2 else bits),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2 if channels >= 3 else 1),
-        (273, 4, 1, pixels_at),
-        (277, 3, 1, channels),
-        (278, 4, 1, HEIGHT),
-        (279, 4, 1, size),
-        (339, 3, channels, at + len(depths) if channels > 2 else sample_format),
-    ]
-    table = struct.pack(f"{order}H", len(entries))
-    for tag, kind, count, value in entries:
-        packed = struct.pack(f"{order}HH", value, 0) if kind == 3 and count == 1 else struct.pack(f"{order}I", value)
-        table += struct.pack(f"{order}HHI", tag, kind, count) + packed
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    head = magic + struct.pack(f"{order}I", pixels_at + size)
-    return head + depths + formats + bytes(size) + table + bytes(4)
-
-
-DEEP = Image.fromarray(GREY.astype(np.uint16) * 257)
-DEPTHS: dict[str, bytes] = {
-    "PNG grey": png_of_16_bits(0, 1),
-    "PNG grey, clear level": png_of_16_bits(0, 1, b"\0\x01"),
-    "PNG grey and alpha": png_of_16_bits(4, 2),
-    "PNG colour": png_of_16_bits(2, 3),
-    "PNG colour, clear colour": png_of_16_bits(2, 3, bytes(6)),
-    "PNG colour and alpha": png_of_16_bits(6, 4),
-    "TIFF grey": tiff_of(16, 1),
-    "TIFF grey, big-endian": tiff_of(16, 1, order=">"),
-    "TIFF colour": tiff_of(16, 3),
-    "TIFF colour, big-endian": tiff_of(16, 3, order=">"),
-    "TIFF four channels": tiff_of(16, 4),
-    "TIFF integers of 32 bits": tiff_of(32, 1),
-    "TIFF signed": tiff_of(32, 1, sample_format=2),
-    "TIFF floats": tiff_of(32, 1, sample_format=3),
-    "TIFF colour floats": tiff_of(32, 3, sample_format=3),
-    "TIFF doubles": tiff_of(64, 1, sample_format=3),
-    "TIFF eight bands": tiff_of(16, 8),
-    "TIFF lzw": saved(DEEP, "TIFF", compression="tiff_lzw"),
-    "PGM": b"P5 48 32 65535\n" + bytes(WIDTH * HEIGHT * 2),
-    "PGM of 12 bits": b"P5 48 32 4095\n" + bytes(WIDTH * HEIGHT * 2),
-    "PPM": b"P6 48 32 65535\n" + bytes(WIDTH * HEIGHT * 6),
-    "PPM of 9 bits": b"P6 48 32 256\n" + bytes(WIDTH * HEIGHT * 6),
-    "plain PGM": b"P2 48 32 1000\n" + b"999 " * (WIDTH * HEIGHT),
-    "plain PPM": b"P3 48 32 1000\n" + b"999 " * (WIDTH * HEIGHT * 3),
-    "PFM": b"Pf 48 32 -1.0\n" + bytes(WIDTH * HEIGHT * 4),
-    "JPEG 2000 grey": saved(DEEP, "JPEG2000"),
-    "I": saved(DEEP.convert("I"), "TIFF"),
-    "F": saved(L.convert("F"), "TIFF"),
-}
-
-
-@pytest.mark.invariant("DATA-032")
-@pytest.mark.parametrize("name", DEPTHS)
-def test_more_than_eight_bits_are_refused_and_never_reduced(tmp_path: Path, name: str) -> None:
-    error = refused(tmp_path, DEPTHS[name])
-    assert error.reason == "unsupported_depth", error
-    assert "magick IN -depth 8 OUT.png" in str(error)
-
-
-def siz_of_16_bits() -> bytes:
-    """A JPEG 2000 file of three channels that says 16 bits where it said 8: refused before it is decoded."""
-    content = bytearray(saved(RGB, "JPEG2000"))
-    at = content.index(b"\xff\x4f\xff\x51") + 42
-    content[at : at + 9 : 3] = bytes([15, 15, 15])
-    return bytes(content)
-
-
-@pytest.mark.invariant("DATA-032")
-def test_jpeg_2000_of_three_deep_channels_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path, siz_of_16_bits()).reason == "unsupported_depth"
-
-
-@pytest.mark.invariant("DATA-032")
-@pytest.mark.parametrize("highest", [1, 15, 100, 255])
-def test_fewer_than_eight_bits_are_read_at_their_own_scale(tmp_path: Path, highest: int) -> None:
-    picture = read(tmp_path, b"P5 48 32 %d\n" % highest + bytes([highest] * (WIDTH * HEIGHT)))
-    assert np.asarray(picture.image).min() == 255
-
-
-@pytest.mark.invariant("DATA-032")
-@pytest.mark.parametrize("image", [RGB.convert("LAB")], ids=["LAB"])
-def test_colours_without_a_sound_way_to_rgb_are_refused(tmp_path: Path, image: Image.Image) -> None:
-    error = refused(tmp_path, saved(image, "TIFF"))
-    assert error.reason == "unsupported_colour" and "LAB" in str(error) and "magick" in str(error)
-
-
-@pytest.mark.invariant("DATA-032")
-def test_a_picture_of_many_bands_is_no_colour(tmp_path: Path) -> None:
-    assert refused(tmp_path, tiff_of(8, 8)).reason == "unsupported_colour"
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    content = bytearray(saved(BILEVEL, "PNG"))
-    content[16:24] = struct.pack(">II", width, height)
-    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
-    return bytes(content)
-
-
-@pytest.mark.invariant("DATA-032")
-@pytest.mark.parametrize("size", [(20000, 20000), (LARGEST_PIXELS + 1, 1), (65535, 65535)])
-@pytest.mark.parametrize("pillow", ["as it is", "without a limit"])
-def test_a_bomb_is_refused_before_it_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], pillow: str
-) -> None:
-    if pillow == "without a limit":
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    error = refused(tmp_path, png_of_size(*size), size)
-    assert error.reason == "decompression_bomb"
-    assert f"{size[0] * size[1]:,} pixels" in str(error) and f"{LARGEST_PIXELS:,}" in str(error)
