@@ -31,7 +31,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp gives 0600; an artifact is readable like any file its owner makes.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -90,7 +90,8 @@ def hash_weights(checkpoint: Path) -> str:
     return hash_folder(checkpoint, "*.safetensors")
 
 
-def _umask() -> int:
+def current_umask() -> int:
+    """The bits that this process takes from the mode of a new file."""
     current = os.umask(0)
     os.umask(current)
     return current

@@ -16,6 +16,7 @@ import torch
 from coordexp.bridges.swift_forward import restore_forward
 from coordexp.config import Config
 from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
+from coordexp.encode.checkpoint_record import check_recorded_vocabulary
 from coordexp.encode.encoder import Encoder
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import build_settings
@@ -90,6 +91,7 @@ def build_foundation(config: Config) -> Foundation:
     samples = read_run_samples(config)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     encoder = Encoder(load_processor(model.folder), build_settings(config))
+    check_recorded_vocabulary(model.folder, encoder.tokenizer)
     check_vocabulary(config, encoder.coords, model)
     stage2 = config.custom.trainer_variant != "stage1"
     check_records(samples, encoder, boxes_only=stage2)

@@ -18,6 +18,7 @@ from coordexp.data.seeds import render_seed_record
 from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
+from coordexp.training.preflight import partial_notes
 from coordexp.training.server_launch import read_server_launch
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def write_run_files(
     _LOG.info("%s", describe_objective(config, objective))
     if foundation.shared is not None and foundation.shared.count:
         _LOG.warning("%s", foundation.shared.render("train", "val"))
+    for note in partial_notes(resolve_output(config, config.training.output_dir)):
+        _LOG.warning("%s", note)
     write_manifest(config, folder, foundation, objective, launch)
     custom = config.custom
     if custom.dump_conversation_text:
