@@ -98,9 +98,7 @@ def test_evaluation_asks_for_the_coord_ids_that_its_configuration_names(
         given = ["--config", str(path), "--checkpoint", str(stage1_kit.checkpoint)]
         found.append(main([*given, "--limit", "1", "--max-new-tokens", "2"]))
     assert found == [0, 1]
-    words = (
-        f"evaluate: {stage1_kit.checkpoint}: its tokenizer's coord tokens are {first}..{last}, and the config"
-    )
+    words = f"evaluate: {stage1_kit.checkpoint}: its tokenizer's coord tokens are {first}..{last}, and the config"
     assert words in capsys.readouterr().err
 
 
@@ -124,7 +122,5 @@ def test_evaluation_refuses_a_tokenizer_with_more_tokens_than_the_model_has_rows
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     path = stage1_kit.write("short_rows")
     assert main(["--config", str(path), "--checkpoint", str(folder), "--limit", "1"]) == 1
-    words = (
-        f"{folder}: its tokenizer's coord tokens end at {last}, and the model has {last} rows; evaluate"
-    )
+    words = f"{folder}: its tokenizer's coord tokens end at {last}, and the model has {last} rows; evaluate"
     assert words in capsys.readouterr().err
