@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.coords.codec import MAX_BIN, parse_coord_token
 from coordexp.data.errors import Finding
+from coordexp.data.regions import scope_findings
+from coordexp.data.texts import desc_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-SPECIAL_TOKEN_MARK = "<|"
 TOP_KEYS = ("images", "width", "height", "objects", "summary", "metadata")
 OBJECT_KEYS = ("desc", "bbox_2d", "poly")
 REMOVED_OBJECT_KEYS = {
@@ -84,6 +85,8 @@ def _record_findings(record: dict[str, Any]) -> Iterator[Finding]:
     if "metadata" in record and not isinstance(record["metadata"], dict):
         message = f"metadata is a JSON object, got {_kind(record['metadata'])}"
         yield Finding("metadata_type", "metadata", message, "Write an object or leave it out.")
+    elif "metadata" in record:
+        yield from scope_findings(record["metadata"])
     yield from _objects_findings(record, (sizes["width"], sizes["height"]))
 
 
@@ -180,11 +183,10 @@ def _desc_findings(found: dict[str, Any], at: str) -> Iterator[Finding]:
         yield Finding("desc_missing", f"{at}.desc", "desc is missing", remedy)
     elif not isinstance(found["desc"], str):
         yield Finding("desc_type", f"{at}.desc", f"desc is a text, got {_kind(found['desc'])}", remedy)
-    elif not found["desc"].strip():
-        yield Finding("desc_empty", f"{at}.desc", f"desc is empty or blank ({found['desc']!r})", remedy)
-    elif SPECIAL_TOKEN_MARK in found["desc"]:
-        message = f"desc {found['desc']!r} holds {SPECIAL_TOKEN_MARK!r}, which begins a special token"
-        yield Finding("desc_special_token", f"{at}.desc", message, "Write it without special tokens.")
+    else:
+        fault = desc_fault(found["desc"])
+        if fault is not None:
+            yield Finding(fault.rule, f"{at}.desc", fault.message, fault.remedy)
 
 
 def _geometry_findings(kind: str, values: Any, at: str, extents: tuple[int | None, int | None]) -> Iterator[Finding]:

@@ -13,7 +13,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from coordexp.coords.codec import N_BINS, render_coord_token
-from coordexp.data.rules import SPECIAL_TOKEN_MARK, looks_normalized
+from coordexp.data.regions import scope_findings
+from coordexp.data.rules import looks_normalized
+from coordexp.data.texts import desc_fault
 
 # The 1000 coord-token texts. The decoder looks a string up in the enum's value map; with the bins themselves as its
 # values, plain ints come out and no text is ever built.
@@ -92,6 +94,8 @@ def _decode_pixel_line(line: bytes, keys_are_unique: bool) -> PixelRecord | None
 
 def _frame_is_sound(record: WireRecord) -> bool:
     image = record.images[0]
+    if record.metadata is not UNSET and next(scope_findings(record.metadata), None) is not None:
+        return False
     return record.width >= 1 and record.height >= 1 and image != "" and "\0" not in image
 
 
@@ -115,7 +119,7 @@ def _count_keys(value: object) -> int:
 def _desc_is_sound(desc: str) -> bool:
     if desc in _seen_descs:
         return True
-    if not desc.strip() or SPECIAL_TOKEN_MARK in desc:
+    if desc_fault(desc) is not None:
         return False
     if len(_seen_descs) < _SEEN_LIMIT:
         _seen_descs.add(desc)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from coordexp.encode.assemble import TurnTokens
 
 MODEL_TYPE = "qwen3_vl"
-# Tags that ms-swift replaces wherever they stand, in an answer too; a desc that holds one would be torn apart.
-TEMPLATE_TAGS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>")
 
 
 def build_template(processor: ProcessorMixin, max_length: int, max_pixels: int | None) -> Any:

@@ -24,9 +24,11 @@ from coordexp.encode.encoder import build_encoder
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError, load_processor
+from coordexp.encode.record_check import check_images
 from coordexp.encode.rollout_parse import RolloutParserError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.whole_model import check_whole_model
+from coordexp.evaluation.annotated import read_annotations
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.segments import SegmentAttentionError, register_segments
@@ -59,8 +61,9 @@ INPUT_ERRORS = (
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
     """What to evaluate. `limit` takes the first records of the file; None takes all. `repeats`, where enabled, ends
-    answers that repeat themselves, as evaluation steps of the same configuration do. `coord_ids` are the first and last
-    coord id that the configuration names, None where it names none.
+    answers that repeat themselves, as evaluation steps of the same configuration do. `annotations` is the file that the
+    records were cooked from, whose boxes answers are compared with; None compares with the records. `coord_ids` are the
+    first and last coord id that the configuration names, None where it names none.
 
     Raises `EvaluationError` for a limit or a `decode_batch_size` below 1.
     """
@@ -74,6 +77,7 @@ class EvaluationJob:
     torch_dtype: str = "float32"
     attn_impl: str = "sdpa"
     repeats: RepeatTerminateConfig | None = None
+    annotations: Path | None = None
     coord_ids: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -128,7 +132,9 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     """
     whole = check_whole_model(check_recorded_weights(job.checkpoint))
     records = read_records(job.jsonl)[: job.limit]
+    annotations = None if job.annotations is None else read_annotations(job.annotations, job.jsonl, records)
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
+    check_images(encoder, records)
     check_recorded_vocabulary(job.checkpoint, encoder.tokenizer)
     check_coord_ids(job, encoder.coords, whole.rows)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
@@ -139,7 +145,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
         logprobs=job.generation.logprobs,
         repeats=job.repeats,
     )
-    return evaluate_model(backend, encoder, records, job.generation, progress)
+    return evaluate_model(backend, encoder, records, job.generation, progress, annotations)
 
 
 def check_coord_ids(job: EvaluationJob, coords: CoordVocab, rows: int) -> None:

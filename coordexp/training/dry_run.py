@@ -30,5 +30,7 @@ def dry_run(config: Config) -> tuple[str, ...]:
     told = [f"warning: {note}" for note in partial_notes(folder)]
     told += [f"not trained by this version: {problem}" for problem in unsupported(config)]
     told += [f"warning: {problem}" for problem in doubtful_limits(config, found, foundation.encoder)]
+    if foundation.shared is not None and foundation.shared.count:
+        told.append(f"warning: {foundation.shared.render('train', 'val')}")
     counts = ", ".join(f"{role}: {part.survey.records} records" for role, part in found.items())
     return counts, f"resolved config: {path}", describe_objective(config, resolve_manifest(config)), *told

@@ -40,6 +40,8 @@ def write_run_files(
     """
     folder = Path(output_dir)
     _LOG.info("%s", describe_objective(config, objective))
+    if foundation.shared is not None and foundation.shared.count:
+        _LOG.warning("%s", foundation.shared.render("train", "val"))
     for note in partial_notes(resolve_output(config, config.training.output_dir)):
         _LOG.warning("%s", note)
     write_manifest(config, folder, foundation, objective, launch)
@@ -70,6 +72,7 @@ def write_manifest(
             data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
+            shared_images=None if foundation.shared is None else foundation.shared.document(),
             launch={"world_size": world_size(), **launch, **read_server_launch(os.environ)},
         ),
     )

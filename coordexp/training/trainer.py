@@ -25,7 +25,7 @@ from coordexp.forward.coord_offset_files import export_merged
 from coordexp.losses.objective import ObjectiveError, ObjectiveOutput
 from coordexp.training.errors import TrainingError
 from coordexp.training.loop import ForwardRunner, run_plan
-from coordexp.training.metrics import WindowMetrics
+from coordexp.training.metrics import WindowMetrics, finite_payload
 from coordexp.training.saving import Saved, complete_checkpoint, keep_checkpoints, saving
 from coordexp.training.types import FORWARD, PLAN, PlannedForward, Plans, StepPlan
 
@@ -177,13 +177,13 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
+        """Adds the window's metrics, reduced over ranks; every rank calls this, so the collective is safe."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
-        if "grad_norm" in logs:
-            logs["optim/grad_norm"] = float(logs["grad_norm"])
         if prefix:
             self.window.time("time/eval_s", self._evaluation_started)
-        logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
+        reduced = self.window.reduce(self.args.device)
+        payload = finite_payload("eval" if prefix else "train", self.state.global_step, reduced)
+        logs.update({f"{prefix}{key}": value for key, value in payload["metrics"].items()})
         self.window = WindowMetrics()
         super().log(logs, *args, **kwargs)
 
