@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,11 @@ def eval_loss(run: Trained, folder: Path, work: Path) -> float:
     document["model"] = {"model": str(folder)}
     document["training"] |= {"output_dir": str(work / "run"), "logging_dir": str(work / "tb")}
     (work / "eval.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    return float(build_stage1(load_config(work / "eval.yaml")).evaluate()["eval_loss"])
+    trainer = build_stage1(load_config(work / "eval.yaml"))
+    with warnings.catch_warnings():
+        # Upstream tells how long it took to prepare a model that is evaluated before it is trained.
+        warnings.filterwarnings("ignore", "undeclared metric: unknown metric key 'model_preparation_time'")
+        return float(trainer.evaluate()["eval_loss"])
 
 
 def adapted(folder: Path, *, offsets: bool) -> torch.nn.Module:
