@@ -37,7 +37,8 @@ class RunFacts:
 
     `resolved_config` is the mapping that re-loads equal; `config_sources` the YAML files it came from, leaf first;
     `seeds` every seed by name; `pipeline` the resolved objective, which `pipeline_checksum` identifies; `data` the
-    JSONL files by role (`train`, `val`); `launch` further facts such as world size or server flags.
+    JSONL files by role (`train`, `val`); `shared_images` what both of them hold by content, None without a
+    validation; `launch` further facts such as world size or server flags.
     """
 
     resolved_config: Mapping[str, Any]
@@ -46,6 +47,7 @@ class RunFacts:
     data: Mapping[str, Path]
     pipeline_checksum: str | None = None
     pipeline: Mapping[str, Any] | None = None
+    shared_images: Mapping[str, Any] | None = None
     launch: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -68,6 +70,7 @@ def build_run_manifest(facts: RunFacts) -> dict[str, Any]:
             "pipeline_checksum": facts.pipeline_checksum,
             "pipeline": None if facts.pipeline is None else dict(facts.pipeline),
             "data": {role: _data_document(entry) for role, entry in facts.data.items()},
+            "shared_images": None if facts.shared_images is None else dict(facts.shared_images),
             "launch": dict(facts.launch),
             "versions": read_versions(),
             "source": {

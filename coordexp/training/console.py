@@ -125,4 +125,4 @@ def install_run_log(trainer: Trainer, folder: Path) -> None:
     """Put the run's own log in the place of upstream's bars and dictionaries."""
     for upstream in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(upstream)
-    trainer.add_callback(RunLog(folder, Console(stderr=True)))
+    trainer.add_callback(RunLog(folder, Console(stderr=True, markup=False, emoji=False)))
