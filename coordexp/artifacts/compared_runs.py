@@ -62,7 +62,7 @@ def compare_folders(first: Path, second: Path, evaluation: str | None, resamplin
             )
         return Compared(*sides, differences, None)
     one, other = share_images(one, other)
-    comparison = compare_answers(one.truth, one.predictions, other.predictions, resampling)
+    comparison = compare_answers(one.answers.truth, one.answers.predictions, other.answers.predictions, resampling)
     sides = replace(sides[0], evaluation=one), replace(sides[1], evaluation=other)
     return Compared(*sides, differences, comparison)
 
@@ -72,9 +72,9 @@ def share_images(first: StoredEvaluation, second: StoredEvaluation) -> tuple[Sto
 
     A record is known by its line. Raises `EvaluationError` for evaluations of other records, or with another truth.
     """
-    left, right = ({_line(image): place for place, image in enumerate(side.truth)} for side in (first, second))
+    left, right = ({_line(image): place for place, image in enumerate(side.answers.truth)} for side in (first, second))
     shared = [line for line in left if line in right]
-    other = [line for line in shared if _content(first.truth[left[line]]) != _content(second.truth[right[line]])]
+    other = [line for line in shared if _content(first, left[line]) != _content(second, right[line])]
     if other or not shared:
         what = f"hold line {other[0]} with another truth" if other else "share no record"
         raise EvaluationError(
@@ -88,7 +88,8 @@ def _line(image: ImageTruth) -> str:
     return image.sample_id.rsplit(":", 1)[-1]
 
 
-def _content(image: ImageTruth) -> tuple[Any, ...]:
+def _content(evaluation: StoredEvaluation, place: int) -> tuple[Any, ...]:
+    image = evaluation.answers.truth[place]
     return image.width, image.height, image.objects, image.ignore
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from PIL import Image
 
 from coordexp.artifacts.evaluation_files import PICTURE_FAULTS
 from coordexp.artifacts.files import write_json, write_text
+from coordexp.data.pictures import read_picture
 from coordexp.evaluation.comparison import render_comparison
+from coordexp.evaluation.detections import on_shown_image
 from coordexp.evaluation.gallery import GalleryItem, render_gallery
 from coordexp.evaluation.plain_text import plain
 from coordexp.spec import check
@@ -80,7 +81,7 @@ def _pictures(compared: Compared, limit: int) -> Iterator[str]:
             page = _draw(compared, number)
         except PICTURE_FAULTS as error:
             stored = compared.first.evaluation
-            where = "" if stored is None else plain(str(stored.images[number]))
+            where = "" if stored is None else plain(str(stored.answers.images[number]))
             _LOG.warning("%s is left out of the page: %s", where, plain(str(error)))
         else:
             drawn += 1
@@ -90,13 +91,12 @@ def _pictures(compared: Compared, limit: int) -> Iterator[str]:
 def _draw(compared: Compared, number: int) -> str:
     items = []
     for letter, side in zip("AB", (compared.first, compared.second), strict=True):
-        stored = side.evaluation
-        assert stored is not None
-        truth, path = stored.truth[number], stored.images[number]
-        with Image.open(path) as opened:
-            # Boxes are in pixels of the annotated image, which may be larger than the one that was shown.
-            picture = opened.convert("RGB").resize((truth.width, truth.height), Image.Resampling.BICUBIC)
-        items.append(GalleryItem(picture, truth, stored.predictions[number], f"{letter} · {path.name}"))
+        assert side.evaluation is not None
+        answers = side.evaluation.answers
+        truth, prediction = on_shown_image(answers.truth[number], answers.predictions[number])
+        path = answers.images[number]
+        picture = read_picture(path, (truth.width, truth.height)).image
+        items.append(GalleryItem(picture, truth, prediction, f"{letter} · {path.name}"))
     content = io.BytesIO()
     render_gallery(items, columns=2).save(content, "PNG", optimize=True)
     return base64.b64encode(content.getvalue()).decode("ascii")

@@ -309,7 +309,7 @@ class DetectionReport:
 
     `measures` match box and description, `localization` the box alone, at IoU 0.5. `parses` counts what the answers'
     parse found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc`
-    predictions whose description no annotation of the set has (they are false positives, and outside COCO's categories).
+    predictions whose description no annotation of the set has (false positives, and outside COCO's categories).
     `regions` are not scored; `left_out` predictions are of a category that nobody looked for in their image. `truth`
     says what was compared with, and `ceiling` what could be reached, where that was computed. `samples` is there when
     answers were sampled too. `splits` holds a report per split name.
