@@ -125,7 +125,7 @@ def test_the_contracts_are_identified_by_their_content(facts):
 def test_each_drop_of_cooking_reaches_the_run_manifest(facts, cooked):
     entry = build_run_manifest(facts)["data"]["train"]
     assert entry["cook_manifest"] == json.loads((cooked.parent / "manifest.json").read_text())
-    assert entry["cook_manifest"]["objects"]["dropped"]["crowd"] == 1
+    assert entry["cook_manifest"]["objects"]["ignored"]["crowd"] == 1
     assert entry["cook_manifest"]["objects"]["dropped"]["zero_area"] == 1
     assert entry["records"] == 2
     assert entry["sha256"] == hashlib.sha256(cooked.read_bytes()).hexdigest()
