@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import coordexp
-from coordexp.artifacts.files import hash_folder
+from coordexp.artifacts.files import hash_file, hash_folder
 from coordexp.bridges.versions import STAND_INS, installed_version
 from coordexp.spec import contracts_root
 
@@ -105,7 +105,7 @@ def read_upstream(distribution: str, package: str) -> dict[str, Any]:
     origin = {"version": version, "path": str(place.parent)}
     record = None if found is None else found.read_text("RECORD")
     if found is not None and record is not None and _is_of_wheel(found, package, record, place):
-        return {**origin, "kind": "wheel", "record_sha256": hashlib.sha256(record.encode()).hexdigest()}
+        return {**origin, "kind": "wheel", "record_sha256": _hash_record(found, record)}
     git = read_git_state(place.parent)
     if git.revision is not None:
         return {**origin, "kind": "checkout", "git": git.document()}
@@ -127,6 +127,13 @@ def _is_of_wheel(found: metadata.Distribution, package: str, record: str, place:
     relative = f"{package}/{place.name}"
     listed = any(line.startswith(f"{relative},") for line in record.splitlines())
     return listed and os.path.realpath(str(found.locate_file(relative))) == os.path.realpath(place)
+
+
+def _hash_record(found: metadata.Distribution, record: str) -> str:
+    """SHA-256 of RECORD's bytes; it lists itself. Its text alone would not do: reading it changes the ends of lines."""
+    own = [line.rsplit(",", 2)[0] for line in record.splitlines() if line.endswith(".dist-info/RECORD,,")]
+    place = Path(str(found.locate_file(own[0]))) if own else None
+    return hash_file(place) if place is not None and place.is_file() else hashlib.sha256(record.encode()).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> tuple[str | None, str | None]:

@@ -91,9 +91,8 @@ def test_a_dump_holds_what_a_picture_of_it_needs(ran: Ran, stage2_kit: Stage2Kit
         record = records[line["sample_id"]]
         with Image.open(root / line["image"]) as image:
             assert image.size == (line["width"], line["height"]) == (record.width, record.height)
-        assert [(item["desc"], item["kind"], item["bins"]) for item in line["ground_truth"]] == [
-            (item.desc, item.kind, list(item.bins)) for item in record.objects
-        ]
+        told = [(item["desc"], item["kind"], item["bins"]) for item in line["ground_truth"]]
+        assert sorted(told) == sorted((item.desc, item.kind, list(item.bins)) for item in record.objects)
         matched = [item["truth"] for item in line["objects"] if item["fate"] == "matched"]
         assert sorted([*matched, *line["missed"]]) == list(range(len(record.objects))), "found or missed"
         for item in line["objects"]:
@@ -146,7 +145,7 @@ def test_a_dump_spells_the_answer_and_what_was_made_of_it(ran: Ran) -> None:
     for line in ran.lines("step_000000.jsonl"):
         assert line["text_chars"] == len(line["text"]) and line["target"]["text_chars"] == len(line["target"]["text"])
         assert all(item["desc"] in line["text"] for item in line["objects"] if "desc" in item)
-        assert line["target"]["text"].endswith("]}<|im_end|>")
+        assert line["target"]["text"].endswith("]}<|im_end|>\n")
         for index in line["target"]["appended"]:
             assert json.dumps(line["ground_truth"][index]["desc"]) in line["target"]["text"]
 

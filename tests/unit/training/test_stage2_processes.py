@@ -71,12 +71,13 @@ def test_the_manifest_of_a_run_holds_the_server(stage2_kit, tmp_path, monkeypatc
     from coordexp.training.manifest import write_manifest
 
     config = load_config(stage2_kit.write("told"))
-    foundation, objective = build_foundation(config), resolve_manifest(config)
+    objective = resolve_manifest(config)
     line = render_server_launch(("python", "-m", "swift.cli.rollout", "--port", "8000"), (), tmp_path / "log")
     monkeypatch.setenv(API_KEY_VARIABLE, "the-key")
     for told, expected in ((None, None), (line, json.loads(line))):
         if told is not None:
             monkeypatch.setenv(SERVER_LAUNCH_VARIABLE, told)
+        foundation = build_foundation(config)
         text = write_manifest(config, tmp_path, foundation, objective, {}).read_text(encoding="utf-8")
         assert json.loads(text)["launch"].get("server") == expected
         assert "the-key" not in text

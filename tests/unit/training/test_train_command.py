@@ -87,18 +87,12 @@ UNSUPPORTED: dict[str, Any] = {
     "rollout_matching": {
         "max_new_tokens": 256,
         "rollout_backend": "vllm",
-        "vllm": {
-            "max_model_len": 600,
-            "server": {
-                "servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}],
-                "debug_dump": {"enabled": True},
-            },
-        },
+        "vllm": {"mode": "colocate", "max_model_len": 600, "colocate": {"tensor_parallel_size": 2}},
         "pipeline": None,
     },
 }
 """What stage 2 may be told and no trainer does yet."""
-UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled",)
+UNSUPPORTED_KEYS = ("rollout_matching.vllm.colocate.tensor_parallel_size",)
 
 
 @pytest.mark.invariant("TRAIN-033")
