@@ -77,9 +77,8 @@ def check_requests(live: Live, folder: Path, log: list[dict[str, float]]) -> Non
         asked = 2 if path.name == "step_000003.jsonl" else 3
         assert len(lines) == asked == len({line["request"]["seed"] for line in lines})
         for line in lines:
-            assert f"{line['policy_version']:06}" in path.name and path.name.startswith("eval") == (
-                line["mode"] == "eval"
-            )
+            kind = "eval" if line["mode"] == "eval" else "step"
+            assert path.name == f"{kind}_{line['policy_version']:06}.jsonl"
             assert line["server"] == live.base_url and line["request_config"]["max_tokens"] == 160
             (image,) = line["request"]["images"]
             assert image["bytes"] > 100
