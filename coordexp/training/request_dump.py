@@ -57,11 +57,13 @@ class RequestDump:
             room = self.bounds.max_samples - len(self._lines)
             if not self._open or room <= 0:
                 return
-            self._lines += [self._line(mode, policy_version, exchange, number) for number in range(len(exchange))][
-                :room
-            ]
-            lines = self._lines
-            self.files.write(mode, FILE_NAMES[mode].format(max(policy_version, 0)), lambda: lines)
+            chosen = range(min(room, len(exchange)))
+
+            def completed() -> list[dict[str, Any]]:
+                self._lines += [self._line(mode, policy_version, exchange, number) for number in chosen]
+                return self._lines
+
+            self.files.write(mode, FILE_NAMES[mode].format(max(policy_version, 0)), completed)
 
     def take_observed(self) -> Observed:
         """What has been written since this was last asked, by metric key."""
