@@ -1,7 +1,7 @@
 """COCO numbers of 2,000 images: `evaluate_coco`, which today runs pycocotools, beside pycocotools' own time inside it.
 
-The bar of design/performance-targets.md (20 times pycocotools) needs another evaluator with equal numbers; until
-there is one, this measures what the preparation around pycocotools costs.
+The bar (20 times pycocotools, docs/performance.md) needs another evaluator with equal numbers; until there is one,
+this measures what the preparation around pycocotools costs.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from hypothesis import strategies as st
 
 from coordexp.coords.types import CoordObject
+from coordexp.data.texts import desc_fault
 from coordexp.spec import read_schema
 
 _COORDINATE = read_schema("record")["$defs"]["coordinate"]["anyOf"]
@@ -21,8 +20,8 @@ ANY_DESCS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda text: bool(text.strip())),
 )
 """Whatever a desc can hold, words of the answer's own syntax among it."""
-PLAIN_DESCS = ANY_DESCS.filter(lambda text: "<" not in text and unicodedata.is_normalized("NFC", text))
-"""Descs that a tokenizer spells back: no special token, and composed."""
+PLAIN_DESCS = ANY_DESCS.filter(lambda text: desc_fault(text) is None)
+"""Descs that a record may hold."""
 
 
 def boxes(descs: st.SearchStrategy[str]) -> st.SearchStrategy[CoordObject]:

@@ -45,7 +45,12 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/config/source.py", "_check_depth"): "configuration files, as YAML, before they are read",
     ("coordexp/data/rules.py", "find_problems"): "lines of a record file",
     ("coordexp/data/wire.py", ""): "lines of a record file, fast",
+    (
+        "coordexp/data/annotation_text.py",
+        "_parser_fault",
+    ): "annotations that no decoder takes, for the place of the fault",
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
+    ("coordexp/data/cooking_names.py", "load_category_map"): "a category map",
     ("coordexp/coordjson/scan.py", "unescape"): "the string literal of a desc with an escape, its grammar checked",
     ("coordexp/rollout/activation.py", "read_activation"): "limits of repeat_terminate in a server's environment",
     ("coordexp/rollout/wire.py", "_parsed"): "answers of rollout servers, in which assistant text is a string",

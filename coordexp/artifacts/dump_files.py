@@ -30,7 +30,7 @@ OUTCOMES = (WRITTEN, SKIPPED, FAILED)
 _TOTALS = {outcome: f"rollout/dumps_{outcome}_total" for outcome in OUTCOMES}
 _SECONDS = "time/rollout_dump_s"
 OBSERVED = (*_TOTALS.values(), _SECONDS)
-"""Metric keys of a step or an evaluation in which an event was due."""
+"""Metric keys of a step on rollouts, or an evaluation, that may be written out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,10 @@ class DumpFiles:
         return Counter(outcome for outcomes in self._outcomes.values() for outcome in outcomes.values())
 
     def take_observed(self) -> State:
-        """What has happened since this was last asked, by metric key; empty where nothing has."""
+        """What has happened since this was last asked, by metric key; zeros where nothing has."""
         new = Counter(self.counts())
         new.subtract(self._told)
         self._told = self.counts()
-        if not any(new.values()) and not self._seconds:
-            return {}
         seconds, self._seconds = self._seconds, 0.0
         return {**{key: (float(new[outcome]), 0.0) for outcome, key in _TOTALS.items()}, _SECONDS: (seconds, 0.0)}
 

@@ -1,19 +1,25 @@
-"""Writes an evaluation: report.json, predictions.jsonl, gallery.png. Contract ids: ART-005, ART-011.
+"""Writes an evaluation: report.json, predictions.jsonl, coco_results.json, gallery.png. ART-005, ART-011, ART-015..017.
 
-The documents are `coordexp:evaluation-report` and `coordexp:evaluation-prediction`, checked before anything is written.
+The documents are `coordexp:evaluation-report`, `coordexp:evaluation-prediction` and, for answers compared with an
+annotation file, `coordexp:evaluation-coco-results`; they are checked before anything is written. The picture comes
+last: one that cannot be drawn is a warning, and costs nothing else.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+import struct
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from coordexp.artifacts.files import hash_file, hash_weights, write_bytes, write_json, write_json_lines
 from coordexp.coordjson import describe_failure
+from coordexp.evaluation.coco import ranked_predictions, xywh
+from coordexp.evaluation.detections import on_shown_image
 from coordexp.evaluation.gallery import GalleryItem, pick_examples, render_gallery
+from coordexp.evaluation.plain_text import plain
 from coordexp.evaluation.report import render_report
 from coordexp.evaluation.summary import render_headline
 from coordexp.spec import check
@@ -22,12 +28,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from coordexp.evaluation.runner import Evaluation
-    from coordexp.evaluation.types import Detection, ImagePrediction
+    from coordexp.evaluation.annotated import AnnotatedSet
+    from coordexp.evaluation.runner import Evaluation, Scored
+    from coordexp.evaluation.types import Box, Detection, ImagePrediction
     from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput
 
 REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl", "gallery.png"
+RESULTS_NAME = "coco_results.json"
 GALLERY_IMAGES = 16
+_LOG = logging.getLogger(__name__)
+_PICTURE_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow raises over a file, a font or a text that it cannot digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +62,21 @@ class EvaluatedFiles:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles) -> Path:
-    """Write the three files into `folder` and return it. Files of an earlier evaluation there are replaced."""
+    """Write the files into `folder` and return it. Those of an earlier evaluation there are replaced or removed."""
     report = check(
         "evaluation-report", {**render_report(evaluation.report), "provenance": _provenance(evaluation, about)}
     )
     lines = [check("evaluation-prediction", line) for line in _lines(evaluation)]
-    gallery = io.BytesIO()
-    _gallery(evaluation, f"{about.checkpoint.name} · {render_headline(evaluation.report)}").save(
-        gallery, "PNG", optimize=True
-    )
+    results = None
+    if evaluation.annotations is not None:
+        results = check("evaluation-coco-results", list(coco_results(evaluation.scored, evaluation.annotations)))
+    for name in (REPORT_NAME, RESULTS_NAME, GALLERY_NAME):
+        (folder / name).unlink(missing_ok=True)
     write_json_lines(folder / PREDICTIONS_NAME, lines)
-    write_bytes(folder / GALLERY_NAME, gallery.getvalue())
+    if results is not None:
+        write_json(folder / RESULTS_NAME, results)
     write_json(folder / REPORT_NAME, report)
+    _write_gallery(folder / GALLERY_NAME, evaluation, about)
     return folder
 
 
@@ -58,6 +84,7 @@ def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]
     samples = evaluation.settings.samples
     return {
         **({} if samples is None else {"sampling": _decoding(samples.decoding)}),
+        **({} if evaluation.annotations is None else {"annotations": _annotations(evaluation.annotations)}),
         "checkpoint": str(about.checkpoint),
         "weights_sha256": hash_weights(about.checkpoint),
         "jsonl": str(about.jsonl),
@@ -67,6 +94,29 @@ def _provenance(evaluation: Evaluation, about: EvaluatedFiles) -> dict[str, Any]
         "decoding": _decoding(evaluation.settings.decoding),
         "seconds": round(evaluation.seconds, 3),
     }
+
+
+def _annotations(annotations: AnnotatedSet) -> dict[str, Any]:
+    return {
+        "path": str(annotations.path),
+        "sha256": annotations.sha256,
+        "images_without_record": annotations.images_without_record,
+        "categories_left_out": list(annotations.left_out),
+        "categories_shared": annotations.shared,
+    }
+
+
+def coco_results(scored: Scored, annotations: AnnotatedSet) -> Iterator[dict[str, Any]]:
+    """The scored predictions as COCO's results, in the order in which COCO ranks equal scores."""
+    for image, answer in zip(scored.truth, scored.predictions, strict=True):
+        for found in ranked_predictions(image, answer):
+            if image.annotated is not None and found.desc in annotations.categories:
+                yield {
+                    "image_id": image.annotated.image_id,
+                    "category_id": annotations.categories[found.desc],
+                    "bbox": list(xywh(found.box)),
+                    "score": found.score,
+                }
 
 
 def _backend(backend: BackendSettings) -> dict[str, Any]:
@@ -106,6 +156,9 @@ def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             "failure": failure,
             "dropped": [{"reason": drop.reason, "offending": drop.excerpt} for drop in parsed.dropped],
             "ground_truth": [_detection(d) for d in truth.objects],
+            **(
+                {} if not truth.ignore else {"ignore": [{"desc": r.desc, "box": _rounded(r.box)} for r in truth.ignore]}
+            ),
             **({} if not evaluation.samples else {"samples": list(_samples(evaluation, number))}),
         }
 
@@ -127,12 +180,49 @@ def _answer(output: RolloutOutput, prediction: ImagePrediction) -> dict[str, Any
 
 
 def _detection(detection: Detection) -> dict[str, Any]:
-    return {"desc": detection.desc, "box": [round(v, 3) for v in detection.box], "score": round(detection.score, 6)}
+    return {"desc": detection.desc, "box": _rounded(detection.box), "score": round(detection.score, 6)}
 
 
-def _gallery(evaluation: Evaluation, title: str) -> Image.Image:
-    items, scored = [], evaluation.scored
+def _rounded(box: Box) -> list[float]:
+    return [round(value, 3) for value in box]
+
+
+def _write_gallery(path: Path, evaluation: Evaluation, about: EvaluatedFiles) -> None:
+    """Draw what can be drawn; a picture that fails is named in a warning, and so is a page."""
+    items = list(_gallery_items(evaluation, about.jsonl.parent))
+    title = f"{about.checkpoint.name} · {render_headline(evaluation.report)}"
+    content = io.BytesIO()
+    if not items:
+        _LOG.warning("%s is not written: none of its pictures can be drawn", plain(str(path)))
+        return
+    try:
+        render_gallery(items, title=title).save(content, "PNG", optimize=True)
+    except _PICTURE_FAULTS as error:
+        _LOG.warning("%s is not written: it cannot be drawn (%s)", plain(str(path)), plain(str(error)))
+        return
+    write_bytes(path, content.getvalue())
+
+
+def _gallery_items(evaluation: Evaluation, folder: Path) -> Iterator[GalleryItem]:
+    """The pictures of some images with truth and answer in their pixels, each with a name from the records' folder."""
+    scored = evaluation.scored
     for index in pick_examples(scored.truth, GALLERY_IMAGES):
-        with Image.open(evaluation.requests[index].image_paths[0]) as opened:
-            items.append(GalleryItem(opened.convert("RGB"), scored.truth[index], scored.predictions[index]))
-    return render_gallery(items, title=title)
+        path = evaluation.requests[index].image_paths[0]
+        truth, prediction = on_shown_image(scored.truth[index], scored.predictions[index])
+        try:
+            (picture,) = evaluation.requests[index].read_images()
+            item = GalleryItem(picture.image, truth, prediction, _caption(truth.sample_id, folder))
+            # Drawn alone first: what one picture cannot take must not cost the others.
+            render_gallery([item])
+        except _PICTURE_FAULTS as error:
+            _LOG.warning("%s is left out of the gallery: %s", plain(str(path)), plain(str(error)))
+            continue
+        yield item
+
+
+def _caption(sample_id: str, folder: Path) -> str:
+    """The sample's file and line as seen from the records' folder; never an absolute path."""
+    path = PurePath(sample_id)
+    if path.is_relative_to(folder):
+        return str(path.relative_to(folder))
+    return path.name if path.is_absolute() else sample_id

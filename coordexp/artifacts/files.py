@@ -1,6 +1,6 @@
 """Writes files whole or not at all, and hashes them. In: a path and its content; out: the path.
 
-Contract ids: ART-003, ART-009.
+Contract ids: ART-003, ART-009, ART-016.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> Path:
             if durable:
                 os.fsync(stream.fileno())
         # mkstemp gives 0600; an artifact is readable like any file its owner makes.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -47,12 +47,24 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON with sorted keys; NaN and infinities raise `ValueError` and leave the old file."""
-    return write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_bytes(path, _encode(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)))
 
 
 def write_json_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> Path:
     """Write one JSON object a line, in the order given."""
-    return write_text(path, "".join(json.dumps(v, ensure_ascii=False, allow_nan=False) + "\n" for v in values))
+    lines = (_encode(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in values)
+    return write_bytes(path, b"".join(lines))
+
+
+def _encode(document: str) -> bytes:
+    """A JSON document as one line of UTF-8 or more, with the same content to every reader.
+
+    Half of a surrogate pair, which a model's text may hold, becomes JSON's escape for it. So do the line breaks that
+    JSON lets stand in a string: whoever splits a file at them would tear a document apart.
+    """
+    for letter in ("\u0085", "\u2028", "\u2029"):
+        document = document.replace(letter, f"\\u{ord(letter):04x}")
+    return document.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def hash_file(path: Path) -> str:
@@ -79,7 +91,8 @@ def hash_weights(checkpoint: Path) -> str:
     return hash_folder(checkpoint, "*.safetensors")
 
 
-def _umask() -> int:
+def current_umask() -> int:
+    """The bits that this process takes from the mode of a new file."""
     current = os.umask(0)
     os.umask(current)
     return current

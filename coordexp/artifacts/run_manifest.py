@@ -51,7 +51,8 @@ class RunFacts:
 
     `resolved_config` is the mapping that re-loads equal; `seeds` every seed by name; `reproducibility` the checklist of
     what to name when the run is told of; `pipeline` the resolved objective, which `pipeline_checksum` identifies;
-    `launch` further facts such as world size or server flags.
+    `shared_images` what training and validation both hold by content, None without a validation; `launch` further facts
+    such as world size or server flags.
     """
 
     resolved_config: Mapping[str, Any]
@@ -60,6 +61,7 @@ class RunFacts:
     origins: Origins
     pipeline_checksum: str | None = None
     pipeline: Mapping[str, Any] | None = None
+    shared_images: Mapping[str, Any] | None = None
     launch: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +113,7 @@ def build_run_manifest(facts: RunFacts) -> dict[str, Any]:
             "pipeline_checksum": facts.pipeline_checksum,
             "pipeline": None if facts.pipeline is None else dict(facts.pipeline),
             "data": {role: dict(entry) for role, entry in facts.origins.data.items()},
+            "shared_images": None if facts.shared_images is None else dict(facts.shared_images),
             "launch": dict(facts.launch),
             **facts.origins.sections,
         },

@@ -181,9 +181,7 @@ def _measured(view: View, metric: str) -> Iterator[Problem]:
 @lru_cache(maxsize=2)
 def _ranking_metrics(stage: int) -> tuple[str, ...]:
     """What the contract gives to the evaluations of a stage: the loss and its parts, and in stage 2 the rollouts'."""
-    foreign = {"eval", "A1", "A2", "B"}
-    rows = [row["key"] for row in read_metric_rows() if "eval" in row["modes"]]
-    measured = [key for key in rows if not foreign & {*key.split("/")}]
+    measured = [row.key for row in read_metric_rows() if "eval" in row.modes]
     common = (key for key in measured if not key.startswith(_OF_ROLLOUTS))
     rollouts = (key for key in measured if key.startswith(_OF_ROLLOUTS) and stage == 2)
     return ("loss", *common, *rollouts)

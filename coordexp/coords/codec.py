@@ -1,4 +1,4 @@
-"""Bins, values, pixels and coord-token text: the only place that converts between them (contract-facts section 1).
+"""Bins, values, pixels and coord-token text: the only place that converts between them (AUDIT-2.4).
 
 Bin k stands for the value k/999, so 0 is 0.0 and 999 is 1.0. Nothing here, or anywhere, divides by 1000.
 """

@@ -1,6 +1,6 @@
-"""COCO objects to record objects: corners, clipping, scale, bins, and a reason for each that is dropped.
+"""COCO objects to record objects and regions to ignore: corners, clipping, scale, bins, and a reason for each drop.
 
-Contract ids: DATA-009, DATA-010.
+Contract ids: DATA-009, DATA-010, DATA-044.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordexp.coords.codec import pixel_to_bin, render_coord_token
+from coordexp.data.cooking_types import CookedObjects
+from coordexp.data.regions import IgnoreRegion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from coordexp.data.coco import CocoAnnotation
+    from coordexp.data.cooking_names import Names
     from coordexp.data.cooking_types import CookOptions
 
 
@@ -38,45 +39,50 @@ class Frame:
             tokens.append(render_coord_token(pixel_to_bin(pixel, new)))
         return tokens
 
+    def region(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Corners in pixels of the cooked image, clipped to it, of a box x, y, width, height in the annotated one."""
+        x, y, width, height = box
+        columns, rows = self.annotated
+        across, down = self.cooked[0] / columns, self.cooked[1] / rows
+        x1, x2 = (min(max(value, 0.0), columns) * across for value in (x, x + width))
+        y1, y2 = (min(max(value, 0.0), rows) * down for value in (y, y + height))
+        return x1, y1, x2, y2
 
-@dataclass(frozen=True, slots=True)
-class CookedObjects:
-    """Objects of one image in annotation order, with drop reasons and adjustments counted."""
 
-    objects: list[dict[str, Any]]
-    dropped: Counter[str]
-    adjusted: Counter[str]
-
-
-def cook_objects(
-    annotations: list[CocoAnnotation], frame: Frame, descs: Mapping[int, str], options: CookOptions
-) -> CookedObjects:
-    """Turn one image's annotations into record objects. `descs` maps category ids to descriptions."""
-    cooked = CookedObjects([], Counter(), Counter())
+def cook_objects(annotations: list[CocoAnnotation], frame: Frame, names: Names, options: CookOptions) -> CookedObjects:
+    """Turn one image's annotations into record objects and regions to ignore."""
+    cooked = CookedObjects()
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for annotation in annotations:
-        reason = _drop_reason(annotation, frame, descs)
+        reason = _drop_reason(annotation, frame, names)
         if reason is not None:
             cooked.dropped[reason] += 1
+            continue
+        desc = names.descs[annotation.category_id]
+        ignored = annotation.ignored
+        if ignored is not None:
+            cooked.ignored[ignored] += 1
+            cooked.regions.append(IgnoreRegion(desc, frame.region(annotation.bbox)))
             continue
         adjusted: Counter[str] = Counter()
         kind, points = _geometry(annotation, frame, options, adjusted)
         tokens = frame.bins(points)
-        desc = descs[annotation.category_id]
         if (desc, tuple(tokens)) in seen:
             cooked.dropped["duplicate"] += 1
             continue
         seen.add((desc, tuple(tokens)))
+        if annotation.category_id in names.normalized:
+            adjusted["desc_normalized"] += 1
+        if len(set(tokens[0::2])) == 1 or len(set(tokens[1::2])) == 1:
+            adjusted["no_area_in_bins"] += 1
         cooked.adjusted.update(adjusted)
         cooked.objects.append({"desc": desc, kind: tokens})
     return cooked
 
 
-def _drop_reason(annotation: CocoAnnotation, frame: Frame, descs: Mapping[int, str]) -> str | None:
+def _drop_reason(annotation: CocoAnnotation, frame: Frame, names: Names) -> str | None:
     x, y, width, height = annotation.bbox
-    if annotation.iscrowd:
-        return "crowd"
-    if annotation.category_id not in descs:
+    if annotation.category_id not in names.descs:
         return "unmapped_category"
     if width <= 0 or height <= 0:
         return "zero_area"

@@ -1,35 +1,54 @@
 """First half of cooking, without opening an image: which records there will be, and why the others will not.
 
-Contract ids: DATA-009, DATA-010.
+Contract ids: DATA-009, DATA-010, DATA-044, DATA-045.
 """
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordexp.data.cooking_images import ImageJob
-from coordexp.data.cooking_objects import CookedObjects, Frame, cook_objects
-from coordexp.data.cooking_types import CookOptions, CookSource, DropCounts
+from coordexp.data.cooking_objects import Frame, cook_objects
+from coordexp.data.cooking_types import CookedObjects, CookOptions, CookSource, DropCounts, DropExample
 from coordexp.data.errors import DataError
 from coordexp.data.paths import resolve_image
-from coordexp.data.texts import desc_fault, normalize_desc
+from coordexp.data.regions import ABSENT_KEY, IGNORE_KEY, IgnoreRegion
 from coordexp.geometry.resize import cooked_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage
+    from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage, Identifier
+    from coordexp.data.cooking_names import Names
+
+OUTSIDE_REMEDY = "copy the file there, or let --images name a folder that holds it"
 
 
 @dataclass(frozen=True, slots=True)
 class Dish:
-    """A record on its way: its objects are ready, its image is not."""
+    """A record on its way: its objects are ready, its image is not. `file` is the image as the annotations name it."""
 
     job: ImageJob
-    objects: list[dict[str, Any]]
-    image_id: int
+    cooked: CookedObjects
+    metadata: dict[str, Any]
+    file: str
+
+    def example(self, message: str) -> DropExample:
+        """This record as one of those that were dropped."""
+        return DropExample(self.file, self.metadata["image_id"], message)
+
+
+@dataclass(slots=True)
+class _Plate:
+    """One image file: the entries of `images` that name it, and all their annotations."""
+
+    path: Path
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
 
 
 @dataclass(slots=True)
@@ -39,61 +58,111 @@ class Plan:
     source: CookSource
     folder: Path
     options: CookOptions
-    descs: dict[int, str]
+    names: Names
     counts: DropCounts = field(default_factory=DropCounts)
-    _sources: set[Path] = field(default_factory=set)
     _stems: dict[Path, str] = field(default_factory=dict)
+    _verifies: bool = False
+    _ids_of: dict[str, set[Identifier]] = field(default_factory=dict)
 
     def dishes(self, coco: CocoFile) -> Iterator[Dish | None]:
-        """One item for each image in file order: a dish, or None when the record is dropped (and counted)."""
-        by_image: dict[int, list[CocoAnnotation]] = {image.id: [] for image in coco.images}
+        """One item for each image in file order: a dish, or None when it is dropped or merged (and counted)."""
+        self._verifies = any(image.neg_category_ids is not None for image in coco.images)
+        self._ids_of = self.names.by_desc()
+        for plate in self._plates(coco):
+            self.counts.adjusted["image_merged"] += len(plate.images) - 1
+            yield from (None for _ in plate.images[1:])
+            yield self._dish(plate)
+
+    def _plates(self, coco: CocoFile) -> list[_Plate]:
+        """Image files in file order. Two entries of one file are one plate; of different sizes they are refused."""
+        plates: dict[Path, _Plate] = {}
+        by_image: dict[Any, _Plate] = {}
+        paths: dict[str, Path] = {}
         self.counts.objects_input = len(coco.annotations)
+        self.counts.records_input = len(coco.images)
+        for image in coco.images:
+            if image.name not in paths:
+                paths[image.name] = self._locate(image)
+            path = paths[image.name]
+            plate = plates.setdefault(path, _Plate(path, [], []))
+            self._check_size(image, plate)
+            plate.images.append(image)
+            by_image[image.id] = plate
         for annotation in coco.annotations:
             if annotation.image_id in by_image:
-                by_image[annotation.image_id].append(annotation)
+                by_image[annotation.image_id].annotations.append(annotation)
             else:
                 self.counts.objects_dropped["unknown_image"] += 1
-        for image in coco.images:
-            self.counts.records_input += 1
-            yield self._dish(image, by_image[image.id])
+        return list(plates.values())
 
-    def _dish(self, image: CocoImage, annotations: list[CocoAnnotation]) -> Dish | None:
-        path = resolve_image(self.source.annotations, image.file_name, self.source.images)
-        if path in self._sources:
-            self.drop("duplicate_image", len(annotations))
-            return None
-        self._sources.add(path)
-        annotated = (image.width, image.height)
-        size = self._cooked_size(image)
-        if size is None:
-            self.drop("extreme_aspect", len(annotations))
-            return None
-        cooked = cook_objects(annotations, Frame(annotated, size), self.descs, self.options)
-        self.counts.objects_dropped.update(cooked.dropped)
-        reason = self._record_drop(cooked)
-        if reason is not None:
-            self.drop(reason, len(cooked.objects))
-            return None
-        self.counts.adjusted.update(cooked.adjusted)
-        return Dish(ImageJob(path, annotated, size, self._stem(path, image.file_name)), cooked.objects, image.id)
+    def _locate(self, image: CocoImage) -> Path:
+        """Where the file lies: as named, or, where no such file is, with slashes for backslashes, in NFC or in NFD."""
+        where = f"{self.source.annotations}: image id {image.id}"
+        spellings = [image.name]
+        if "\\" in image.name:
+            spellings.append(image.name.replace("\\", "/"))
+        if not image.name.isascii():
+            spellings += [unicodedata.normalize(form, spellings[-1]) for form in ("NFC", "NFD")]
+        if len(spellings) > 1:
+            there = (name for name in spellings if os.path.isfile(self.source.images / name))
+            spellings = [next(there, spellings[1] if "\\" in image.name else image.name)]
+        return resolve_image(where, spellings[0], self.source.images, remedy=OUTSIDE_REMEDY)
 
-    def drop(self, reason: str, objects: int) -> None:
-        """Count a dropped record and the objects that go with it."""
-        self.counts.records_dropped[reason] += 1
-        self.counts.objects_dropped["record_dropped"] += objects
-
-    def _cooked_size(self, image: CocoImage) -> tuple[int, int] | None:
-        if image.width < 1 or image.height < 1:
-            where = f"{self.source.annotations}: image id {image.id}"
+    def _check_size(self, image: CocoImage, plate: _Plate) -> None:
+        if not plate.images:
+            return
+        first = plate.images[0]
+        if (first.width, first.height) != (image.width, image.height):
             raise DataError(
-                f"{where}: its size is {image.width}x{image.height}; width and height are at least 1: correct it"
+                f"{self.source.annotations}: image ids {first.id} and {image.id} are one file, {image.name!r}, of "
+                f"{first.width}x{first.height} and of {image.width}x{image.height}. Correct the size that is wrong, or "
+                "name another file"
             )
-        return cooked_size(image.width, image.height, self.options.max_pixels, self.options.factor)
 
-    def _record_drop(self, cooked: CookedObjects) -> str | None:
-        if self.options.max_objects is not None and len(cooked.objects) > self.options.max_objects:
-            return "max_objects"
-        return "empty" if not cooked.objects and not self.options.keep_empty else None
+    def _dish(self, plate: _Plate) -> Dish | None:
+        image = plate.images[0]
+        annotated = (int(image.width), int(image.height))
+        size = cooked_size(*annotated, self.options.max_pixels, self.options.factor)
+        if size is None:
+            shown = f"{annotated[0]}x{annotated[1]} has no size at its aspect that fits"
+            message = f"{shown} factor {self.options.factor} and --max-pixels {self.options.max_pixels}"
+            self.counts.drop_record("extreme_aspect", len(plate.annotations), _example(image, message))
+            return None
+        frame = Frame(annotated, size)
+        cooked = cook_objects(plate.annotations, frame, self.names, self.options)
+        self.counts.objects_dropped.update(cooked.dropped)
+        drop = self._record_drop(cooked)
+        if drop is not None:
+            self.counts.drop_record(drop[0], cooked.found, _example(image, drop[1]))
+            return None
+        job = ImageJob(plate.path, annotated, size, self._stem(plate.path, image.name), self.options.exif)
+        return Dish(job, cooked, self._metadata(plate, frame, cooked), image.name)
+
+    def _metadata(self, plate: _Plate, frame: Frame, cooked: CookedObjects) -> dict[str, Any]:
+        """The ids of the image, and what of it is not scored."""
+        ids = [_whole(image.id) for image in plate.images]
+        metadata: dict[str, Any] = {"image_id": ids[0]}
+        if len(ids) > 1:
+            metadata["image_ids"] = ids
+        whole = (0.0, 0.0, float(frame.cooked[0]), float(frame.cooked[1]))
+        partly = {number for image in plate.images for number in image.not_exhaustive_category_ids or ()}
+        descs = sorted({self.names.descs[number] for number in partly if number in self.names.descs})
+        regions = [*cooked.regions, *(IgnoreRegion(desc, whole) for desc in descs)]
+        if regions:
+            metadata[IGNORE_KEY] = [region.as_json() for region in regions]
+        if self._verifies:
+            absent = {number for image in plate.images for number in image.neg_category_ids or ()}
+            listed = {self.names.descs[number] for number in absent if number in self.names.descs}
+            metadata[ABSENT_KEY] = sorted(desc for desc in listed if self._ids_of[desc] <= absent)
+        return metadata
+
+    def _record_drop(self, cooked: CookedObjects) -> tuple[str, str] | None:
+        objects, limit = len(cooked.objects), self.options.max_objects
+        if limit is not None and objects > limit:
+            return "max_objects", f"{objects} objects, and --max-objects is {limit}"
+        if not objects and not self.options.keep_empty:
+            return "empty", "no object is left, and --drop-empty is given"
+        return None
 
     def _stem(self, path: Path, file_name: str) -> Path:
         """Where the cooked image goes, without suffix: its place under the image folder, under `images/`."""
@@ -109,6 +178,14 @@ class Plan:
         return stem
 
 
+def _example(image: CocoImage, message: str) -> DropExample:
+    return DropExample(image.name, _whole(image.id), message)
+
+
+def _whole(number: Identifier) -> int | str:
+    return int(number) if isinstance(number, float) else number
+
+
 def check_options(options: CookOptions) -> CookOptions:
     """Return options that can be met; raise `DataError` otherwise."""
     if options.max_objects is not None and options.max_objects < 1:
@@ -118,22 +195,3 @@ def check_options(options: CookOptions) -> CookOptions:
     except ValueError as error:
         raise DataError(str(error)) from error
     return options
-
-
-def category_descs(coco: CocoFile, options: CookOptions, source: Path) -> dict[int, str]:
-    """Description of each category id; ids that the category map leaves out are absent. Raises `DataError`."""
-    names = {category.id: category.name for category in coco.categories}
-    mapping = options.category_map
-    if mapping is not None:
-        unknown = sorted(set(mapping) - set(names.values()))
-        if unknown:
-            raise DataError(
-                f"category map: {source} has no category {unknown[0]!r}; it has {sorted(set(names.values()))}"
-            )
-        names = {number: mapping[name] for number, name in names.items() if name in mapping}
-    descs = {number: normalize_desc(name) for number, name in names.items()}
-    for number, desc in descs.items():
-        fault = desc_fault(desc)
-        if fault is not None:
-            raise DataError(f"{source}: category {names[number]!r} cannot be a desc: {fault.message}; map it")
-    return descs

@@ -44,9 +44,20 @@ class RecordProblem:
         return f"{at}{finding.message}. {finding.remedy} [{finding.rule}]"
 
 
+SHOWN = 20
+"""Problems that a message spells out; a file that is wrong throughout would fill the screen."""
+
+
 class RecordError(DataError):
-    """Records that break their contract; `problems` holds each of them, the message one line for each."""
+    """Records that break their contract; `problems` holds each of them, the message a line for each of the first."""
 
     def __init__(self, problems: Sequence[RecordProblem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[:SHOWN]]
+        if len(self.problems) > SHOWN:
+            places = len({problem.where for problem in self.problems})
+            lines.append(
+                f"… and {len(self.problems) - SHOWN} more: {len(self.problems)} problems in {places} records; "
+                "`python -m coordexp.entrypoints.check_data --config CONFIG` lists them all"
+            )
+        super().__init__("\n".join(lines))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coordexp.data.types import Record
 
 ROOT_VARIABLE = "ROOT_IMAGE_DIR"
+ROOT_REMEDY = f"move it there, or set {ROOT_VARIABLE} to a folder that holds it"
 
 
 class ImagePathError(DataError):
@@ -44,20 +45,18 @@ def _check_root(root: Path, given: str) -> Path:
     return root
 
 
-def resolve_image(source: Path | str, image: str, root: Path | str | None = None) -> Path:
+def resolve_image(source: Path | str, image: str, root: Path | str | None = None, *, remedy: str = ROOT_REMEDY) -> Path:
     """Absolute path of a record's image; the file need not exist.
 
-    `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given. Symlinks are
+    `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given; `remedy` is what
+    an error advises. Symlinks are
     followed before the check, so a link may not lead outside either. Raises `ImagePathError` when the path leaves the
     root.
     """
     base = Path(os.path.realpath(root if root is not None else _jsonl_of(source).absolute().parent))
     found = Path(os.path.realpath(base / image))
     if not found.is_relative_to(base):
-        raise ImagePathError(
-            f"{source}: image {image!r} is {found}, outside its root {base}; "
-            f"move it there, or set {ROOT_VARIABLE} to a folder that holds it"
-        )
+        raise ImagePathError(f"{source}: image {image!r} is {found}, outside its root {base}; {remedy}")
     return found
 
 

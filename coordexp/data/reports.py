@@ -6,14 +6,17 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from coordexp.data.errors import DataError
-from coordexp.spec import ContractFileError, read_json, violations
+from coordexp.data.cooking_types import DropExample
+from coordexp.spec import read_json, violations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from coordexp.data.survey import FileSurvey
+
+
+_NAMED_DROPS = 3
 
 
 @contextmanager
@@ -23,25 +26,27 @@ def progress(title: str, unit: str, total: int | None = None) -> Iterator[Callab
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
 
 
 def render_table(title: str, rows: list[tuple[str, ...]], headings: tuple[str, ...]) -> str:
-    """A plain table; the columns after the first are right-aligned."""
+    """The title on a line of its own, as it is however long, and a plain table; columns after the first are
+    right-aligned.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index else "left")
     for row in rows:
         table.add_row(*row)
     buffer = StringIO()
-    Console(file=buffer, width=100, color_system=None).print(table)
-    return buffer.getvalue().rstrip("\n")
+    Console(file=buffer, width=100, color_system=None, markup=False, emoji=False, highlight=False).print(table)
+    return title + "\n" + buffer.getvalue().rstrip("\n")
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> str:
@@ -52,7 +57,9 @@ def render_manifest(manifest: Mapping[str, Any]) -> str:
         rows += [(f"{what} read", str(counts["input"])), (f"{what} kept", str(counts["kept"]))]
         if "kept_empty" in counts:
             rows.append(("records kept without objects", str(counts["kept_empty"])))
-        rows += [(f"{what} dropped: {reason}", str(count)) for reason, count in counts["dropped"].items() if count]
+        for group in ("ignored", "dropped"):
+            if group in counts:
+                rows += [(f"{what} {group}: {reason}", str(count)) for reason, count in counts[group].items() if count]
     rows += [(f"adjusted: {what}", str(count)) for what, count in manifest["adjusted"].items() if count]
     return render_table("cooked", rows, ("what", "count"))
 
@@ -95,12 +102,14 @@ def _render_drops(path: Path) -> str:
     return f"{sum(counts['records']['dropped'].values())} records, {sum(counts['objects']['dropped'].values())} objects"
 
 
-def load_category_map(path: Path) -> dict[str, str]:
-    """COCO category names to descs from a JSON object; raises `DataError`."""
-    try:
-        mapping = read_json(path)
-    except ContractFileError as error:
-        raise DataError(f'{path}: cannot be read as JSON ({error}); write {{"coco name": "desc"}}') from error
-    if not isinstance(mapping, dict) or not all(isinstance(desc, str) for desc in mapping.values()):
-        raise DataError(f'{path}: a category map is a JSON object of texts; write {{"coco name": "desc"}}')
-    return mapping
+def named_drops(manifest: Mapping[str, Any]) -> list[str]:
+    """The first dropped records of each reason, a line each; where the manifest names more, the line says so."""
+    lines = []
+    for reason, examples in manifest["dropped_examples"].items():
+        total = manifest["records"]["dropped"][reason]
+        named = [DropExample(**example) for example in examples[:_NAMED_DROPS]]
+        lines += [f"dropped, {reason}, {example}" for example in named]
+        if total > _NAMED_DROPS:
+            more = f"{total - _NAMED_DROPS} more; manifest.json names the first {len(examples)}"
+            lines.append(f"dropped, {reason}: {more}")
+    return lines

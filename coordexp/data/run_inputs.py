@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.config import Config, resolve_input
 from coordexp.data.dataset import RecordDataset, draw_samples
 from coordexp.data.paths import image_root
-from coordexp.data.survey import FileSurvey, check_surveys, survey_file
+from coordexp.data.survey import FileSurvey, survey_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordexp.data.types import Record
 
 Role = Literal["train", "val"]
 
@@ -40,11 +45,15 @@ def find_record_files(config: Config) -> dict[Role, RecordFile]:
     return found
 
 
+def configured_root(config: Config) -> Path | None:
+    """`custom.image_root`, where it is set. Raises `ConfigError` for a folder that is not there."""
+    written = config.custom.image_root
+    return None if written is None else resolve_input(config, "custom.image_root", written)
+
+
 def _record_file(config: Config, key: str, written: str) -> RecordFile:
-    jsonl = resolve_input(config, key, written)
-    if config.custom.image_root is None:
-        return RecordFile(jsonl, image_root(jsonl, os.environ))
-    return RecordFile(jsonl, resolve_input(config, "custom.image_root", config.custom.image_root))
+    jsonl, root = resolve_input(config, key, written), configured_root(config)
+    return RecordFile(jsonl, image_root(jsonl, os.environ) if root is None else root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +66,25 @@ class RunSamples:
 
 
 def read_run_samples(config: Config) -> dict[Role, RunSamples]:
-    """Judge every record of the run and that its images exist, once, and draw those that the run uses.
+    """Judge every record of the run by its contract and that its images exist, once, and draw those that the run uses.
 
-    Raises `ConfigError` for a file that is not there, `RecordError` with all problems of all files.
+    What is wrong stands in the surveys, so that all of it can be told at once; `draw_samples` then drew from the rest.
+    Raises `ConfigError` for a file that is not there.
     """
-    files = find_record_files(config)
-    surveys = {
-        role: survey_file(file.jsonl, images="exists", root=file.image_root, keep=True) for role, file in files.items()
-    }
-    check_surveys(list(surveys.values()))
-    return {role: RunSamples(file, surveys[role], _draw(config, role, surveys[role])) for role, file in files.items()}
+    samples: dict[Role, RunSamples] = {}
+    for role, file in find_record_files(config).items():
+        survey = survey_file(file.jsonl, images="exists", root=file.image_root, keep=True)
+        samples[role] = RunSamples(file, survey, draw_records(config, role, survey.kept))
+    return samples
 
 
-def _draw(config: Config, role: Role, survey: FileSurvey) -> RecordDataset:
+def draw_records(config: Config, role: Role, records: Sequence[Record]) -> RecordDataset:
+    """Those of a file's records that a run of `config` uses, their objects in the order in which they are answered."""
+    if not records:
+        return RecordDataset(())
     custom, train = config.custom, role == "train"
     return draw_samples(
-        survey.kept,
+        records,
         sample_limit=custom.train_sample_limit if train else custom.val_sample_limit,
         with_replacement=custom.sample_with_replacement if train else custom.val_sample_with_replacement,
         object_ordering=custom.object_ordering,

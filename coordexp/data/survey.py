@@ -1,7 +1,8 @@
 """A whole JSONL file judged at once: every problem with file:line, and what the file holds.
 
-Contract ids: DATA-003, DATA-020.
-Enters: a path and how far to look at images. Leaves: a `FileSurvey`; nothing raises for a bad record.
+Contract ids: DATA-003, DATA-020, DATA-060.
+Enters: a path and how far to look at images. Leaves: a `FileSurvey`; nothing raises for a bad record. A record is in
+order when it passes its contract and its image has a size that the processor takes as it is.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import UNSET
-from PIL import Image, UnidentifiedImageError
 
 from coordexp.data.errors import Finding, RecordError, RecordProblem
+from coordexp.data.image_sizes import size_finding
 from coordexp.data.paths import ImagePathError, resolve_image
+from coordexp.data.pictures import PictureError, read_picture
 from coordexp.data.records import build_record, check_line, iter_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from coordexp.data.types import Record
@@ -78,9 +80,13 @@ def survey_file(
         except RecordError as error:
             survey.problems.extend(error.problems)
         else:
-            survey.add(record)
-            if keep:
-                survey.kept.append(build_record(record, f"{absolute}:{number}"))
+            size = size_finding(record.images[0], (record.width, record.height))
+            if size is not None:
+                survey.problems.append(RecordProblem(where, size))
+            else:
+                survey.add(record)
+                if keep:
+                    survey.kept.append(build_record(record, f"{absolute}:{number}"))
             if images != "none":
                 survey.problems.extend(
                     RecordProblem(where, found) for found in _image_findings(record, path, images, root)
@@ -91,14 +97,6 @@ def survey_file(
             RecordProblem(str(path), Finding("no_records", "", "the file holds no records", "Write at least one."))
         )
     return survey
-
-
-def check_surveys(surveys: Sequence[FileSurvey]) -> Sequence[FileSurvey]:
-    """Return the surveys, or raise `RecordError` with all problems of all files."""
-    problems = [problem for survey in surveys for problem in survey.problems]
-    if problems:
-        raise RecordError(problems)
-    return surveys
 
 
 def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Path | None) -> Iterator[Finding]:
@@ -118,14 +116,6 @@ def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Pa
 
 def _content_findings(found: Path, record: WireRecord, at: str) -> Iterator[Finding]:
     try:
-        with Image.open(found) as picture:
-            picture.load()
-            size = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        yield Finding(
-            "image_unreadable", at, f"{found} cannot be decoded ({error})", "Replace the file, or cook again."
-        )
-        return
-    if size != (record.width, record.height):
-        message = f"{found} has {size[0]}x{size[1]} pixels, the record says {record.width}x{record.height}"
-        yield Finding("image_size", at, message, "Cook again: coordinates belong to the recorded size.")
+        read_picture(found, (record.width, record.height))
+    except PictureError as error:
+        yield Finding(error.reason, at, error.fault, f"{error.remedy}.")

@@ -1,15 +1,21 @@
-"""What a checkpoint folder may hold before anything of it is loaded: neither code nor pickles. Contract id: ENC-018.
+"""What a checkpoint folder may hold before anything of it is loaded: neither code nor pickles, and no adapter where a
+whole model is asked for. Contract ids: ENC-018, ENC-020. No torch.
 
 ms-swift loads with `trust_remote_code=True`; a folder that names code of its own would have it run.
 """
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from coordexp.spec import ContractFileError, read_json
 
 CONFIG_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+PARTIAL_PREFIX = ".partial-"
+"""How the name of a folder begins while it is written (ART-020): a kill leaves it, and nothing reads it."""
+ADAPTER_CONFIG, OFFSETS_CONFIG = "adapter_config.json", "coord_offset.json"
+EXPORT_COMMAND = "python -m coordexp.entrypoints.export"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -20,11 +26,17 @@ class CheckpointFolderError(ValueError):
 def check_checkpoint_folder(folder: Path | str) -> Path:
     """Return `folder` if loading it runs no code of its own; else raise `CheckpointFolderError`.
 
-    Refused: `auto_map` in a config of transformers, Python files, and pickled weights without safetensors beside them.
+    Refused: what a killed save has left, `auto_map` in a config of transformers, Python files, and pickled weights
+    without safetensors beside them.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointFolderError(f"{folder}: no such checkpoint folder; name a local one, nothing is downloaded")
+    if folder.name.startswith(PARTIAL_PREFIX):
+        raise CheckpointFolderError(
+            f"{folder}: is what a save that was killed has left, and not whole; delete it, and name a checkpoint "
+            "beside it"
+        )
     for name in CONFIG_FILES:
         if "auto_map" in read_checkpoint_json(folder / name):
             raise CheckpointFolderError(
@@ -41,6 +53,27 @@ def check_checkpoint_folder(folder: Path | str) -> Path:
             "the model as safetensors first"
         )
     return folder
+
+
+def check_no_adapter(folder: Path) -> Path:
+    """Return `folder` unless it holds an adapter, alone or beside a whole model."""
+    held = [name for name in (ADAPTER_CONFIG, OFFSETS_CONFIG) if (folder / name).is_file()]
+    if held and not (folder / "config.json").is_file():
+        raise CheckpointFolderError(
+            f"{folder}: holds an adapter ({held[0]}), not a whole model; make one of it, and name that: "
+            f"{export_line(folder)}"
+        )
+    if ADAPTER_CONFIG in held:
+        raise CheckpointFolderError(
+            f"{folder}: holds {held[0]} beside a whole model, so loading would add that adapter or start from its "
+            "base; keep each in a folder of its own"
+        )
+    return folder
+
+
+def export_line(folder: Path) -> str:
+    """The command that makes a whole model of a checkpoint, in a folder beside it."""
+    return shlex.join([*EXPORT_COMMAND.split(), str(folder), "--out", f"{folder}-whole"])
 
 
 def read_checkpoint_json(path: Path) -> dict[str, object]:

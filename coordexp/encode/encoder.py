@@ -14,8 +14,9 @@ from PIL import Image
 
 from coordexp.coordjson import render_answer, scan_answer
 from coordexp.coords.vocab import build_coord_vocab
+from coordexp.data.errors import Finding, RecordProblem
 from coordexp.data.paths import resolve_image
-from coordexp.data.texts import TEMPLATE_TAGS
+from coordexp.encode.answer_length import AnswerLengths
 from coordexp.encode.assemble import Prompt, TurnTokens, assemble, type_ground_truth
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import check_image_size, count_image_tokens, read_image
@@ -23,6 +24,7 @@ from coordexp.encode.pieces import PieceTable
 from coordexp.encode.pixels import make_patches
 from coordexp.encode.processor import PATCH, SIZE_MULTIPLE, check_processor
 from coordexp.encode.prompts import render_prompt
+from coordexp.encode.record_check import UNSPELLED, DescCheck, length_finding
 from coordexp.encode.rollout_target import TargetWriter
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.swift_template import TurnParts, build_template, check_turn, encode_prompt
@@ -68,8 +70,8 @@ class Encoder:
             end=int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN)),
             newline=tuple(self._tokenize("\n")),
         )
-        # Texts that a desc may not hold: they would turn into control tokens, coords or template tags.
-        self._reserved = (*(token.content for token in self.tokenizer.added_tokens_decoder.values()), *TEMPLATE_TAGS)
+        self.descs = DescCheck([token.content for token in self.tokenizer.added_tokens_decoder.values()])
+        self.lengths = AnswerLengths(self.tokenizer, self.pieces, settings.field_order)
         # Samples that training and rollouts share are put together here, not by the template, so both must write alike.
         prompt = self.messages()
         self._prompt_ids = encode_prompt(self.template, prompt)
@@ -79,14 +81,7 @@ class Encoder:
 
     def answer(self, record: Record) -> str:
         """The canonical answer text of the record, without `<|im_end|>`."""
-        for item in record.objects:
-            if "<" in item.desc:
-                held = next((token for token in self._reserved if token in item.desc), None)
-                if held is not None:
-                    raise EncodeError(
-                        f"{record.source}: the desc {item.desc!r} holds {held}, which is not text to the "
-                        "tokenizer or the template; rename the object in the data"
-                    )
+        _refuse(record, next(self.descs.findings(record.objects), None))
         return render_answer(record.objects, self.settings.field_order)
 
     def messages(self, image: str = _IMAGE_SLOT) -> list[dict[str, str]]:
@@ -106,12 +101,17 @@ class Encoder:
 
     def length(self, record: Record) -> int:
         """Tokens of the encoded sample, vision ones included; no image is opened. Raises above `max_length`."""
-        length = self.turn.sample_length(len(self.prompt(record).ids), self.answer_length(record))
-        return self._checked_length(record, length)
+        check_image_size(record, self.settings.max_pixels)
+        return self._checked_length(record, self.sample_length(record, self.answer_length(record)))
+
+    def sample_length(self, record: Record, answer: int) -> int:
+        """Tokens of a sample whose answer takes `answer` tokens; nothing is checked."""
+        return self.turn.sample_length(self.prompt_length(record), answer)
 
     def answer_length(self, record: Record) -> int:
         """Tokens of the record's ground truth as an answer, without its `<|im_end|>`."""
-        return len(self._tokenize(self.answer(record)))
+        _refuse(record, next(self.descs.findings(record.objects), None))
+        return self.lengths.count(record.objects)
 
     def prepare(self, record: Record, image_root: Path | str | None = None) -> PreparedRecord:
         """Prompt and image of the record. `image_root` resolves its path (default: the folder of the record's file).
@@ -130,10 +130,7 @@ class Encoder:
         answer = self.answer(record)
         ids = self._tokenize(answer)
         if self.pieces.text(ids) != answer:
-            raise EncodeError(
-                f"{record.source}: the tokens do not spell the answer back. The tokenizer normalizes text to NFC: "
-                "write every desc in NFC (unicodedata.normalize('NFC', desc))"
-            )
+            _refuse(record, UNSPELLED)
         scan = scan_answer(answer)
         if tuple(found.item for found in scan.objects) != record.objects:
             raise EncodeError(f"{record.source}: the answer does not say the record's objects; its bins were changed")
@@ -199,13 +196,14 @@ class Encoder:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def _checked_length(self, record: Record, length: int) -> int:
-        if length > self.settings.max_length:
-            raise EncodeError(
-                f"{record.source}: {length} tokens ({len(record.objects)} objects, {count_image_tokens(record)} vision "
-                f"tokens) exceed global_max_length = {self.settings.max_length}; nothing is truncated. Raise it, or "
-                "cook with fewer objects or smaller images"
-            )
+        _refuse(record, length_finding(record, length, self.settings.max_length))
         return length
+
+
+def _refuse(record: Record, finding: Finding | None) -> None:
+    """Raise `EncodeError` for a finding in the words of the record check."""
+    if finding is not None:
+        raise EncodeError(str(RecordProblem(record.source, finding)))
 
 
 def build_encoder(processor: ProcessorMixin, config: Config | EncodeSettings) -> Encoder:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
+from coordexp.data.errors import Finding, RecordProblem
+from coordexp.data.image_sizes import size_finding
+from coordexp.data.pictures import PictureError, read_picture
 from coordexp.encode.processor import SIZE_MULTIPLE
 from coordexp.encode.swift_template import upstream_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordexp.data.types import Record
+    from PIL import Image
 
-COOK = "python -m coordexp.entrypoints.cook"
+    from coordexp.data.types import Record
 
 
 class ImageContractError(ValueError):
@@ -25,47 +26,40 @@ class ImageContractError(ValueError):
 
 
 def check_image_size(record: Record, max_pixels: int | None) -> Record:
-    """Return `record` if it has one image, sides in multiples of 32 pixels and an area within `max_pixels`.
+    """Return `record` if it has one image of a size that the processor takes as it is and that is within `max_pixels`.
 
-    Also raises when ms-swift's image loading would resize it (very small, very large or very long images).
+    Also raises when ms-swift's image loading would resize it.
     """
-    width, height = record.width, record.height
     if len(record.images) != 1:
         raise ImageContractError(
             f"{record.source}: {len(record.images)} images; width and height describe one, so write one image a record"
         )
-    found = f"{record.source}: {record.images[0]} is {width}x{height}"
-    if max_pixels is not None and width * height > max_pixels:
-        raise ImageContractError(
-            f"{found} = {width * height} pixels, above template.max_pixels = {max_pixels}. Nothing is resized at train "
-            f"or infer time: cook it offline with `{COOK} --max-pixels {max_pixels}`"
-        )
-    if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
-        raise ImageContractError(
-            f"{found}; both sides must be multiples of {SIZE_MULTIPLE} pixels. Cook it offline with `{COOK}`"
-        )
-    upstream = upstream_size(width, height)
-    if upstream != (width, height):
-        raise ImageContractError(
-            f"{found}, which ms-swift would resize to {upstream[0]}x{upstream[1]} (IMAGE_MIN_TOKEN_NUM and "
-            f"IMAGE_MAX_TOKEN_NUM bound it). Cook it offline with `{COOK}`"
-        )
+    finding = image_size_finding(record, max_pixels)
+    if finding is not None:
+        raise ImageContractError(str(RecordProblem(record.source, finding)))
     return record
+
+
+def image_size_finding(record: Record, max_pixels: int | None) -> Finding | None:
+    """What is wrong with the size of a record's image, by the rule of records and by ms-swift as it stands here."""
+    size = (record.width, record.height)
+    finding = size_finding(record.images[0], size, max_pixels)
+    if finding is not None:
+        return finding
+    upstream = upstream_size(*size)
+    if upstream == size:
+        return None
+    message = f"{record.images[0]} is {size[0]}x{size[1]}, which ms-swift would resize to {upstream[0]}x{upstream[1]}: "
+    message += "the variables IMAGE_MIN_TOKEN_NUM and IMAGE_MAX_TOKEN_NUM bound it"
+    return Finding("image_upstream", "images[0]", message, "Unset them: nothing is resized at train or infer time.")
 
 
 def read_image(record: Record, path: Path) -> Image.Image:
     """The record's image as RGB; raises when the file cannot be read or is not of the size the record says."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ImageContractError(f"{record.source}: cannot read the image {path}: {error}") from error
-    if image.size != (record.width, record.height):
-        raise ImageContractError(
-            f"{record.source}: the file {path} is {image.width}x{image.height} but the record says {record.width}x"
-            f"{record.height}; cook the data again with `{COOK}`, or correct the record"
-        )
-    return image
+        return read_picture(path, (record.width, record.height)).image
+    except PictureError as error:
+        raise ImageContractError(f"{record.source}: {error}") from error
 
 
 def count_image_tokens(record: Record) -> int:

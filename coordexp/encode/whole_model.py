@@ -15,14 +15,19 @@ from safetensors import SafetensorError, safe_open
 from transformers import Qwen3VLConfig
 
 from coordexp.config.layers import EMBEDDING, HEAD, Depths, module_kinds
-from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder, read_checkpoint_json
+from coordexp.encode.checkpoint import (
+    CheckpointFolderError,
+    check_checkpoint_folder,
+    check_no_adapter,
+    export_line,
+    read_checkpoint_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MODEL_TYPE = "qwen3_vl"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_ADAPTER_FILES = ("adapter_config.json", "coord_offset.json")
 # Older releases write these parts of a name in another order, and transformers reads all of them.
 _PREFIX = re.compile(r"^((base_model|model|language_model|visual)\.)+")
 _LAYER = re.compile(r"(layers|blocks|deepstack_merger_list)\.(\d+)\.")
@@ -53,16 +58,19 @@ class WholeModel:
         return sum(_size(shape) for shape in self.shapes.values())
 
 
-def check_whole_model(folder: Path | str) -> WholeModel:
+def check_whole_model(folder: Path | str, *, spare_weights: bool = False) -> WholeModel:
     """What the folder holds, if loading it gives the whole model of its config.json and runs no code.
 
     Raises `CheckpointFolderError` for a folder that is none, an adapter, another architecture, weights that are
-    missing or cut short, and tensors that the model needs and the files lack.
+    missing or cut short, tensors that the model needs and the files lack, and, unless `spare_weights` are let pass,
+    files of weights that are not the model's.
     """
     folder = Path(folder)
     if folder.is_dir():
-        _check_no_adapter(folder)
+        check_no_adapter(folder)
     config = _read_model_config(check_checkpoint_folder(folder))
+    if not spare_weights:
+        _check_no_spare_weights(folder)
     shapes = _read_shapes(folder)
     text, vision = config.text_config, config.vision_config
     depths = Depths(text.num_hidden_layers, vision.depth, len(vision.deepstack_visual_indexes))
@@ -80,17 +88,13 @@ def check_whole_model(folder: Path | str) -> WholeModel:
     )
 
 
-def _check_no_adapter(folder: Path) -> None:
-    held = [name for name in _ADAPTER_FILES if (folder / name).is_file()]
-    if held and not (folder / "config.json").is_file():
+def _check_no_spare_weights(folder: Path) -> None:
+    """Readers that take every *.safetensors for weights, vLLM among them, read what transformers does."""
+    spare = sorted(path.name for path in folder.glob("*.safetensors") if path.name != WEIGHTS)
+    if (folder / WEIGHTS).is_file() and spare:
         raise CheckpointFolderError(
-            f"{folder}: holds an adapter ({held[0]}), not a whole model; merge it into the model it was trained on, "
-            "and name the folder of the merged model"
-        )
-    if _ADAPTER_FILES[0] in held:
-        raise CheckpointFolderError(
-            f"{folder}: holds {held[0]} beside a whole model, so loading would add that adapter or start from its "
-            "base; keep each in a folder of its own"
+            f"{folder}: holds {_list(spare)} beside {WEIGHTS}, and a rollout server would take it for weights; make a "
+            f"folder without it: {export_line(folder)}"
         )
 
 

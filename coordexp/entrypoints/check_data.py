@@ -11,7 +11,9 @@ from pathlib import Path
 def build_parser() -> argparse.ArgumentParser:
     """Command line of `check_data`."""
     parser = argparse.ArgumentParser(prog="python -m coordexp.entrypoints.check_data", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="coord JSONL files")
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="coord JSONL files (default: those that --config names)"
+    )
     parser.add_argument(
         "--images",
         choices=("none", "exists", "open"),
@@ -21,30 +23,49 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", type=Path, help="folder that image paths start from (default: ROOT_IMAGE_DIR, or each file's own)"
     )
+    parser.add_argument(
+        "--config", type=Path, help="training configuration: what it would refuse (length, size, polygons) is told too"
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when every record is in order, 1 otherwise, with a line on stderr for each problem."""
-    args = build_parser().parse_args(argv)
-    from coordexp.data.errors import DataError
-    from coordexp.data.paths import image_root
-    from coordexp.data.reports import progress, render_surveys
-    from coordexp.data.survey import survey_file
+    """Run; 0 when every record is in order, 1 otherwise, with a line on stderr for each problem.
 
-    surveys, unreadable = [], []
-    with progress("checking", "records") as advance:
-        for file in args.files:
-            try:
-                root = args.root or image_root(file, os.environ)
-                surveys.append(survey_file(file, images=args.images, root=root, on_line=advance))
-            except DataError as error:
-                unreadable.append(f"check_data: {error}\n")
-    sys.stderr.writelines(unreadable)
-    problems = [problem for survey in surveys for problem in survey.problems]
-    sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    sys.stdout.write(render_surveys(surveys) + "\n")
-    return 1 if problems or unreadable else 0
+    Images that two of the files hold are a warning there, and no problem.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not args.files and args.config is None:
+        parser.error("name a FILE to check, or a --config that names them")
+    from coordexp.config import ConfigError, load_config
+    from coordexp.data.errors import DataError
+    from coordexp.data.file_check import Look, check_files, shared_image_warnings
+    from coordexp.data.reports import progress, render_surveys
+    from coordexp.data.run_inputs import configured_root, find_record_files
+
+    try:
+        config = None if args.config is None else load_config(args.config)
+        root = args.root or (None if config is None else configured_root(config))
+        files = args.files
+        if config is not None and not files:
+            files = [file.jsonl for file in find_record_files(config).values()]
+        with progress("checking", "records") as advance:
+            checked = check_files(files, Look(args.images, root, os.environ), advance)
+        if config is not None:
+            from coordexp.encode.file_check import check_against
+
+            with progress("encoding", "records") as advance:
+                check_against(config, checked.surveys, advance)
+        warnings = shared_image_warnings(checked, args.images)
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"check_data: {error}\n")
+        return 1
+    sys.stderr.writelines(f"check_data: {line}\n" for line in checked.unreadable)
+    sys.stderr.writelines(f"{line}\n" for line in checked.problems)
+    sys.stderr.writelines(f"warning: {line}\n" for line in warnings)
+    sys.stdout.write(render_surveys(checked.surveys) + "\n")
+    return 1 if checked.problems or checked.unreadable else 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--geometry", choices=("bbox_2d", "poly"), default="bbox_2d", help="poly: single polygons, else boxes"
     )
     parser.add_argument("--drop-empty", action="store_true", help="drop (and count) records without objects")
+    parser.add_argument(
+        "--exif",
+        choices=("apply", "ignore"),
+        help="turn, or leave as stored, images whose EXIF orientation their size does not decide (default: refuse)",
+    )
+    parser.add_argument(
+        "--background", action="store_true", help="the images are backgrounds: records without one object are meant"
+    )
+    parser.add_argument("--strict", action="store_true", help="a warning is an error, and nothing is written")
     parser.add_argument("--workers", type=int, default=1, help="processes; changes no byte of the output")
     return parser
 
@@ -33,22 +42,32 @@ def main(argv: list[str] | None = None) -> int:
     """Run; 0 on success, 1 with a line on stderr for bad input."""
     args = build_parser().parse_args(argv)
     from coordexp.data.cooking import cook
+    from coordexp.data.cooking_names import load_category_map
     from coordexp.data.cooking_types import CookOptions, CookSource
     from coordexp.data.errors import DataError
-    from coordexp.data.reports import load_category_map, progress, render_manifest
+    from coordexp.data.reports import named_drops, progress, render_manifest
 
     try:
         mapping = load_category_map(args.category_map) if args.category_map else None
         options = CookOptions(
-            args.max_pixels, args.factor, args.max_objects, mapping, args.geometry, not args.drop_empty
+            args.max_pixels,
+            args.factor,
+            args.max_objects,
+            mapping,
+            args.geometry,
+            not args.drop_empty,
+            args.exif,
+            args.background,
         )
         with progress("cooking", "images") as advance:
             source = CookSource(args.annotations, args.images)
-            manifest = cook(source, args.out, options, workers=args.workers, on_image=advance)
+            manifest = cook(source, args.out, options, workers=args.workers, strict=args.strict, on_image=advance)
     except DataError as error:
         sys.stderr.write(f"cook: {error}\n")
         return 1
     sys.stdout.write(render_manifest(manifest) + "\n")
+    for line in (*named_drops(manifest), *(f"warning: {warning}" for warning in manifest["warnings"])):
+        sys.stderr.write(f"cook: {line}\n")
     return 0
 
 

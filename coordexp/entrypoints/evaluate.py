@@ -7,6 +7,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordexp.evaluation.job import EvaluationJob
+    from coordexp.evaluation.runner import Evaluation
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +21,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a whole (merged) checkpoint")
     parser.add_argument("--jsonl", type=Path, help="records to evaluate on (default: custom.val_jsonl)")
     parser.add_argument("--limit", type=int, help="evaluate on the first N records only")
-    parser.add_argument("--out", type=Path, help="folder for report.json, predictions.jsonl and gallery.png")
+    parser.add_argument("--out", type=Path, help="folder for report, predictions and gallery")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="compare with the COCO-style file that the records were cooked from, in its own pixels, and write "
+        "coco_results.json (default: with the records, in 1000 bins)",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=512, help="token limit of an answer (default 512)")
     parser.add_argument("--batch-size", type=int, default=32, help="answers decoded at once (default 32)")
     parser.add_argument(
@@ -43,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 on success, 1 with a line on stderr for bad input."""
     args = build_parser().parse_args(argv)
-    from rich.console import Console
+    from dataclasses import replace
 
     from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
     from coordexp.artifacts.folders import FolderError, check_writable
@@ -51,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.evaluation.job import INPUT_ERRORS, build_job, evaluate_checkpoint
     from coordexp.evaluation.runner import GenerationSettings
     from coordexp.evaluation.sampling import read_samples
-    from coordexp.evaluation.summary import build_sample_table, build_summary_table, render_decoding, show_progress
+    from coordexp.evaluation.summary import show_progress
     from coordexp.rollout.grammar import build_expression
     from coordexp.rollout.types import Decoding
 
@@ -69,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             limit=args.limit,
             decode_batch_size=args.batch_size,
         )
+        job = replace(job, annotations=args.annotations)
         with show_progress("generating") as progress:
             evaluation = evaluate_checkpoint(job, progress)
         if args.out is not None:
@@ -76,15 +89,35 @@ def main(argv: list[str] | None = None) -> int:
     except (*INPUT_ERRORS, FolderError) as error:
         sys.stderr.write(f"evaluate: {error}\n")
         return 1
-    console = Console()
-    console.print(f"{args.checkpoint} on {job.jsonl}", soft_wrap=True)
-    asked, backend = evaluation.settings, evaluation.backend
-    console.print(render_decoding(backend, asked.decoding), highlight=False, soft_wrap=True)
-    console.print(build_summary_table(evaluation.report))
-    if asked.samples is not None:
-        console.print(render_decoding(backend, asked.samples.decoding), highlight=False, soft_wrap=True)
-        console.print(build_sample_table(evaluation.report))
+    _show(job, evaluation)
     return 0
+
+
+def _show(job: EvaluationJob, evaluation: Evaluation) -> None:
+    """Print the outcome. No text of it is markup: a path may hold brackets, a split any name."""
+    from rich.console import Console
+
+    from coordexp.evaluation.plain_text import plain
+    from coordexp.evaluation.summary import (
+        build_sample_table,
+        build_summary_table,
+        render_ceiling,
+        render_decoding,
+        render_truth,
+    )
+
+    report, asked, backend = evaluation.report, evaluation.settings, evaluation.backend
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console.print(plain(f"{job.checkpoint} on {job.jsonl}"))
+    console.print(render_decoding(backend, asked.decoding))
+    console.print(plain(render_truth(report, job.annotations)))
+    console.print(build_summary_table(report), soft_wrap=False)
+    ceiling = render_ceiling(report)
+    if ceiling is not None:
+        console.print(ceiling)
+    if asked.samples is not None:
+        console.print(render_decoding(backend, asked.samples.decoding))
+        console.print(build_sample_table(report), soft_wrap=False)
 
 
 if __name__ == "__main__":

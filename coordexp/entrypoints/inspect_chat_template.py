@@ -71,9 +71,9 @@ def show(found: Inspection) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(Text.assemble(*((row.text, COLOURS[row.type]) for row in found.rows)), soft_wrap=True)
-    table = Table("position", "id", "token", "type", "label", title=f"{found.sample_id}: {found.length} tokens")
+    table = Table("position", "id", "token", "type", "label", title=Text(f"{found.sample_id}: {found.length} tokens"))
     for row in found.rows:
         times = f" x{row.count}" if row.count > 1 else ""
         label = str(row.token_id) if row.supervised else ""

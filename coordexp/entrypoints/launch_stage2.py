@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
         launch = build_stage2_launch(os.environ, Machine(has_gpu_driver(), count_gpus()))
         sys.stdout.write(json.dumps(preflight_document(launch)) + "\n")
         sys.stdout.flush()
-        return 0 if launch.preflight_only else run_stage2(launch, os.environ, Console(stderr=True))
+        console = Console(stderr=True, markup=False, emoji=False)
+        return 0 if launch.preflight_only else run_stage2(launch, os.environ, console)
     except (LaunchError, ConfigError, DataError, FolderError) as error:
         sys.stderr.write(f"train_stage2: {error}\n")
         return 2

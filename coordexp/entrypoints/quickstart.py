@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         around = Surroundings(os.environ, Machine(has_gpu_driver(), count_gpus()))
         stage2 = Stage2(arguments.stage2_config, around)
     try:
-        stages = run_quickstart(arguments.config, stage2, Console())
+        stages = run_quickstart(arguments.config, stage2, Console(markup=False, emoji=False))
     except (*INPUT_ERRORS, LaunchError, SupervisionError) as error:
         return refuse(str(error), 1)
     except Stage2Ended as ended:

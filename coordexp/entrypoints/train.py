@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         "--dry-run", action="store_true", help="check all that a run needs, write the resolved config, stop"
     )
     arguments = parser.parse_args(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     try:
         config = load_config(arguments.config)
         for warning in config_warnings(config) if is_first_rank() else ():
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         run = TRAINERS[config.custom.trainer_variant](config)
     except INPUT_ERRORS as error:
         return refuse(console, error)
-    console.print(f"weights: {run.checkpoint}")
+    console.print(f"weights: {run.checkpoint}", highlight=False, soft_wrap=True)
     return 0
 
 

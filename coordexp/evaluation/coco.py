@@ -1,25 +1,31 @@
-"""COCO average precision for boxes through pycocotools. Contract ids: EVAL-003, EVAL-004, EVAL-005.
+"""COCO average precision for boxes through pycocotools. Contract ids: EVAL-003, EVAL-004, EVAL-005, EVAL-042, EVAL-043.
 
-Ground truth and predictions enter in pixels, COCO's twelve numbers leave; pycocotools' printing is discarded. Equal
-scores are ordered by content (sample id, then box, then description), so the result does not depend on the order of
-the input.
+Ground truth and predictions enter in pixels, COCO's twelve numbers leave; pycocotools' printing is discarded. Regions
+that are not scored enter as crowds. Equal scores are ordered by content (sample id, then box, then description), so the
+result does not depend on the order of the input; where the truth is an annotation file's, rows stand as in that file,
+so that pycocotools on the file itself says the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from coordexp.evaluation.types import Box, CocoMetrics, Detection, ImagePrediction, ImageTruth
+from coordexp.evaluation.matching import scored_predictions
+from coordexp.evaluation.types import Box, CocoMetrics, Detection, FileRow, ImagePrediction, ImageTruth
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+MAX_DETECTIONS = (1, 10, 100)
+"""COCO's limits: predictions of one image and category that count, the best first."""
 SUMMARY_NAMES = (
     "mAP",
     "mAP50",
@@ -34,77 +40,166 @@ SUMMARY_NAMES = (
     "AR_medium",
     "AR_large",
 )
+UNLIMITED_NAMES = (
+    "mAP",
+    "mAP50",
+    "mAP75",
+    "mAP_small",
+    "mAP_medium",
+    "mAP_large",
+    "AR",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+_AT_50, _AT_75 = 0, 5
 
 
-def evaluate_coco(ground_truth: Sequence[ImageTruth], predictions: Mapping[str, ImagePrediction]) -> CocoMetrics:
+@dataclass(frozen=True, eq=False)
+class CocoSets:
+    """Truth and predictions as COCO's dictionaries, over the categories `names`, whose ids begin at 1."""
+
+    names: tuple[str, ...]
+    truth: dict[str, Any]
+    found: dict[str, Any]
+    most: int
+    """Predictions of the image and category that has most."""
+    per_image: Mapping[int, int]
+    """The same for each image that has any."""
+
+
+def evaluate_coco(
+    ground_truth: Sequence[ImageTruth],
+    predictions: Mapping[str, ImagePrediction],
+    max_detections: tuple[int, int, int] = MAX_DETECTIONS,
+) -> CocoMetrics:
     """COCO's bbox metrics over `ground_truth`; `predictions` are looked up by sample id.
 
     Categories are the descriptions of the ground truth in alphabetical order; predictions with another one have no
-    category and do not count here (they do in F1). Areas for small, medium and large are pixels of the image the
-    model saw.
+    category and do not count here (they do in F1). Areas for small, medium and large are those of the annotation file,
+    and otherwise of the boxes, in pixels of the image the model saw.
     """
-    images = sorted(ground_truth, key=lambda image: image.sample_id)
-    names = sorted({obj.desc for image in images for obj in image.objects})
-    if not names:
-        return CocoMetrics(dict.fromkeys(SUMMARY_NAMES), {})
-    category = {name: number for number, name in enumerate(names, 1)}
-    truth = _dataset(images, category, {image.sample_id: image.objects for image in images})
-    found = _dataset(images, category, {key: value.detections for key, value in predictions.items()})
+    sets = build_coco_sets(ground_truth, predictions)
+    limit = max_detections[-1]
+    if not sets.names:
+        return CocoMetrics(dict.fromkeys(SUMMARY_NAMES), {}, dict.fromkeys(UNLIMITED_NAMES), limit)
+    # The first predictions are matched alike however many follow, so one pass serves the limits and none.
+    limits = [*max_detections, max(limit, sets.most)]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_index(truth), _index(found), "bbox")
+        evaluator = COCOeval(_index(sets.truth), _index(sets.found), "bbox")
+        evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
-    summary = {name: _none_below_zero(value) for name, value in zip(SUMMARY_NAMES, evaluator.stats, strict=True)}
-    return CocoMetrics(summary, _per_class(names, evaluator.eval["precision"]))
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    return CocoMetrics(
+        dict(zip(SUMMARY_NAMES, _limited(precision, recall), strict=True)),
+        _per_class(sets.names, precision[..., 2]),
+        dict(zip(UNLIMITED_NAMES, [*_precisions(precision[..., 3]), *_recalls(recall[..., 3])], strict=True)),
+        limit,
+        sum(count > limit for count in sets.per_image.values()),
+    )
+
+
+def _limited(precision: Any, recall: Any) -> Iterator[float | None]:
+    """COCO's twelve numbers from `precision` [IoU, recall, category, area, limit] and `recall` [IoU, category, area,
+    limit].
+    """
+    yield from _precisions(precision[..., 2])
+    yield from (_mean_known(recall[:, :, _ALL, number]) for number in (0, 1))
+    yield from _recalls(recall[..., 2])
+
+
+def _precisions(precision: Any) -> list[float | None]:
+    every = precision[..., _ALL]
+    return [
+        *(_mean_known(part) for part in (every, every[_AT_50], every[_AT_75])),
+        *(_mean_known(precision[..., size]) for size in (_SMALL, _MEDIUM, _LARGE)),
+    ]
+
+
+def _recalls(recall: Any) -> list[float | None]:
+    return [_mean_known(recall[..., size]) for size in (_ALL, _SMALL, _MEDIUM, _LARGE)]
 
 
 def _per_class(names: Sequence[str], precision: Any) -> dict[str, tuple[float | None, float | None]]:
-    """AP and AP50 per category from `precision` [IoU, recall, category, area, max detections]: all areas, 100
-    detections.
-    """
-    result = {}
-    for number, name in enumerate(names):
-        own = precision[:, :, number, 0, -1]
-        result[name] = (_mean_known(own), _mean_known(own[0]))
-    return result
+    """AP and AP50 per category from `precision` [IoU, recall, category, area]."""
+    own = (precision[:, :, number, _ALL] for number in range(len(names)))
+    return {name: (_mean_known(part), _mean_known(part[_AT_50])) for name, part in zip(names, own, strict=True)}
 
 
 def _mean_known(values: Any) -> float | None:
+    """Mean of what COCO could measure; it writes -1 where there is no ground truth."""
     known = values[values > -1]
     return float(np.mean(known)) if known.size else None
 
 
-def _none_below_zero(value: float) -> float | None:
-    return None if value < 0 else float(value)
-
-
-def _dataset(
-    images: Sequence[ImageTruth], category: Mapping[str, int], objects: Mapping[str, Sequence[Detection]]
-) -> dict[str, Any]:
-    """COCO's dictionary with every number a function of the content alone. Ids start at 1: pycocotools reads 0 as
+def build_coco_sets(ground_truth: Sequence[ImageTruth], predictions: Mapping[str, ImagePrediction]) -> CocoSets:
+    """COCO's dictionaries with every number a function of the content alone. Ids start at 1: pycocotools reads 0 as
     none.
     """
-    annotations: list[dict[str, Any]] = []
+    images = sorted(ground_truth, key=_image_order)
+    names = tuple(sorted({obj.desc for image in images for obj in image.objects}))
+    category = {name: number for number, name in enumerate(names, 1)}
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for number, image in enumerate(images, 1):
-        known = [obj for obj in objects.get(image.sample_id, ()) if obj.desc in category]
-        for obj in sorted(known, key=lambda d: (-d.score, d.box, d.desc)):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": category[obj.desc],
-                    "bbox": _xywh(obj.box),
-                    "area": _area(obj.box),
-                    "iscrowd": 0,
-                    "score": obj.score,
-                }
-            )
-    return {
+        for kind, row, crowd in _truth_rows(image, category):
+            truth.append(_annotation(len(truth), number, kind, row) | {"iscrowd": crowd})
+        for detection in ranked_predictions(image, predictions.get(image.sample_id)):
+            if detection.desc in category:
+                row = FileRow(xywh(detection.box), _area(detection.box), 0)
+                kind = category[detection.desc]
+                found.append(_annotation(len(found), number, kind, row) | {"iscrowd": 0, "score": detection.score})
+    frame = {
         "images": [{"id": n, "width": image.width, "height": image.height} for n, image in enumerate(images, 1)],
-        "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in category.items()],
     }
+    counts = Counter((row["image_id"], row["category_id"]) for row in found)
+    per_image: dict[int, int] = {}
+    for (image_id, _), count in counts.items():
+        per_image[image_id] = max(count, per_image.get(image_id, 0))
+    most = max(per_image.values(), default=0)
+    return CocoSets(names, {**frame, "annotations": truth}, {**frame, "annotations": found}, most, per_image)
+
+
+def ranked_predictions(image: ImageTruth, answer: ImagePrediction | None) -> list[Detection]:
+    """The predictions of an image that are scored, in the order in which COCO takes them."""
+    known = () if answer is None else scored_predictions(image, answer.detections)
+    return sorted(known, key=lambda d: (-d.score, d.box, d.desc))
+
+
+def _image_order(image: ImageTruth) -> tuple[bool, float, str]:
+    """Images of an annotation file in the order of their ids, as pycocotools takes them; others by sample id."""
+    if image.annotated is None:
+        return True, 0, image.sample_id
+    own = image.annotated.image_id
+    return (False, 0, own) if isinstance(own, str) else (False, own, "")
+
+
+def _truth_rows(image: ImageTruth, category: Mapping[str, int]) -> list[tuple[int, FileRow, int]]:
+    """Category, row and crowd flag of every object and region of an image; a region of any description is one in every
+    category.
+    """
+    regions = [Detection(name, r.box) for r in image.ignore for name in (category if r.desc is None else (r.desc,))]
+    if image.annotated is None:
+        parts = (
+            (sorted(part, key=lambda d: (d.box, d.desc)), crowd) for crowd, part in enumerate((image.objects, regions))
+        )
+        return [
+            (category[d.desc], FileRow(xywh(d.box), _area(d.box), 0), crowd)
+            for part, crowd in parts
+            for d in part
+            if d.desc in category
+        ]
+    named = [*((d.desc, 0) for d in image.objects), *((d.desc, 1) for d in regions)]
+    rows = zip(named, image.annotated.rows, strict=True)
+    kept = [(category[desc], row, crowd) for (desc, crowd), row in rows if desc in category]
+    return sorted(kept, key=lambda item: item[1].place)
+
+
+def _annotation(before: int, image: int, kind: int, row: FileRow) -> dict[str, Any]:
+    return {"id": before + 1, "image_id": image, "category_id": kind, "bbox": list(row.bbox), "area": row.area}
 
 
 def _index(dataset: dict[str, Any]) -> COCO:
@@ -114,9 +209,10 @@ def _index(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def _xywh(box: Box) -> list[float]:
+def xywh(box: Box) -> Box:
+    """Corners as COCO writes boxes: x, y, width, height."""
     x1, y1, x2, y2 = box
-    return [x1, y1, x2 - x1, y2 - y1]
+    return x1, y1, x2 - x1, y2 - y1
 
 
 def _area(box: Box) -> float:

@@ -7,10 +7,12 @@ cut is counted and never repaired.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from coordexp.coordjson import ParsedRollout
 from coordexp.coords.codec import bin_to_pixel
+from coordexp.data.regions import read_scope
 from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 from coordexp.rollout.types import RolloutOutput
@@ -37,8 +39,10 @@ def build_truths(records: Iterable[Record], encoder: Encoder) -> tuple[ImageTrut
 
 
 def build_truth(record: Record, answer_tokens: int | None = None) -> ImageTruth:
-    """The record's objects in pixels; a polygon counts as its bounding box."""
-    split = record.metadata.get(SPLIT_KEY)
+    """The record's objects in pixels; a polygon counts as its bounding box. What its metadata keeps from being scored
+    goes with it.
+    """
+    split, scope = record.metadata.get(SPLIT_KEY), read_scope(record)
     return ImageTruth(
         sample_id=record.source,
         width=record.width,
@@ -46,6 +50,8 @@ def build_truth(record: Record, answer_tokens: int | None = None) -> ImageTruth:
         objects=tuple(Detection(obj.desc, pixel_box(obj, record.width, record.height)) for obj in record.objects),
         split=None if split is None else str(split),
         answer_tokens=answer_tokens,
+        ignore=scope.ignore,
+        verified_absent=scope.verified_absent,
     )
 
 
@@ -70,6 +76,40 @@ def parse_prediction(
     return ImagePrediction(
         output.sample_id, found, parsed, output.finish_reason == "length", len(output.response_token_ids)
     )
+
+
+def in_truth_pixels(image: ImageTruth, answer: ImagePrediction) -> ImagePrediction:
+    """`answer`, whose boxes are in pixels of the image that the model saw, in those of its truth."""
+    if image.annotated is None:
+        return answer
+    return replace(answer, detections=_rescaled(answer.detections, image.shown, (image.width, image.height)))
+
+
+def on_shown_image(image: ImageTruth, answer: ImagePrediction) -> tuple[ImageTruth, ImagePrediction]:
+    """Truth and answer in pixels of the image that the model saw, as pictures need them."""
+    if image.annotated is None:
+        return image, answer
+    own, shown = (image.width, image.height), image.shown
+    moved = replace(
+        image,
+        width=shown[0],
+        height=shown[1],
+        objects=_rescaled(image.objects, own, shown),
+        ignore=tuple(replace(region, box=rescale(region.box, own, shown)) for region in image.ignore),
+        annotated=None,
+    )
+    return moved, replace(answer, detections=_rescaled(answer.detections, own, shown))
+
+
+def rescale(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    """A box of an image of size `old` on the same image of size `new`; each axis has its own scale."""
+    across, down = new[0] / old[0], new[1] / old[1]
+    x1, y1, x2, y2 = box
+    return x1 * across, y1 * down, x2 * across, y2 * down
+
+
+def _rescaled(found: Iterable[Detection], old: tuple[int, int], new: tuple[int, int]) -> tuple[Detection, ...]:
+    return tuple(replace(detection, box=rescale(detection.box, old, new)) for detection in found)
 
 
 def pixel_box(obj: CoordObject, width: int, height: int) -> Box:

@@ -1,7 +1,7 @@
 """Draws ground truth and predictions over their images. In: pictures and boxes in pixels; out: one picture (RGB).
 
 A dashed outline is ground truth (dark: found, magenta: missed), a solid one a prediction, coloured by the IoU of its
-match. Contract ids: EVAL-010, EVAL-017.
+match, or light where it counts neither way; a hatched area is not scored. Contract ids: EVAL-010, EVAL-017, EVAL-047.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from coordexp.evaluation.matching import match_image
+from coordexp.evaluation.matching import ignored_predictions, match_image, scored_predictions
+from coordexp.evaluation.plain_text import plain
 from coordexp.evaluation.types import Box, ImagePrediction, ImageTruth
 
 if TYPE_CHECKING:
@@ -23,19 +24,40 @@ if TYPE_CHECKING:
 Color = tuple[int, int, int]
 CLOSE_IOU = 0.75
 CLOSE, LOOSE, WRONG, MISSED, FOUND = (16, 150, 72), (232, 150, 0), (220, 30, 40), (200, 0, 190), (70, 70, 78)
+IGNORED = (140, 146, 156)
 _PAGE, _CARD, _INK, _FAINT = (244, 245, 247), (255, 255, 255), (28, 30, 34), (104, 108, 116)
 _GAP, _HEADER, _CAPTION = 16, 76, 52
+_LEGEND_ROW, _LABEL_LETTERS, _TITLE_LETTERS = 24, 40, 120
 _LABEL_HEIGHT = 17
 _LEGEND_WIDTH = 848
 
 
 @dataclass(frozen=True, eq=False)
 class GalleryItem:
-    """One image with what is on it and what was answered; `picture` has the size that `truth` states."""
+    """One image with what is on it and what was answered; `picture` has the size that `truth` states.
+
+    `caption` names it; None stands for its sample id.
+    """
 
     picture: Image.Image
     truth: ImageTruth
     prediction: ImagePrediction
+    caption: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether something of it is not scored."""
+        return bool(self.truth.ignore) or self.truth.verified_absent is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How many predictions and objects ended how."""
+
+    found: int
+    wrong: int
+    missed: int
+    ignored: int
 
 
 def render_gallery(items: Sequence[GalleryItem], *, columns: int = 4, tile: int = 384, title: str = "") -> Image.Image:
@@ -48,12 +70,14 @@ def render_gallery(items: Sequence[GalleryItem], *, columns: int = 4, tile: int 
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
     width = max(columns * (tile + _GAP) + _GAP, _LEGEND_WIDTH)
-    page = Image.new("RGB", (width, _HEADER + rows * (tile + _CAPTION + _GAP)), _PAGE)
+    partial = any(item.partial for item in items)
+    header = _HEADER + _LEGEND_ROW * partial
+    page = Image.new("RGB", (width, header + rows * (tile + _CAPTION + _GAP)), _PAGE)
     pen = ImageDraw.Draw(page)
-    _draw_header(pen, title)
+    _draw_header(pen, title, partial=partial)
     for number, item in enumerate(items):
         left = _GAP + (number % columns) * (tile + _GAP)
-        top = _HEADER + (number // columns) * (tile + _CAPTION + _GAP)
+        top = header + (number // columns) * (tile + _CAPTION + _GAP)
         pen.rounded_rectangle(
             (left - 1, top - 1, left + tile, top + tile + _CAPTION), 6, fill=_CARD, outline=(218, 220, 224)
         )
@@ -71,31 +95,43 @@ def _draw_item(page: Image.Image, item: GalleryItem, corner: tuple[int, int], ti
     size = (round(width * scale), round(height * scale))
     canvas = item.picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     # A box lies in 0..width-1, as bins do: its last coordinate is the canvas's last column.
-    found, missed = _draw_boxes(canvas, item, ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1)))
+    scales = ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
+    outcome = _draw_boxes(canvas, item, scales)
     page.paste(canvas, (corner[0] + (tile - size[0]) // 2, corner[1] + (tile - size[1]) // 2))
-    _draw_caption(ImageDraw.Draw(page), item, (corner[0] + 12, corner[1] + tile + 6), (found, missed))
+    _draw_caption(ImageDraw.Draw(page), item, (corner[0] + 12, corner[1] + tile + 6), outcome)
 
 
-def _draw_boxes(canvas: Image.Image, item: GalleryItem, scale: tuple[float, float]) -> tuple[int, int]:
-    """Outline everything, then label, so that no outline crosses a label. Returns (true positives, missed objects)."""
+def _draw_boxes(canvas: Image.Image, item: GalleryItem, scale: tuple[float, float]) -> _Outcome:
+    """Outline everything, then label, so that no outline crosses a label."""
     truth, predictions = item.truth.objects, item.prediction.detections
-    matches = match_image(truth, predictions)
-    of_prediction = {match.prediction: match for match in matches}
+    scored = scored_predictions(item.truth, predictions)
+    aside = tuple(found for found in predictions if found not in scored)
+    matches = match_image(truth, scored)
+    iou = {match.prediction: match.iou for match in matches}
     seen = {match.truth for match in matches}
+    ignored = ignored_predictions(scored, item.truth.ignore, iou)
+    shown = [
+        *(
+            (found, iou.get(number), IGNORED if number in ignored else _color(iou.get(number)))
+            for number, found in enumerate(scored)
+        ),
+        *((found, None, IGNORED) for found in aside),
+    ]
     pen, placed = ImageDraw.Draw(canvas), list[Box]()
+    for region in item.truth.ignore:
+        _hatched(pen, _scaled(region.box, scale))
     for number, obj in enumerate(truth):
         _dashed(pen, _scaled(obj.box, scale), FOUND if number in seen else MISSED)
-    for number, detection in enumerate(predictions):
-        match = of_prediction.get(number)
-        _solid(pen, _scaled(detection.box, scale), _color(None if match is None else match.iou))
-    for number, detection in enumerate(predictions):
-        match = of_prediction.get(number)
-        text = detection.desc if match is None else f"{detection.desc} {match.iou:.2f}"
-        _label(pen, _scaled(detection.box, scale), text, _color(None if match is None else match.iou), placed)
+    for found, _, color in shown:
+        _solid(pen, _scaled(found.box, scale), color)
+    for found, fit, color in shown:
+        name = plain(found.desc, _LABEL_LETTERS)
+        _label(pen, _scaled(found.box, scale), name if fit is None else f"{name} {fit:.2f}", color, placed)
     for number, obj in enumerate(truth):
         if number not in seen:
-            _label(pen, _scaled(obj.box, scale), f"missed: {obj.desc}", MISSED, placed)
-    return len(matches), len(truth) - len(seen)
+            _label(pen, _scaled(obj.box, scale), f"missed: {plain(obj.desc, _LABEL_LETTERS)}", MISSED, placed)
+    left_alone = len(ignored) + len(aside)
+    return _Outcome(len(matches), len(predictions) - len(matches) - left_alone, len(truth) - len(seen), left_alone)
 
 
 def _color(iou: float | None) -> Color:
@@ -113,6 +149,24 @@ def _solid(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
     x1, y1, x2, y2 = box
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(255, 255, 255), width=5)
     pen.rectangle(box, outline=color, width=3)
+
+
+def _hatched(pen: ImageDraw.ImageDraw, box: Box) -> None:
+    """A dotted outline with thin slanted lines inside, cut to the picture."""
+    width, height = pen.im.size
+    x1, y1, x2, y2 = max(0.0, box[0]), max(0.0, box[1]), min(width - 1.0, box[2]), min(height - 1.0, box[3])
+    if x2 < x1 or y2 < y1:
+        return
+    step = 10.0
+    start = x1 + y1 + step
+    while start < x2 + y2:
+        top, bottom = max(y1, start - x2), min(y2, start - x1)
+        pen.line((start - top, top, start - bottom, bottom), fill=IGNORED, width=1)
+        start += step
+    for fixed in (y1, y2):
+        pen.point([(x1 + at, fixed) for at in range(0, int(x2 - x1) + 1, 3)], fill=IGNORED)
+    for fixed in (x1, x2):
+        pen.point([(fixed, y1 + at) for at in range(0, int(y2 - y1) + 1, 3)], fill=IGNORED)
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
@@ -155,36 +209,47 @@ def _overlap(first: Box, second: Box) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def _draw_caption(
-    pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int, int], outcome: tuple[int, int]
-) -> None:
-    true_positives, missed = outcome
-    extra = len(item.prediction.detections) - true_positives
-    pen.text(corner, _shortened(item.truth.sample_id, 46), fill=_FAINT, font=_font(11))
+def _draw_caption(pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int, int], outcome: _Outcome) -> None:
+    caption = plain(item.truth.sample_id if item.caption is None else item.caption)
+    pen.text(corner, _shortened(caption, 46), fill=_FAINT, font=_font(11))
     x, y = float(corner[0]), corner[1] + 18
-    parts = ((f"{true_positives} found", CLOSE), (f"{extra} wrong", WRONG), (f"{missed} missed", MISSED))
-    for (text, color), number in zip(parts, (true_positives, extra, missed), strict=True):
+    parts = [(outcome.found, "found", CLOSE), (outcome.wrong, "wrong", WRONG), (outcome.missed, "missed", MISSED)]
+    if item.partial:
+        parts.append((outcome.ignored, "not scored", IGNORED))
+    for number, name, color in parts:
+        text = f"{number} {name}"
         pen.text((x, y), text, fill=color if number else _FAINT, font=_font(14))
         x += pen.textlength(text, font=_font(14)) + 18
     if item.prediction.parse.failure is not None:
         pen.text((x, y + 2), f"does not parse: {item.prediction.parse.failure}", fill=WRONG, font=_font(11))
 
 
-def _draw_header(pen: ImageDraw.ImageDraw, title: str) -> None:
-    pen.text((_GAP, 10), title, fill=_INK, font=_font(18))
-    x = float(_GAP)
+def _draw_header(pen: ImageDraw.ImageDraw, title: str, *, partial: bool) -> None:
+    pen.text((_GAP, 10), plain(title, _TITLE_LETTERS), fill=_INK, font=_font(18))
     legend = (
-        (CLOSE, False, f"prediction, IoU ≥ {CLOSE_IOU}"),
-        (LOOSE, False, "prediction, IoU ≥ 0.5"),
-        (WRONG, False, "wrong prediction"),
-        (FOUND, True, "ground truth"),
-        (MISSED, True, "ground truth, missed"),
+        (_solid, CLOSE, f"prediction, IoU ≥ {CLOSE_IOU}"),
+        (_solid, LOOSE, "prediction, IoU ≥ 0.5"),
+        (_solid, WRONG, "wrong prediction"),
+        (_dashed, FOUND, "ground truth"),
+        (_dashed, MISSED, "ground truth, missed"),
     )
-    for color, dashed, text in legend:
-        outline = _dashed if dashed else _solid
+    x = float(_GAP)
+    for outline, color, text in legend:
         outline(pen, (x + 2, 45, x + 26, 59), color)
-        pen.text((x + 34, 52), text, fill=_INK, font=_font(12), anchor="lm")
-        x += 34 + pen.textlength(text, font=_font(12)) + 22
+        x = _draw_legend_text(pen, (x, 52), text)
+    if partial:
+        _hatched(pen, (_GAP + 2, 69, _GAP + 26, 83))
+        x = _draw_legend_text(pen, (_GAP, 76), "region that is not scored")
+        _solid(pen, (x + 2, 69, x + 26, 83), IGNORED)
+        _draw_legend_text(
+            pen, (x, 76), "prediction that counts neither way: in such a region, or of a category nobody looked for"
+        )
+
+
+def _draw_legend_text(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> float:
+    """Write beside the sign at `at`; returns where the next sign begins."""
+    pen.text((at[0] + 34, at[1]), text, fill=_INK, font=_font(12), anchor="lm")
+    return at[0] + 34 + pen.textlength(text, font=_font(12)) + 22
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -19,13 +19,16 @@ from coordexp.data.errors import DataError
 from coordexp.data.paths import image_root
 from coordexp.data.records import read_records
 from coordexp.encode.checkpoint import CheckpointFolderError
+from coordexp.encode.checkpoint_record import check_recorded_vocabulary, check_recorded_weights
 from coordexp.encode.encoder import build_encoder
 from coordexp.encode.errors import EncodeError
 from coordexp.encode.images import ImageContractError
 from coordexp.encode.processor import ProcessorError, load_processor
+from coordexp.encode.record_check import check_images
 from coordexp.encode.rollout_parse import RolloutParserError
 from coordexp.encode.settings import EncodeSettings, build_settings
 from coordexp.encode.whole_model import check_whole_model
+from coordexp.evaluation.annotated import read_annotations
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, evaluate_model
 from coordexp.forward.segments import SegmentAttentionError, register_segments
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from coordexp.config import Config
     from coordexp.config.rollout_sections import RepeatTerminateConfig
+    from coordexp.coords.vocab import CoordVocab
 
 INPUT_ERRORS = (
     CheckpointFolderError,
@@ -57,7 +61,9 @@ INPUT_ERRORS = (
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
     """What to evaluate. `limit` takes the first records of the file; None takes all. `repeats`, where enabled, ends
-    answers that repeat themselves, as evaluation steps of the same configuration do.
+    answers that repeat themselves, as evaluation steps of the same configuration do. `annotations` is the file that the
+    records were cooked from, whose boxes answers are compared with; None compares with the records. `coord_ids` are the
+    first and last coord id that the configuration names, None where it names none.
 
     Raises `EvaluationError` for a limit or a `decode_batch_size` below 1.
     """
@@ -71,6 +77,8 @@ class EvaluationJob:
     torch_dtype: str = "float32"
     attn_impl: str = "sdpa"
     repeats: RepeatTerminateConfig | None = None
+    annotations: Path | None = None
+    coord_ids: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -101,6 +109,7 @@ def build_job(
     root = image_root(jsonl, os.environ)
     if custom.image_root is not None:
         root = resolve_input(config, "custom.image_root", custom.image_root)
+    ids = custom.coord_offset.ids
     samples = None if generation.samples is None else generation.samples.seeded(config.training.seed)
     return EvaluationJob(
         checkpoint=checkpoint,
@@ -112,6 +121,7 @@ def build_job(
         torch_dtype=config.model.torch_dtype,
         attn_impl=config.model.attn_impl,
         repeats=None if config.rollout_matching is None else config.rollout_matching.repeat_terminate,
+        coord_ids=None if ids is None else (ids.start, ids.end),
     )
 
 
@@ -120,9 +130,13 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
 
     Folder and data are read and checked before the model is loaded. Raises one of `INPUT_ERRORS` for bad input.
     """
-    check_whole_model(job.checkpoint)
+    whole = check_whole_model(check_recorded_weights(job.checkpoint))
     records = read_records(job.jsonl)[: job.limit]
+    annotations = None if job.annotations is None else read_annotations(job.annotations, job.jsonl, records)
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
+    check_images(encoder, records)
+    check_recorded_vocabulary(job.checkpoint, encoder.tokenizer)
+    check_coord_ids(job, encoder.coords, whole.rows)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     backend = HfBackend(
         model,
@@ -131,7 +145,23 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
         logprobs=job.generation.logprobs,
         repeats=job.repeats,
     )
-    return evaluate_model(backend, encoder, records, job.generation, progress)
+    return evaluate_model(backend, encoder, records, job.generation, progress, annotations)
+
+
+def check_coord_ids(job: EvaluationJob, coords: CoordVocab, rows: int) -> None:
+    """Raise `EvaluationError` unless the tokenizer's coord ids are rows of the model, and those that were trained."""
+    found = (coords.first, coords.ids[-1])
+    if found[1] >= rows:
+        raise EvaluationError(
+            f"{job.checkpoint}: its tokenizer's coord tokens end at {found[1]}, and the model has {rows} rows; "
+            "evaluate a checkpoint with the tokenizer that it was trained with"
+        )
+    if job.coord_ids is not None and job.coord_ids != found:
+        raise EvaluationError(
+            f"{job.checkpoint}: its tokenizer's coord tokens are {found[0]}..{found[1]}, and the configuration's "
+            f"custom.coord_offset.ids says {job.coord_ids[0]}..{job.coord_ids[1]}; give the configuration that trained "
+            "the checkpoint, or correct the range"
+        )
 
 
 def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:

@@ -1,7 +1,8 @@
 """One-to-one matching of an image's predictions with its ground truth at IoU >= 0.5. EVAL-001, EVAL-002, MATCH-007.
 
 Per description (or over all, for localization) the assignment has as many pairs as possible, and among those the
-largest sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions.
+largest sum of IoU. Scores play no part, so counts do not depend on the order of images, objects or predictions. What is
+not scored, regions and categories that nobody looked for, counts neither way (EVAL-040, EVAL-041).
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coordexp.evaluation.types import IOU_THRESHOLD, Detection, MatchCounts
-from coordexp.geometry.boxes import pairwise_iou
+from coordexp.geometry.boxes import pairwise_coverage, pairwise_iou
 from coordexp.matching.assignment import FORBIDDEN, assign
 from coordexp.matching.types import Match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from coordexp.data.regions import IgnoreRegion
+    from coordexp.evaluation.types import ImageTruth
+
+REGION_COVERAGE = 0.5
+"""Lowest share of a prediction's own area inside a region at which the region stands for it."""
 
 
 def match_image(
@@ -37,8 +44,44 @@ def match_image(
 
 
 def count_matches(
-    truth: Sequence[Detection], predictions: Sequence[Detection], *, class_aware: bool = True
+    truth: Sequence[Detection],
+    predictions: Sequence[Detection],
+    *,
+    class_aware: bool = True,
+    regions: Sequence[IgnoreRegion] = (),
 ) -> MatchCounts:
-    """TP, FP and FN of one image: every prediction left alone is FP, every object left alone FN."""
-    pairs = len(match_image(truth, predictions, class_aware=class_aware))
-    return MatchCounts(pairs, len(predictions) - pairs, len(truth) - pairs)
+    """TP, FP and FN of one image: every prediction left alone is FP unless a region stands for it, every object left
+    alone FN.
+    """
+    matches = match_image(truth, predictions, class_aware=class_aware)
+    taken = {match.prediction for match in matches}
+    ignored = len(ignored_predictions(predictions, regions, taken, class_aware=class_aware))
+    pairs = len(matches)
+    return MatchCounts(pairs, len(predictions) - pairs - ignored, len(truth) - pairs, ignored)
+
+
+def ignored_predictions(
+    predictions: Sequence[Detection],
+    regions: Sequence[IgnoreRegion],
+    matched: Collection[int],
+    *,
+    class_aware: bool = True,
+) -> frozenset[int]:
+    """Numbers of the predictions, but for those `matched`, of which half or more lies in one region.
+
+    With `class_aware` the region is of their description or of any; otherwise every region counts.
+    """
+    if not predictions or not regions:
+        return frozenset()
+    inside = pairwise_coverage([p.box for p in predictions], [r.box for r in regions]) >= REGION_COVERAGE
+    if class_aware:
+        inside &= np.array([[region.desc in (None, p.desc) for region in regions] for p in predictions])
+    return frozenset(int(number) for number in np.flatnonzero(inside.any(axis=1)) if number not in matched)
+
+
+def scored_predictions(image: ImageTruth, predictions: Sequence[Detection]) -> tuple[Detection, ...]:
+    """`predictions` without those of categories that nobody looked for in the image."""
+    if image.verified_absent is None:
+        return tuple(predictions)
+    looked_for = {obj.desc for obj in image.objects} | {region.desc for region in image.ignore} | image.verified_absent
+    return tuple(found for found in predictions if found.desc in looked_for)

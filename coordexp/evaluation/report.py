@@ -1,6 +1,6 @@
 """Ground truth and predictions in, one report out; its document form is `coordexp:evaluation-report`.
 
-Contract ids: EVAL-001..EVAL-009, EVAL-013, EVAL-016, EVAL-022.
+Contract ids: EVAL-001..EVAL-009, EVAL-013, EVAL-016, EVAL-022, EVAL-040, EVAL-041.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.lengths import measure_lengths
-from coordexp.evaluation.matching import count_matches
+from coordexp.evaluation.matching import count_matches, scored_predictions
 from coordexp.evaluation.recall import measure_samples
 from coordexp.evaluation.types import (
     AnswerLengths,
+    Ceiling,
     CocoMetrics,
+    Detection,
     DetectionReport,
     ImagePrediction,
     ImageTruth,
     MatchCounts,
     SampledRecall,
+    TruthKind,
 )
 from coordexp.spec import check
 
@@ -79,8 +82,10 @@ def _compare(
     samples: Sequence[Mapping[str, ImagePrediction]],
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
+    annotated = known | {r.desc for image in truth for r in image.ignore}
+    annotated |= {name for image in truth for name in image.verified_absent or ()}
     found = [detection for answer in answers.values() for detection in answer.detections]
-    pairs = [(image.objects, answers[image.sample_id].detections) for image in truth]
+    pairs = [(image, scored_predictions(image, answers[image.sample_id].detections)) for image in truth]
     return DetectionReport(
         images=len(truth),
         ground_truth_objects=sum(len(image.objects) for image in truth),
@@ -88,18 +93,34 @@ def _compare(
         # By sample, so that the examples do not depend on the order of the answers.
         parses=tally_rollouts(answers[sample].parse for sample in sorted(answers)),
         token_limit=sum(answer.token_limit for answer in answers.values()),
-        unknown_desc=sum(detection.desc not in known for detection in found),
+        unknown_desc=sum(detection.desc not in annotated for detection in found),
         score_mode=score_mode,
-        detection=sum((count_matches(t, p) for t, p in pairs), _NOTHING),
-        localization=sum((count_matches(t, p, class_aware=False) for t, p in pairs), _NOTHING),
+        detection=sum((_count(t, t.objects, p) for t, p in pairs), _NOTHING),
+        localization=sum((_count(t, t.objects, p, class_aware=False) for t, p in pairs), _NOTHING),
         per_class={
-            name: sum((count_matches(_named(t, name), _named(p, name)) for t, p in pairs), _NOTHING)
+            name: sum((_count(t, _named(t.objects, name), _named(p, name)) for t, p in pairs), _NOTHING)
             for name in sorted(known)
         },
         coco=coco,
         lengths=measure_lengths(truth, answers.values()),
+        regions=sum(len(image.ignore) for image in truth),
+        left_out=len(found) - sum(len(scored) for _, scored in pairs),
+        truth=_kind(truth),
         samples=measure_samples(truth, answers, samples) if samples else None,
     )
+
+
+def _count(
+    image: ImageTruth, objects: Sequence[Detection], found: Sequence[Detection], *, class_aware: bool = True
+) -> MatchCounts:
+    return count_matches(objects, found, class_aware=class_aware, regions=image.ignore)
+
+
+def _kind(truth: Sequence[ImageTruth]) -> TruthKind:
+    kinds = sorted({image.kind for image in truth})
+    if len(kinds) > 1:
+        raise EvaluationError("some images are compared with their records and some with an annotation file")
+    return kinds[0] if kinds else "records"
 
 
 def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePrediction]) -> dict[str, ImagePrediction]:
@@ -118,13 +139,15 @@ def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePredictio
     return answers
 
 
-def _named(detections: Iterable[Any], name: str) -> list[Any]:
+def _named(detections: Iterable[Detection], name: str) -> list[Detection]:
     return [detection for detection in detections if detection.desc == name]
 
 
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
         **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
+        **({} if report.ceiling is None else {"ceiling": _ceiling_document(report.ceiling)}),
+        "truth": report.truth,
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
         "predicted_objects": report.predicted_objects,
@@ -136,11 +159,15 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "malformed_tails": report.parses.malformed_tails,
         "token_limit": report.token_limit,
         "unknown_desc": report.unknown_desc,
+        "regions": report.regions,
+        "left_out": report.left_out,
         "lengths": _length_document(report.lengths),
         "score_mode": report.score_mode,
         "detection": _match_document(report.detection),
         "localization": _match_document(report.localization),
         "coco": dict(report.coco.summary),
+        "coco_limit": {"detections": report.coco.limit, "images_over": report.coco.images_over_limit},
+        "coco_unlimited": dict(report.coco.unlimited),
         "per_class": _class_documents(report.per_class, report.coco),
         "parse_failures": dict(report.parses.failures),
         "dropped_objects": dict(report.parses.dropped),
@@ -154,6 +181,17 @@ def _length_document(lengths: AnswerLengths) -> dict[str, Any]:
         "generated_tokens_mean": lengths.generated,
         "ground_truth_tokens_mean": lengths.ground_truth,
         "ratio": lengths.ratio,
+    }
+
+
+def _ceiling_document(ceiling: Ceiling) -> dict[str, Any]:
+    return {
+        **ceiling.summary,
+        "unlimited": dict(ceiling.unlimited),
+        "f1": ceiling.f1,
+        "objects_without_area": ceiling.without_area,
+        "objects_unmatchable": ceiling.unmatchable,
+        "images_over_limit": ceiling.images_over_limit,
     }
 
 
@@ -177,6 +215,7 @@ def _match_document(counts: MatchCounts) -> dict[str, Any]:
         "true_positives": counts.true_positives,
         "false_positives": counts.false_positives,
         "false_negatives": counts.false_negatives,
+        "ignored": counts.ignored,
         "precision": counts.precision,
         "recall": counts.recall,
         "f1": counts.f1,

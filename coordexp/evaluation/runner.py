@@ -11,9 +11,16 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from coordexp.evaluation.ceiling import add_ceiling
 from coordexp.evaluation.coco import evaluate_coco
 from coordexp.evaluation.confidence import score_by_coords
-from coordexp.evaluation.detections import ScoreMode, build_answer_parser, build_truths, parse_prediction
+from coordexp.evaluation.detections import (
+    ScoreMode,
+    build_answer_parser,
+    build_truths,
+    in_truth_pixels,
+    parse_prediction,
+)
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
 from coordexp.evaluation.sampling import SampleSettings, build_sample_requests
 from coordexp.rollout.requests import build_requests
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
     from coordexp.encode.rollout_parse import RolloutParser
+    from coordexp.evaluation.annotated import AnnotatedSet
     from coordexp.evaluation.report import CocoEvaluator
     from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
     from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
@@ -80,7 +88,7 @@ class Scored:
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """One evaluation with all that led to it; `requests`, `outputs` and each sample in `samples` follow the records.
-    `seconds` is generation.
+    `seconds` is generation. `annotations` is the file that the truth is from, None for the records themselves.
     """
 
     scored: Scored
@@ -90,6 +98,7 @@ class Evaluation:
     backend: BackendSettings
     seconds: float
     samples: tuple[tuple[RolloutOutput, ...], ...] = ()
+    annotations: AnnotatedSet | None = None
 
     @property
     def report(self) -> DetectionReport:
@@ -103,9 +112,11 @@ def evaluate_model(
     records: Sequence[Record],
     settings: GenerationSettings,
     progress: Progress | None = None,
+    annotations: AnnotatedSet | None = None,
 ) -> Evaluation:
     """Evaluate the policy behind `backend` on `records`, with the prompts of `encoder`.
 
+    Answers are compared with the objects of the records, or with those of `annotations`; the report states its ceiling.
     Raises `EvaluationError` without records, and for scores that `backend` gives no log-probabilities for; and what
     encoding and generation raise for unfit records.
     """
@@ -118,6 +129,8 @@ def evaluate_model(
         )
     parser = build_answer_parser(encoder)
     truth = build_truths(records, encoder)
+    if annotations is not None:
+        truth = annotations.with_lengths(truth)
     requests = build_requests(records, encoder, settings.image_root)
     started = time.perf_counter()
     count = 0 if settings.samples is None else settings.samples.count
@@ -130,8 +143,9 @@ def evaluate_model(
         samples = [tuple(drawn[at : at + len(requests)]) for at in range(0, len(drawn), len(requests))]
     seconds = time.perf_counter() - started
     scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples)
+    scored = replace(scored, report=add_ceiling(scored.report, truth, records))
     return Evaluation(
-        scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, samples=tuple(samples)
+        scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, tuple(samples), annotations
     )
 
 
@@ -162,7 +176,7 @@ def score_outputs(
                 f"{len(answers)} answers do not follow the {len(truth)} images one by one; gather them in request order"
             )
         return tuple(
-            parse_prediction(output, image.width, image.height, parser, scorer)
+            in_truth_pixels(image, parse_prediction(output, *image.shown, parser, scorer))
             for output, image in zip(answers, truth, strict=True)
         )
 

@@ -1,6 +1,6 @@
 """What an evaluation shows in a terminal: a progress bar on stderr, and a report as a table that the caller prints.
 
-Contract id: EVAL-018.
+Every text of it is plain, whatever names the data has. Contract ids: EVAL-018, EVAL-044, ART-016.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+
+from coordexp.evaluation.plain_text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from coordexp.evaluation.types import DetectionReport
     from coordexp.rollout.types import BackendSettings, Decoding
@@ -23,8 +27,14 @@ if TYPE_CHECKING:
 @contextmanager
 def show_progress(title: str) -> Iterator[OnProgress]:
     """A bar on stderr while answers are generated, silent where stderr is no terminal; yields what a backend calls."""
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("answers"), TimeElapsedColumn())
+    console = Console(stderr=True, markup=False, emoji=False)
+    columns = (
+        TextColumn(title, markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("answers"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -36,11 +46,11 @@ def build_summary_table(report: DetectionReport) -> Table:
     table = Table()
     table.add_column("")
     for name in parts:
-        table.add_column(name, justify="right")
+        table.add_column(Text(plain(name)), justify="right")
     columns = [dict(_rows(part)) for part in parts.values()]
     names = list(dict.fromkeys(name for column in columns for name in column))
     for name in names:
-        table.add_row(name, *(column.get(name, "0") for column in columns))
+        table.add_row(Text(name), *(Text(column.get(name, "0")) for column in columns))
     return table
 
 
@@ -50,7 +60,7 @@ def build_sample_table(report: DetectionReport) -> Table:
     table = Table(title="recall of sampled answers (IoU 0.5, same desc)", title_justify="left")
     table.add_column("")
     for name in parts:
-        table.add_column(f"{name}: alone", justify="right")
+        table.add_column(Text(f"{plain(name)}: alone"), justify="right")
         table.add_column("with those before", justify="right")
     for number in range(max((len(part.found) for part in parts.values()), default=0)):
         cells = ((part.recalls[number], part.union_recalls[number]) for part in parts.values())
@@ -75,6 +85,36 @@ def render_headline(report: DetectionReport) -> str:
     return (
         f"{report.images} images · parse {_share(report.parse_rate)} · F1 {_share(report.detection.f1)} · "
         f"mAP@.5 {_share(coco['mAP50'])} · mAP {_share(coco['mAP'])}"
+    )
+
+
+def render_truth(report: DetectionReport, annotations: Path | None = None) -> str:
+    """What the answers were compared with, `annotations` or the records, in one line."""
+    if report.truth == "annotations":
+        return f"compared with {annotations}, in its own pixels"
+    return (
+        "compared with the records, in 1000 bins of the cooked images; --annotations FILE compares with the file that "
+        "they were cooked from"
+    )
+
+
+def render_ceiling(report: DetectionReport) -> str | None:
+    """What a perfect answer would score, in one line; None where nothing is out of reach, or nobody computed it."""
+    ceiling = report.ceiling
+    if ceiling is None or ceiling.reached:
+        return None
+    scores = {"mAP@.5": ceiling.summary["mAP50"], "mAP@.75": ceiling.summary["mAP75"], "F1": ceiling.f1}
+    numbers = " · ".join(f"{name} {_share(value)}" for name, value in scores.items())
+    reasons = {
+        f"no answer can match {ceiling.unmatchable} objects": ceiling.unmatchable,
+        f"{ceiling.without_area} have no area in bins": ceiling.without_area,
+        f"{ceiling.images_over_limit} images hold more than {report.coco.limit} objects of a category, and COCO counts "
+        f"no more (mAP {_share(ceiling.unlimited['mAP'])} without that limit)": ceiling.images_over_limit,
+    }
+    why = "; ".join(text for text, count in reasons.items() if count)
+    return (
+        f"ceiling: a perfect answer in 1000 bins scores mAP {_share(ceiling.summary['mAP'])} · {numbers}"
+        f"{f' ({why})' if why else ''}"
     )
 
 
@@ -113,6 +153,14 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "F1, boxes alone", _share(report.localization.f1)
     for name in ("mAP", "mAP50", "mAP75", "AR100"):
         yield f"COCO {name}", _share(report.coco.summary[name])
+    if report.coco.images_over_limit:
+        yield f"images with over {report.coco.limit} predictions of a category", str(report.coco.images_over_limit)
+        yield "COCO mAP without that limit", _share(report.coco.unlimited["mAP"])
+    if report.regions:
+        yield "regions that are not scored", str(report.regions)
+        yield "predictions in them", str(report.detection.ignored)
+    if report.left_out:
+        yield "predictions of what nobody looked for", str(report.left_out)
     yield "predictions with an unknown desc", str(report.unknown_desc)
     for failure, count in report.parses.failures.items():
         yield f"answer does not parse: {failure}", str(count)

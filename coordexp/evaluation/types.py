@@ -7,15 +7,20 @@ Boxes are `(x1, y1, x2, y2)` in pixels of the image the model saw, corners in or
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from coordexp.coordjson import NO_CUT, ParsedRollout, ParseTally
+from coordexp.data.regions import IgnoreRegion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from coordexp.data.coco import Identifier
+
 Box = tuple[float, float, float, float]
+TruthKind = Literal["records", "annotations"]
+"""What answers are compared with: records in bins, or the annotation file that they were cooked from."""
 IOU_THRESHOLD = 0.5
 """Lowest IoU at which a prediction counts as the object it is compared with."""
 NO_ANSWER = ParsedRollout((), 0, NO_CUT, False, False, False, None)
@@ -32,14 +37,40 @@ class Detection:
 
     def __post_init__(self) -> None:
         # The one place: whatever compares or groups by description sees one name for one text.
-        object.__setattr__(self, "desc", unicodedata.normalize("NFC", self.desc))
+        object.__setattr__(self, "desc", _nfc(self.desc))
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """An object or region as an annotation file has it: its bbox (x, y, width, height), its area, and its place among
+    all rows of the file.
+    """
+
+    bbox: Box
+    area: float
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """The image of an annotation file that a truth stands for, in whose pixels its boxes are.
+
+    `rows` are those of the truth's objects, then of its regions. `shown` is the size (width, height) of the cooked
+    image that the model saw.
+    """
+
+    image_id: Identifier
+    shown: tuple[int, int]
+    rows: tuple[FileRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTruth:
     """The annotated objects of one image; `split` groups images that are reported beside the whole.
 
-    `answer_tokens` is the length of the annotated answer with its end token, None where nobody counted.
+    `answer_tokens` is the length of the annotated answer with its end token, None where nobody counted. In the regions
+    of `ignore` answers count neither way. Where `verified_absent` is not None only categories are scored that the image
+    has, ignores, or names there. `annotated` is there when the truth is an annotation file's.
     """
 
     sample_id: str
@@ -48,6 +79,25 @@ class ImageTruth:
     objects: tuple[Detection, ...]
     split: str | None = None
     answer_tokens: int | None = None
+    ignore: tuple[IgnoreRegion, ...] = ()
+    verified_absent: frozenset[str] | None = None
+    annotated: FileImage | None = None
+
+    def __post_init__(self) -> None:
+        named = (region if region.desc is None else replace(region, desc=_nfc(region.desc)) for region in self.ignore)
+        object.__setattr__(self, "ignore", tuple(named))
+        if self.verified_absent is not None:
+            object.__setattr__(self, "verified_absent", frozenset(map(_nfc, self.verified_absent)))
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height of the image that the model saw."""
+        return (self.width, self.height) if self.annotated is None else self.annotated.shown
+
+    @property
+    def kind(self) -> TruthKind:
+        """Where its boxes come from."""
+        return "records" if self.annotated is None else "annotations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +117,15 @@ class ImagePrediction:
 
 @dataclass(frozen=True, slots=True)
 class MatchCounts:
-    """True positives, false positives and false negatives, and the ratios they give (None where 0/0)."""
+    """True positives, false positives and false negatives, and the ratios they give (None where 0/0).
+
+    `ignored` predictions lie in a region that is not scored and matched nothing: they are in no ratio.
+    """
 
     true_positives: int
     false_positives: int
     false_negatives: int
+    ignored: int = 0
 
     @property
     def precision(self) -> float | None:
@@ -94,6 +148,7 @@ class MatchCounts:
             self.true_positives + other.true_positives,
             self.false_positives + other.false_positives,
             self.false_negatives + other.false_negatives,
+            self.ignored + other.ignored,
         )
 
 
@@ -101,11 +156,38 @@ class MatchCounts:
 class CocoMetrics:
     """COCO's twelve numbers for boxes under their usual short names, and AP and AP50 of each description.
 
-    None stands for COCO's -1: no ground truth falls in that range.
+    None stands for COCO's -1: no ground truth falls in that range. COCO counts the `limit` best predictions of an image
+    and category; `images_over_limit` have more, and `unlimited` holds the numbers over all of them.
     """
 
     summary: Mapping[str, float | None]
     per_class: Mapping[str, tuple[float | None, float | None]]
+    unlimited: Mapping[str, float | None] = field(default_factory=dict)
+    limit: int = 100
+    images_over_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a perfect answer in bins would score on this truth, with constant scores.
+
+    A perfect answer says the objects of the records. `without_area` annotated objects have both edges of an axis in one
+    bin; `unmatchable` ones have an IoU below 0.5 with their own rounding; `images_over_limit` images hold more objects
+    of a category than COCO counts.
+    """
+
+    summary: Mapping[str, float | None]
+    unlimited: Mapping[str, float | None]
+    f1: float | None
+    without_area: int
+    unmatchable: int
+    images_over_limit: int
+
+    @property
+    def reached(self) -> bool:
+        """Whether nothing is out of an answer's reach."""
+        known = (self.summary["mAP"], self.f1)
+        return all(value is None or value > 1 - 1e-9 for value in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +262,10 @@ class DetectionReport:
 
     `detection` matches box and description, `localization` the box alone. `parses` counts what the answers' parse
     found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc` predictions
-    whose description no ground truth of the set has (they are false positives, and outside COCO's categories).
-    `samples` is there when answers were sampled too. `splits` holds a report per split name.
+    whose description no annotation of the set has (they are false positives, and outside COCO's categories).
+    `regions` are not scored; `left_out` predictions are of a category that nobody looked for in their image. `truth`
+    says what was compared with, and `ceiling` what could be reached, where that was computed. `samples` is there when
+    answers were sampled too. `splits` holds a report per split name.
     """
 
     images: int
@@ -196,6 +280,10 @@ class DetectionReport:
     per_class: Mapping[str, MatchCounts]
     coco: CocoMetrics
     lengths: AnswerLengths
+    regions: int
+    left_out: int
+    truth: TruthKind
+    ceiling: Ceiling | None = None
     samples: SampledRecall | None = None
     splits: Mapping[str, DetectionReport] = field(default_factory=dict)
 
@@ -208,6 +296,10 @@ class DetectionReport:
     def truncated_rate(self) -> float | None:
         """Share of answers whose text ends before the outermost brace; None without images."""
         return _ratio(self.parses.truncated, self.images)
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:

@@ -41,14 +41,25 @@ def box_areas(boxes: ArrayLike) -> NDArray[np.float64]:
 def pairwise_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     """Intersection over union [N, M]; 0 where the union has no area."""
     a, b = as_boxes(first), as_boxes(second)
+    overlap = _overlap(a, b)
+    union = box_areas(a)[:, None] + box_areas(b)[None, :] - overlap
+    return np.asarray(overlap / np.where(union > 0, union, 1.0))
+
+
+def pairwise_coverage(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over the area of the box of `first` alone [N, M]; 0 for one without area."""
+    a, b = as_boxes(first), as_boxes(second)
+    own = box_areas(a)[:, None]
+    return np.asarray(_overlap(a, b) / np.where(own > 0, own, 1.0))
+
+
+def _overlap(a: Boxes, b: Boxes) -> NDArray[np.float64]:
     # An axis at a time: planes [N, M] are twice as fast as one array [N, M, 2].
     across, down = (
         np.maximum(np.minimum(a[:, None, high], b[None, :, high]) - np.maximum(a[:, None, low], b[None, :, low]), 0.0)
         for low, high in ((0, 2), (1, 3))
     )
-    overlap = across * down
-    union = box_areas(a)[:, None] + box_areas(b)[None, :] - overlap
-    return np.asarray(overlap / np.where(union > 0, union, 1.0))
+    return np.asarray(across * down)
 
 
 def box_centers(boxes: ArrayLike) -> NDArray[np.float64]:

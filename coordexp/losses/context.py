@@ -2,7 +2,7 @@
 
 Positions are flat (`row * T + p`). The token at `p` is predicted by the hidden state at `p - 1` of the same segment.
 
-Contract ids: LOSS-002, LOSS-004, contract-facts section 4.
+Contract ids: LOSS-002, LOSS-004.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Coord logits [C, 1000] in, one value per coord slot out: every coordinate term and the decode.
 
-Bins k stand for k/999; all values are in [0, 1] unless they count bins. Formulas: contract-facts section 5.
+Bins k stand for k/999; all values are in [0, 1] unless they count bins. Each function states its own formula.
 
 Contract ids: LOSS-010..012.
 """

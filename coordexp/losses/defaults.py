@@ -1,6 +1,6 @@
 """A configuration in, the manifest of its objective out: authored, or resolved from flat knobs. No torch.
 
-Contract ids: LOSS-015, LOSS-017; contract-facts section 6.
+Contract ids: LOSS-015, LOSS-017; REG-3.3, REG-9.1B.
 """
 
 from __future__ import annotations

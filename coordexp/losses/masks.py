@@ -1,6 +1,6 @@
 """Token types and subsets in, cross-entropy weights out: the runtime's mask table.
 
-Contract ids: LOSS-001, LOSS-003; contract-facts section 4.
+Contract ids: LOSS-001, LOSS-003; the subsets are those of REG-1.2 and REG-1.4.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Provenance(StrEnum):
 
     @property
     def takes_coord_losses(self) -> bool:
-        """Geometry and coordinate terms come from every forward but the Channel-A anchor (contract-facts section 7)."""
+        """Geometry and coordinate terms come from every forward but the Channel-A anchor (AUDIT-6.3)."""
         return self is not Provenance.A1
 
 

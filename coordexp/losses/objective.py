@@ -3,7 +3,7 @@
 Outputs of several contexts (Channel A's anchor and last iteration, micro-batches, ranks) add up, because every term is
 divided by normalizers that were counted over all of them beforehand.
 
-Contract ids: LOSS-019, LOSS-020, LOSS-023..025; contract-facts section 6.
+Contract ids: LOSS-019, LOSS-020, LOSS-023..025.
 """
 
 from __future__ import annotations

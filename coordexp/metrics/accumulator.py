@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 import torch.distributed as dist
 
-from coordexp.metrics.table import MetricError, Reduction, check_key, is_internal, read_metric_table
+from coordexp.metrics.table import MetricError, check_key, is_internal, read_metric_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class MetricAccumulator:
                 reduced[key] = left / right
         return reduced
 
-    def _combine(self, key: str, reduction: Reduction, left: Number, right: Number) -> None:
+    def _combine(self, key: str, reduction: str, left: Number, right: Number) -> None:
         if key not in self._left:
             self._left[key], self._right[key] = left, right
         elif reduction == "max":
@@ -107,8 +107,8 @@ def _denominator(pair: tuple[Number, Number]) -> float:
     return float(pair[1])
 
 
-def _reduction(key: str) -> Reduction:
-    return "sum" if is_internal(key) else read_metric_table()[check_key(key)].reduction
+def _reduction(key: str) -> str:
+    return "sum" if is_internal(key) else str(read_metric_table()[check_key(key)].reduction)
 
 
 def _detached(value: Number) -> Number:

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.metrics.table import read_metric_table
+from coordexp.metrics.table import read_metric_table, read_upstream_table
 from coordexp.spec import check, contract_path, read_yaml
 from coordexp.spec.logged import read_components, read_gauges, read_shared_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from coordexp.spec.situations import LoggedKey
 
 FOLDER = "docs/training"
 PAGES = ("METRICS_LOSSES.md", "COORD_OBJECTIVE_AND_ADAPTER.md")
@@ -108,12 +110,33 @@ def manifests_table() -> str:
 
 
 def metrics_table() -> str:
-    """Every key that may reach a log, with its reduction."""
+    """Every metric that may reach a log: kind, reduction, when it is there, and what it tells."""
     rows = (
-        (f"`{metric.key}`", metric.reduction, ", ".join(metric.modes), metric.unit, metric.meaning)
-        for metric in read_metric_table().values()
+        (f"`{row.key}`", row.kind, str(row.reduction), row.unit, _when(row), row.meaning, row.reading)
+        for row in read_metric_table().values()
     )
-    return _table(("key", "reduction", "modes", "unit", "meaning"), rows)
+    return _table(("key", "kind", "reduction", "unit", "when", "meaning", "reading"), rows)
+
+
+def upstream_table() -> str:
+    """What upstream, or the log itself, adds to a line."""
+    rows = ((f"`{row.key}`", row.kind, row.unit, _when(row), row.meaning, row.reading) for row in _upstream())
+    return _table(("key", "kind", "unit", "when", "meaning", "reading"), rows)
+
+
+def _upstream() -> Iterable[LoggedKey]:
+    return read_upstream_table().values()
+
+
+def _when(row: LoggedKey) -> str:
+    """The situations in words, each once, and what has to be there to divide by."""
+    situations = ", ".join(dict.fromkeys(situation.text for situation in row.when))
+    amounts = dict.fromkeys(situation.amount for situation in row.when if situation.amount and not situation.module)
+    return situations + "".join(f"; absent where {_code(amount)} is 0" for amount in amounts)
+
+
+def _code(amount: str) -> str:
+    return re.sub(r"[\w/]{2,}", r"`\g<0>`", amount)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -124,6 +147,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masks": masks_table,
     "manifests": manifests_table,
     "metrics": metrics_table,
+    "upstream": upstream_table,
 }
 
 

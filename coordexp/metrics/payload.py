@@ -10,9 +10,10 @@ from coordexp.metrics.table import MetricError, check_key, read_metric_table
 from coordexp.spec import check
 
 SCHEMA_VERSION = 1
+Mode = Literal["train", "eval"]
 
 
-def build_payload(mode: Literal["train", "eval"], global_step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+def build_payload(mode: Mode, global_step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
     """A checked payload. Raises `MetricError` for a key the table lacks or does not give to `mode`, or a non-finite
     value.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 
 from coordexp.encode.pixels import make_patches
 from coordexp.rollout.types import RolloutError, RolloutRequest
@@ -17,16 +16,15 @@ if TYPE_CHECKING:
 def read_patches(requests: Sequence[RolloutRequest], image_processor: Any, image_id: int) -> dict[str, torch.Tensor]:
     """`pixel_values` float [P, D] and `image_grid_thw` int64 [N, 3] in request order; empty without images.
 
-    Nothing is resized. Raises `RolloutError` when a prompt's image placeholders are not as many as its images' merged
-    patches.
+    Nothing is resized. Raises `RolloutError` for an image that is not read, and when a prompt's image placeholders are
+    not as many as its images' merged patches.
     """
     pixels, grids = [], []
     merge = int(image_processor.merge_size) ** 2
     for request in requests:
         wanted, offered = request.prompt_token_ids.count(image_id), 0
-        for path in request.image_paths:
-            with Image.open(path) as image:
-                patches, grid = make_patches([image.convert("RGB")], image_processor)
+        for picture in request.read_images():
+            patches, grid = make_patches([picture.image], image_processor)
             pixels.append(patches)
             grids.append(grid)
             offered += int(grid.prod()) // merge

@@ -33,7 +33,8 @@ def build_requests(
         paths = resolve_record_images(record, image_root)
         for path in paths:
             read_image(record, path)
-        requests.append(RolloutRequest(record.source, encoder.prompt(record).ids, paths, index))
+        sizes = ((record.width, record.height),) * len(paths)
+        requests.append(RolloutRequest(record.source, encoder.prompt(record).ids, paths, index, sizes))
     return requests
 
 

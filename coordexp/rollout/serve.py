@@ -6,6 +6,7 @@ command line and nothing else; on a CPU the same app through a subclass. It serv
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.bridges import subprocess_env
+from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder, check_no_adapter
 from coordexp.rollout.activation import render_activation
 
 if TYPE_CHECKING:
@@ -61,8 +63,21 @@ def server_environment(
     return subprocess_env(given)
 
 
+def refusal(flags: Sequence[str]) -> str | None:
+    """Why the checkpoint of `--model` is none that a server opens; None where it is, or where no folder is named."""
+    named = [value for flag, value in itertools.pairwise(flags) if flag == "--model"]
+    try:
+        for folder in named:
+            check_no_adapter(check_checkpoint_folder(folder))
+    except CheckpointFolderError as error:
+        return str(error)
+    return None
+
+
 def main(flags: Sequence[str]) -> None:
-    """Become the server."""
+    """Become the server. A checkpoint that it cannot open ends the process with one message."""
+    if told := refusal(flags):
+        sys.exit(f"rollout server: {told}")
     if has_gpu_driver():
         command = server_command(flags)
         os.execve(command[0], command, dict(os.environ))

@@ -10,8 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from coordexp.data.pictures import PictureError, read_picture
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from coordexp.data.pictures import Picture
 
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int, int], None]
@@ -67,6 +71,7 @@ class Decoding:
 class RolloutRequest:
     """One prompt. `prompt_token_ids` already hold one image placeholder per merged vision patch, in image order.
 
+    `image_sizes` are the width and height that the record declares for each of `image_paths`.
     `index` is its place among all requests of a step, over ranks and chunks; it decides the request's seed.
     """
 
@@ -74,6 +79,18 @@ class RolloutRequest:
     prompt_token_ids: tuple[int, ...]
     image_paths: tuple[Path, ...] = ()
     index: int = 0
+    image_sizes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.image_sizes) != len(self.image_paths):
+            raise ValueError(f"{self.sample_id}: {len(self.image_paths)} images and {len(self.image_sizes)} sizes")
+
+    def read_images(self) -> list[Picture]:
+        """Its images as training reads them. Raises `RolloutError`."""
+        try:
+            return [read_picture(*image) for image in zip(self.image_paths, self.image_sizes, strict=True)]
+        except PictureError as error:
+            raise RolloutError(f"sample {self.sample_id}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

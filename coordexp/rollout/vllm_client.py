@@ -15,8 +15,6 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from PIL import Image
-
 from coordexp.rollout.answers import AnswerReader
 from coordexp.rollout.batching import check_length_budget
 from coordexp.rollout.drift import check_liveness
@@ -27,15 +25,10 @@ from coordexp.rollout.types import Decoding, Observed, Progress, RolloutError, R
 from coordexp.rollout.wire import OTHER_SERVER, BrokenReply, RolloutServerError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedTokenizerBase
 
     from coordexp.rollout.drift import Expected
     from coordexp.rollout.wire import ServerConnection
-
-_ORIENTATION = 0x0112
-"""EXIF's tag: readers differ in whether they turn the picture, so one that has it is sent as pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +210,7 @@ def build_body(
         "infer_requests": [
             {
                 "messages": [dict(message) for message in messages],
-                "images": [encode_image(path) for path in request.image_paths],
+                "images": encode_images(request),
                 "coordexp": {"seed": request_seed(decoding.seed_base, request.index)},
             }
             for request in requests
@@ -240,18 +233,21 @@ def render_request_config(decoding: Decoding) -> dict[str, Any]:
     }
 
 
-def encode_image(path: Path) -> str:
-    """The file in base64 where every reader makes one RGB of it; else a PNG of its pixels as training reads them."""
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode != "RGB" or image.getexif().get(_ORIENTATION, 1) != 1 or "transparency" in image.info:
+def encode_images(request: RolloutRequest) -> list[str]:
+    """Each file in base64 where every reader makes one RGB of it; else a PNG of its pixels as training reads them.
+
+    Raises `RolloutError` for an image that training does not read.
+    """
+    encoded = []
+    for path, picture in zip(request.image_paths, request.read_images(), strict=True):
+        if picture.plain:
+            content = path.read_bytes()
+        else:
             buffer = io.BytesIO()
-            plain = image.convert("RGB")
-            # A clear colour would be written out again, and the next reader lay it on white.
-            plain.info = {}
-            plain.save(buffer, format="PNG")
+            picture.image.save(buffer, format="PNG")
             content = buffer.getvalue()
-    return base64.b64encode(content).decode("ascii")
+        encoded.append(base64.b64encode(content).decode("ascii"))
+    return encoded
 
 
 def split_by_capacity(count: int, capacities: Sequence[int]) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import torch
 from coordexp.bridges.swift_forward import restore_forward
 from coordexp.config import Config
 from coordexp.data.run_inputs import Role, RunSamples, read_run_samples
+from coordexp.encode.checkpoint_record import check_recorded_vocabulary
 from coordexp.encode.encoder import Encoder
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import build_settings
@@ -38,8 +39,9 @@ from coordexp.training.manifest import Beginnings, read_beginnings, write_run_fi
 from coordexp.training.policy_motion import PolicyMotion
 from coordexp.training.preflight import check_run, check_vocabulary
 from coordexp.training.probe import probe_packing
+from coordexp.training.record_gate import check_records, shared_images
 from coordexp.training.server_connect import connect_servers, uses_servers
-from coordexp.training.stage2_preflight import check_answer_room, check_boxes_only, check_supported
+from coordexp.training.stage2_preflight import check_answer_room, check_supported
 from coordexp.training.trainer import CoordTrainer, TrainerParts
 from coordexp.training.types import Placement, Shard
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from coordexp.config.rollout_sections import Stage2AbConfig
     from coordexp.config.sections import DataConfig
+    from coordexp.data.shared_images import SharedImages
     from coordexp.losses.masks import Provenance
     from coordexp.losses.objective import Objective
     from coordexp.packing.plan import PackPlan
@@ -58,13 +61,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Foundation:
     """What is known before weights are loaded. `backend` is None where rows are padded, `beginnings` on every rank but
-    the first.
+    the first, `shared` (the images of both training and validation) there too and without a validation.
     """
 
     samples: Mapping[Role, RunSamples]
     encoder: Encoder
     backend: PackingBackend | None
     beginnings: Beginnings | None
+    shared: SharedImages | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +85,8 @@ class Learner:
 def build_foundation(config: Config) -> Foundation:
     """Ask whether the run can begin, read and check the data, seed the run, build the encoder.
 
-    Raises for what `check_run` refuses, for bad data, for what the run's manifest could not tell, and for a processor
-    or tokenizer that drifted.
+    Raises for what `check_run` refuses, for records that cannot be trained on, for what the run's manifest could not
+    tell, and for a processor or tokenizer that drifted.
     """
     model = check_run(config)
     seed_everything(config.training.seed)
@@ -90,11 +94,13 @@ def build_foundation(config: Config) -> Foundation:
     beginnings = read_beginnings(config, samples)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     encoder = Encoder(load_processor(model.folder), build_settings(config))
+    check_recorded_vocabulary(model.folder, encoder.tokenizer)
     check_vocabulary(config, encoder.coords, model)
-    if config.custom.trainer_variant != "stage1":
-        check_boxes_only(samples)
+    stage2 = config.custom.trainer_variant != "stage1"
+    check_records(samples, encoder, boxes_only=stage2)
+    if stage2:
         check_answer_room(config, samples, encoder, model.positions)
-    return Foundation(samples, encoder, backend, beginnings)
+    return Foundation(samples, encoder, backend, beginnings, shared_images(samples))
 
 
 def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, objective: Objective) -> Learner:

@@ -1,4 +1,4 @@
-"""A run's log lines in, `logging.jsonl` with every digit and one short line for a person out. TRAIN-018."""
+"""A run's log lines in, `logging.jsonl` with every digit and one short line for a person out. TRAIN-018, ART-043."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from rich.live import Live
 from rich.text import Text
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from coordexp.metrics.log_contract import own_metrics
+from coordexp.metrics.table import undeclared_keys, warn_undeclared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,9 +59,11 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        """Append the line to the file, and show what is new."""
+        """Append the line to the file, and show what is new; warn of keys, whoever adds them, that are undeclared."""
         if not state.is_world_process_zero or logs is None:
             return
+        for text in undeclared_keys(own_metrics(logs)).values():
+            warn_undeclared(text)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"global_step": state.global_step} | logs, ensure_ascii=False) + "\n")
         if "loss" in logs:
@@ -120,4 +125,4 @@ def install_run_log(trainer: Trainer, folder: Path) -> None:
     """Put the run's own log in the place of upstream's bars and dictionaries."""
     for upstream in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(upstream)
-    trainer.add_callback(RunLog(folder, Console(stderr=True)))
+    trainer.add_callback(RunLog(folder, Console(stderr=True, markup=False, emoji=False)))

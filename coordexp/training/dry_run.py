@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from coordexp.config import render_resolved, resolve_output
 from coordexp.losses.defaults import describe_objective, resolve_manifest
 from coordexp.training.build import build_foundation
+from coordexp.training.preflight import partial_notes
 from coordexp.training.stage2_preflight import doubtful_limits, unsupported
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def dry_run(config: Config) -> tuple[str, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved_config.json"
     path.write_text(render_resolved(config) + "\n", encoding="utf-8")
-    told = [f"not trained by this version: {problem}" for problem in unsupported(config)]
+    told = [f"warning: {note}" for note in partial_notes(folder)]
+    told += [f"not trained by this version: {problem}" for problem in unsupported(config)]
     told += [f"warning: {problem}" for problem in doubtful_limits(config, found, foundation.encoder)]
+    if foundation.shared is not None and foundation.shared.count:
+        told.append(f"warning: {foundation.shared.render('train', 'val')}")
     counts = ", ".join(f"{role}: {part.survey.records} records" for role, part in found.items())
     return counts, f"resolved config: {path}", describe_objective(config, resolve_manifest(config)), *told

@@ -20,6 +20,7 @@ from coordexp.data.seeds import render_seed_record
 from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
+from coordexp.training.preflight import partial_notes
 from coordexp.training.server_connect import vllm_mode
 from coordexp.training.server_launch import read_server_launch
 
@@ -68,6 +69,10 @@ def write_run_files(
     """
     folder = Path(output_dir)
     _LOG.info("%s", describe_objective(config, objective))
+    if foundation.shared is not None and foundation.shared.count:
+        _LOG.warning("%s", foundation.shared.render("train", "val"))
+    for note in partial_notes(resolve_output(config, config.training.output_dir)):
+        _LOG.warning("%s", note)
     write_manifest(config, folder, foundation, objective, launch)
     custom = config.custom
     if custom.dump_conversation_text:
@@ -106,6 +111,7 @@ def write_manifest(
             origins=beginnings.origins,
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
+            shared_images=None if foundation.shared is None else foundation.shared.document(),
             launch={"world_size": world_size(), **launch, **beginnings.server},
         ),
     )

@@ -4,8 +4,11 @@ ART-006.
 
 from __future__ import annotations
 
+import logging
+import math
+from functools import lru_cache
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,12 +17,16 @@ from coordexp.losses.masks import Provenance
 from coordexp.losses.normalizers import LossSums
 from coordexp.losses.objective import ObjectiveOutput, add_by_key
 from coordexp.metrics.accumulator import MetricAccumulator, reduce_over_ranks
+from coordexp.metrics.payload import Mode, build_payload
+from coordexp.metrics.table import undeclared_keys, warn_undeclared
 from coordexp.spec.logged import OWN_LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordexp.training.types import PlannedForward
+
+_LOG = logging.getLogger(__name__)
 
 
 class WindowMetrics:
@@ -40,6 +47,7 @@ class WindowMetrics:
         self._gauges.add("data/tokens_total", batch.input_ids.numel())
         self._gauges.add("data/supervised_tokens_total", int(supervised.numel()))
         self._gauges.add("data/objects_total", len(batch.objects))
+        self._gauges.add("data/boxes_total", sum(slots.kind == "bbox_2d" for slots in batch.objects))
         if row_length is not None and not planned.is_filler:
             self._gauges.add("packing/packs_total", planned.n_packs)
             self._gauges.add_ratio("packing/fill_rate", batch.input_ids.numel(), planned.n_packs * row_length)
@@ -53,9 +61,13 @@ class WindowMetrics:
         self._gauges.merge(state)
 
     def add(self, output: ObjectiveOutput) -> None:
-        """Take in one forward."""
+        """Take in one forward. A gauge that no module's contract has is warned of, and ends nothing."""
         self._sums = add_by_key(self._sums, output.by_context)
-        self._gauges.merge({key: (float(gauge.total), float(gauge.count)) for key, gauge in output.gauges.items()})
+        strange = undeclared_keys(output.gauges)
+        for text in strange.values():
+            warn_undeclared(f"{text}; it is left out, because nothing says how it is reduced")
+        gauges = {key: gauge for key, gauge in output.gauges.items() if key not in strange}
+        self._gauges.merge({key: (float(gauge.total), float(gauge.count)) for key, gauge in gauges.items()})
 
     def reduce(self, device: torch.device) -> dict[str, float]:
         """Metrics by key, the same on every rank; a collective when ranks are several. Empty for an empty window.
@@ -71,3 +83,18 @@ class WindowMetrics:
             if context in OWN_LOSSES:
                 metrics |= LossSums.from_tensor(part).metrics(context)
         return metrics | reduce_over_ranks(self._gauges)
+
+
+def finite_payload(mode: Mode, step: int, reduced: Mapping[str, float]) -> dict[str, Any]:
+    """The payload of a line. A number that is not finite is warned of once and left out: an objective that is not has
+    ended the run already, and no diagnostics may.
+    """
+    broken = {key for key, value in reduced.items() if not math.isfinite(value)}
+    for key in sorted(broken):
+        _warn_not_finite(key)
+    return build_payload(mode, step, {key: value for key, value in reduced.items() if key not in broken})
+
+
+@lru_cache(maxsize=1024)
+def _warn_not_finite(key: str) -> None:
+    _LOG.warning("metric %s is not finite, so lines leave it out; this is said once", key)

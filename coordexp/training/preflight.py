@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordexp.artifacts.folders import FolderError, check_room, check_writable, traces_of_run
+from coordexp.artifacts.whole_folder import partial_folders
 from coordexp.bridges.vision_bounds import SEGMENTS
 from coordexp.config import (
     Config,
@@ -28,6 +29,7 @@ from coordexp.config import (
 )
 from coordexp.config.checks import SHARDED_WEIGHTS, ZERO_PRESETS
 from coordexp.encode.checkpoint import CheckpointFolderError
+from coordexp.encode.checkpoint_record import check_recorded_weights
 from coordexp.encode.whole_model import WholeModel, check_whole_model
 from coordexp.forward.segments import SegmentAttentionError, load_kernel
 from coordexp.packing.backend import UnprovenBackend, check_packing_backend
@@ -46,7 +48,7 @@ def check_run(config: Config) -> WholeModel:
     """The whole model that a run of `config` starts from, on this machine. Nothing is written or loaded.
 
     Raises `ConfigError` with every problem at its key. Of several ranks the first alone looks at the folders that are
-    written, since it is the one that writes them and may have begun.
+    written, since it is the one that writes them and may have begun, and reads the weights whose digests it knows.
     """
     check_trainable(config)
     model, problems = _starting_point(config)
@@ -54,11 +56,16 @@ def check_run(config: Config) -> WholeModel:
         problems += check(config)
     problems += _attention_problems(config, model)
     problems += _served_problems(config, model)
-    if os.environ.get("RANK", "0") == "0":
+    if _speaks():
         problems += _folder_problems(config, model)
     if problems or model is None:
         raise ConfigError(str(config.sources.path), problems)
     return model
+
+
+def _speaks() -> bool:
+    """Whether this process is the first of torchrun's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def check_vocabulary(config: Config, coords: CoordVocab, model: WholeModel) -> None:
@@ -82,6 +89,8 @@ def check_vocabulary(config: Config, coords: CoordVocab, model: WholeModel) -> N
 def _starting_point(config: Config) -> tuple[WholeModel | None, list[Problem]]:
     try:
         model = check_whole_model(resolve_input(config, "model.model", config.model.model))
+        if _speaks():
+            check_recorded_weights(model.folder)
     except ConfigError as error:
         return None, list(error.problems)
     except CheckpointFolderError as error:
@@ -194,6 +203,7 @@ def _folder_problems(config: Config, model: WholeModel | None) -> Iterator[Probl
     if held:
         text = f"{output} holds a run or a checkpoint already ({', '.join(held[:4])}), and two in one folder mix their "
         text += "weights; write another folder, or training.add_version: true for a fresh one below it"
+        text += "".join(f"; {told}" for told in partial_notes(output))
         yield build_problem(config, "training.output_dir", text)
     folders = {"training.output_dir": output, "training.logging_dir": resolve_output(config, training.logging_dir)}
     if custom.dump_conversation_text and custom.dump_conversation_path is not None:
@@ -210,6 +220,14 @@ def _folder_problems(config: Config, model: WholeModel | None) -> Iterator[Probl
         else:
             if model is not None and key == "training.output_dir":
                 yield from _room_problems(config, model, output)
+
+
+def partial_notes(output: Path) -> tuple[str, ...]:
+    """What killed saves have left in a run's folder, or in those of its versions, and what to do with it."""
+    return tuple(
+        f"{path} is what a save that was killed has left, and holds no whole checkpoint: delete it"
+        for path in partial_folders(output)
+    )
 
 
 def _room_problems(config: Config, model: WholeModel, output: Path) -> Iterator[Problem]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.dump_files import Cadence, DumpBounds, DumpFiles
 from coordexp.coordjson import DroppedObject
-from coordexp.evaluation.matching import match_image
+from coordexp.data.regions import read_scope
+from coordexp.evaluation.matching import ignored_predictions, match_image, scored_predictions
 from coordexp.spec import check
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from coordexp.data.types import Record
     from coordexp.encode.pieces import PieceTable
     from coordexp.evaluation.runner import Scored
+    from coordexp.evaluation.types import ImagePrediction, ImageTruth
     from coordexp.matching.types import Match
     from coordexp.metrics.accumulator import State
     from coordexp.rollout.types import RolloutOutput
@@ -31,18 +33,20 @@ if TYPE_CHECKING:
 FOLDER = "rollouts"
 SECTION = "rollout_matching.monitor_dump"
 TRAIN, EVAL = "train", "eval"
+IGNORED = "ignored"
 FILE_NAMES = {TRAIN: "step_{:06}.jsonl", EVAL: "eval_{:06}.jsonl"}
 """Name of an event's file, by its mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with its record and what it was compared by."""
+    """One answer with its record, whom its valid objects are matched with, and which of them count neither way."""
 
     record: Record
     output: RolloutOutput
     parsed: ParsedRollout
     matches: Sequence[Match]
+    ignored: frozenset[int] = frozenset()
 
 
 class RolloutDump:
@@ -67,7 +71,7 @@ class RolloutDump:
         if outputs and self.files.has_room(EVAL):
             rows = list(zip(records, outputs, scored.truth, scored.predictions, strict=True))
             answers = (
-                Answer(record, output, found.parse, match_image(truth.objects, found.detections))
+                _judged(record, output, truth, found)
                 for record, output, truth, found in rows[: self.bounds.max_samples]
             )
             self._write(EVAL, step, (self._line(EVAL, step, answer) | {"target": None} for answer in answers))
@@ -118,19 +122,20 @@ class RolloutDump:
                 "truncated": parsed.truncated,
                 "malformed_tail": parsed.malformed_tail,
             },
-            "objects": list(self._objects(parsed, matches)),
+            "objects": list(self._objects(answer, matches)),
             "ground_truth": [self._object(item) for item in record.objects],
             "missed": [index for index in range(len(record.objects)) if index not in met],
+            "ignore": [region.as_json() for region in read_scope(record).ignore],
         }
 
-    def _objects(self, parsed: ParsedRollout, matches: Mapping[int, Match]) -> Iterator[dict[str, Any]]:
+    def _objects(self, answer: Answer, matches: Mapping[int, Match]) -> Iterator[dict[str, Any]]:
         """Every complete object in the order written; matches count the valid ones alone."""
         number = 0
-        for element in parsed.elements:
+        for element in answer.parsed.elements:
             if isinstance(element, DroppedObject):
                 yield {"fate": element.reason, "excerpt": element.excerpt}
                 continue
-            line = {"fate": "fp", **self._object(element.item)}
+            line = {"fate": IGNORED if number in answer.ignored else "fp", **self._object(element.item)}
             if number in matches:
                 line |= {"fate": "matched", "truth": matches[number].truth, "iou": min(1.0, matches[number].iou)}
             number += 1
@@ -141,3 +146,11 @@ class RolloutDump:
 
     def _cut(self, text: str) -> str:
         return text[: self.bounds.max_chars]
+
+
+def _judged(record: Record, output: RolloutOutput, truth: ImageTruth, found: ImagePrediction) -> Answer:
+    """An answer of an evaluation, as the evaluation judges it."""
+    matches = match_image(truth.objects, found.detections)
+    aside = {number for number, one in enumerate(found.detections) if not scored_predictions(truth, [one])}
+    inside = ignored_predictions(found.detections, truth.ignore, {match.prediction for match in matches})
+    return Answer(record, output, found.parse, matches, frozenset(aside | inside))

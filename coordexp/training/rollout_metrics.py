@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from coordexp.rollout.types import RolloutOutput
 
 CLOSURES_LOST = "stage2_ab/channel_b/closure_supervision/N_drop"
-"""Its name is fixed by contract-facts section 4."""
+"""Samples whose outermost closure is not where their target put it: they stay in the batch with zero weight."""
 
 
 @dataclass(frozen=True, eq=False)

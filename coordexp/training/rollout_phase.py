@@ -107,6 +107,7 @@ class RolloutPhase:
                 item.prompt.ids,
                 resolve_record_images(item.record, self.settings.image_root),
                 records.first + number,
+                ((item.record.width, item.record.height),),
             )
             for number, item in enumerate(records.prepared)
         ]

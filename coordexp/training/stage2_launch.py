@@ -22,6 +22,7 @@ from coordexp.config import (
     units_per_step,
 )
 from coordexp.data.run_inputs import find_record_files
+from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder, check_no_adapter
 from coordexp.rollout.server_flags import ServerOptions, build_server_flags, server_address, vllm_sections
 from coordexp.spec import check
 from coordexp.training.launch import Launch, LaunchError, build_launch, check_devices, parse_gpus, resolve_config
@@ -88,7 +89,7 @@ def build_stage2_launch(environment: Mapping[str, str], machine: Machine) -> Sta
     server = the_server(config)
     devices = read_devices(environment, machine)
     options = read_options(environment, config, server, devices)
-    model = resolve_input(config, "model.model", config.model.model)
+    model = check_served(config, resolve_input(config, "model.model", config.model.model))
     trained_on = ",".join(str(device) for device in devices.learner)
     units_per_step(config, max(len(devices.learner), 1))
     return Stage2Launch(
@@ -102,6 +103,17 @@ def build_stage2_launch(environment: Mapping[str, str], machine: Machine) -> Sta
         learner=build_launch({"config": str(path), "gpus": trained_on}, gpu_driver=machine.gpu_driver),
         preflight_only=read_choice(environment.get("preflight", ""), "preflight", {"": False, "only": True}),
     )
+
+
+def check_served(config: Config, model: Path) -> Path:
+    """Return the checkpoint's folder if a server may open it: no adapter, and nothing that a killed save has left.
+
+    The learner looks closer, once the server is up.
+    """
+    try:
+        return check_no_adapter(check_checkpoint_folder(model))
+    except CheckpointFolderError as error:
+        raise _refusal(config, "model.model", str(error)) from error
 
 
 def the_server(config: Config) -> VllmServerEntry:

@@ -10,38 +10,15 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from coordexp.config import ConfigError, build_problem
-from coordexp.data.errors import Finding, RecordError, RecordProblem
 
 if TYPE_CHECKING:
     from coordexp.config import Config, Problem
     from coordexp.config.rollout_sections import VllmConfig
     from coordexp.data.run_inputs import Role, RunSamples
-    from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
 
-_BOXES_ONLY = "stage2_boxes_only"
 _NEARLY_ALL, _AMPLE = 0.99, 3
 """A limit of answers is doubtful above so many times the tokens that so many records need."""
-
-
-def check_boxes_only(samples: Mapping[Role, RunSamples]) -> None:
-    """Raise `RecordError` with every polygon of the run's files: both trainers of stage 2 know boxes alone."""
-    problems = [problem for part in samples.values() for problem in _polygons(part.survey.kept)]
-    if problems:
-        raise RecordError(problems)
-
-
-def _polygons(records: Iterable[Record]) -> Iterable[RecordProblem]:
-    for record in records:
-        for index, item in enumerate(record.objects):
-            if item.kind != "bbox_2d":
-                finding = Finding(
-                    _BOXES_ONLY,
-                    f"objects[{index}].{item.kind}",
-                    "stage 2 trains on boxes alone, and this object is a polygon",
-                    "Cook the annotations with boxes, or leave the record out.",
-                )
-                yield RecordProblem(record.source, finding)
 
 
 def check_answer_room(config: Config, samples: Mapping[Role, RunSamples], encoder: Encoder, positions: int) -> None:

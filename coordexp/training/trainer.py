@@ -20,14 +20,13 @@ from swift.trainers import Seq2SeqTrainer
 from torch import nn
 from transformers import TrainerCallback
 
-from coordexp.artifacts.checkpoint_policy import check_weights_only
 from coordexp.forward.coord_offset import coord_offset_of
-from coordexp.forward.coord_offset_files import export_merged, save_coord_offset
+from coordexp.forward.coord_offset_files import export_merged
 from coordexp.losses.objective import ObjectiveError, ObjectiveOutput
-from coordexp.training.callbacks import strip_trainer_files
 from coordexp.training.errors import TrainingError
 from coordexp.training.loop import ForwardRunner, run_plan
-from coordexp.training.metrics import WindowMetrics
+from coordexp.training.metrics import WindowMetrics, finite_payload
+from coordexp.training.saving import Saved, complete_checkpoint, keep_checkpoints, saving
 from coordexp.training.types import FORWARD, PLAN, PlannedForward, Plans, StepPlan
 
 if TYPE_CHECKING:
@@ -143,15 +142,27 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.window.time("time/step_s", self._step_started)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Weights, configuration and processor; coord offsets beside a PEFT adapter, merged into a whole model."""
-        # DeepSpeed hands over copies, in which tied weights are two. ZeRO-2 keeps parameters whole: the model's own do.
-        super()._save(output_dir, None)
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
-        if coord_offset_of(self.model) is not None:
-            save_coord_offset(self.model, folder)
-            if not isinstance(self.model, PeftModel):
-                export_merged(self.model, folder)
-        strip_trainer_files(folder)
+        """A checkpoint, whole or not at all: weights, and all that their readers need."""
+        folder, step = Path(self.args.output_dir if output_dir is None else output_dir), self.state.global_step
+        with saving(folder, step) as partial:
+            # DeepSpeed hands over copies, in which tied weights are two. ZeRO-2 keeps parameters whole: the model's do.
+            super()._save(str(partial), None)
+            complete_checkpoint(partial, Saved(self.model, self.template.processor, folder, step))
+
+    def _save_model(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """An adapter, or a whole model with the coord offsets merged."""
+        if coord_offset_of(self.model) is None or isinstance(self.model, PeftModel):
+            super()._save_model(output_dir, state_dict)
+        else:
+            export_merged(self.model, Path(output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: None = None) -> None:
+        """Weights alone, where upstream adds its state; then the links, and the older ones go."""
+        folder = Path(self.args.output_dir)
+        self.state.last_model_checkpoint = str(folder / f"checkpoint-{self.state.global_step}")
+        self.save_model(self.state.last_model_checkpoint, _internal_call=True)
+        if self.args.should_save:
+            keep_checkpoints(folder, self.state, self.args.save_total_limit)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss and components; what training has accumulated since its last log line is kept apart."""
@@ -166,13 +177,13 @@ class CoordTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the window's components, reduced over ranks; every rank calls this, so the collective is safe."""
+        """Adds the window's metrics, reduced over ranks; every rank calls this, so the collective is safe."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
-        if "grad_norm" in logs:
-            logs["optim/grad_norm"] = float(logs["grad_norm"])
         if prefix:
             self.window.time("time/eval_s", self._evaluation_started)
-        logs.update({f"{prefix}{key}": value for key, value in self.window.reduce(self.args.device).items()})
+        reduced = self.window.reduce(self.args.device)
+        payload = finite_payload("eval" if prefix else "train", self.state.global_step, reduced)
+        logs.update({f"{prefix}{key}": value for key, value in payload["metrics"].items()})
         self.window = WindowMetrics()
         super().log(logs, *args, **kwargs)
 
@@ -186,15 +197,13 @@ class FinishedRun:
 
 
 def train_to_end(trainer: CoordTrainer) -> FinishedRun:
-    """Train, and write the weights to `<output_dir>/final` on rank 0, checked to hold nothing of the trainer."""
+    """Train, and write the weights to `<output_dir>/final` on rank 0."""
     try:
         trainer.train()
     finally:
         trainer.parts.release()
     folder = Path(trainer.args.output_dir) / FINAL
     trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        check_weights_only(folder)
     return FinishedRun(folder, tuple(trainer.state.log_history))
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordexp.config import Config, ConfigError, load_config
+from coordexp.data.errors import RecordError
 from coordexp.data.run_inputs import read_run_samples
-from coordexp.encode.errors import EncodeError
-from coordexp.encode.images import ImageContractError
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -69,8 +68,8 @@ def test_a_row_as_long_as_the_longest_sample_and_one_token_less(stage1_kit: Stag
     packs = lay_out(exact, build_foundation(exact))["train"]
     assert packs.cap == longest and (lengths.index(longest),) in packs.packs, "it fills a row alone"
     short = load(stage1_kit, "row_short", row=longest - 1)
-    with pytest.raises(EncodeError, match=rf"{longest} tokens .* exceed global_max_length = {longest - 1}"):
-        lay_out(short, build_foundation(short))
+    with pytest.raises(RecordError, match=rf"{longest} tokens .* exceed global_max_length = {longest - 1}"):
+        build_foundation(short)
 
 
 @pytest.mark.invariant("TRAIN-028")
@@ -83,8 +82,8 @@ def test_a_cap_of_pixels_as_large_as_the_largest_image_and_one_less(stage1_kit: 
     exact = load(stage1_kit, "pixels_exact", template={"max_pixels": largest}, custom={"val_jsonl": None})
     assert lay_out(exact, build_foundation(exact))["train"].packs
     short = load(stage1_kit, "pixels_short", template={"max_pixels": largest - 1}, custom={"val_jsonl": None})
-    with pytest.raises(ImageContractError, match=rf"= {largest} pixels, above template.max_pixels = {largest - 1}"):
-        lay_out(short, build_foundation(short))
+    with pytest.raises(RecordError, match=rf"= {largest} pixels, above template.max_pixels = {largest - 1}"):
+        build_foundation(short)
 
 
 @pytest.mark.invariant("TRAIN-028")

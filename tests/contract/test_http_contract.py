@@ -55,7 +55,7 @@ def bodies(cut_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> di
     """What the learner sends to each path that takes a body."""
     path = tmp_path_factory.mktemp("http") / "a.png"
     Image.new("RGB", (64, 64), "red").save(path)
-    requests = [RolloutRequest(f"sample-{index}", (1, 2), (path,), index) for index in range(2)]
+    requests = [RolloutRequest(f"sample-{index}", (1, 2), (path,), index, ((64, 64),)) for index in range(2)]
     rows, _ = flatten([("a", torch.ones(2, 3)), ("b", torch.ones(5, dtype=torch.bfloat16)), ("c", torch.ones(2))])
     return {
         "/infer/": build_body(requests, DECODING, cut_encoder.messages("<image>")),

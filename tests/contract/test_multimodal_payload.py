@@ -19,13 +19,13 @@ from PIL import Image, ImageOps
 
 from coordexp.data.types import Record
 from coordexp.encode.encoder import build_encoder
-from coordexp.encode.images import read_image
+from coordexp.encode.images import ImageContractError, read_image
 from coordexp.encode.processor import load_processor
 from coordexp.encode.settings import EncodeSettings
 from coordexp.encode.swift_template import build_template
 from coordexp.rollout.requests import build_requests
-from coordexp.rollout.types import Decoding
-from coordexp.rollout.vllm_client import build_body, encode_image
+from coordexp.rollout.types import Decoding, RolloutError, RolloutRequest
+from coordexp.rollout.vllm_client import build_body, encode_images
 
 if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder
@@ -152,9 +152,6 @@ FILES: dict[str, bytes] = {
     "alpha": save(RGBA, "PNG"),
     "alpha of 0": save(Image.merge("RGBA", [*RGB.split(), Image.new("L", RGB.size, 0)]), "PNG"),
     "a clear colour": save(RGB, "PNG", transparency=tuple(int(v) for v in NOISE[0, 0, :3])),
-    "16 bit": save(DEEP, "PNG"),
-    "32 bit": save(DEEP.convert("I"), "TIFF"),
-    "floats": save(GREY.convert("F"), "TIFF"),
     "bmp": save(RGB, "BMP"),
     "tiff": save(RGB, "TIFF"),
     "lossy webp": save(RGB, "WEBP", quality=70),
@@ -163,23 +160,30 @@ FILES: dict[str, bytes] = {
     "moving gif": save(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(180)], duration=100),
     "moving png": save(RGB, "PNG", save_all=True, append_images=[RGB.rotate(180)], duration=100),
     "a profile of colours": save(RGB, "PNG", icc_profile=b"not a profile"),
-    **{f"{kind} turned {n}": turned(kind, n) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for n in range(1, 9)},
+    **{f"{kind} turned {n}": turned(kind, n) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for n in (1, 5, 6, 7, 8)},
+}
+DECLARED = [(kind, width) for kind in FILES for width in ((WIDTH, HEIGHT) if kind[-1] in "5678" else (WIDTH,))]
+REFUSED: dict[str, bytes] = {
+    "16 bit": save(DEEP, "PNG"),
+    "32 bit": save(DEEP.convert("I"), "TIFF"),
+    "floats": save(GREY.convert("F"), "TIFF"),
+    **{f"{kind} turned {n}": turned(kind, n) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for n in (2, 3, 4)},
 }
 
 
 @pytest.mark.invariant("ROLL-026")
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.invariant("DATA-031")
+@pytest.mark.parametrize(("kind", "width"), DECLARED)
 def test_the_server_sees_the_pixels_that_training_reads(
-    tmp_path: Path, encoder: Encoder, served: Callable[[dict[str, Any]], dict[str, Any]], kind: str
+    tmp_path: Path, encoder: Encoder, served: Callable[[dict[str, Any]], dict[str, Any]], kind: str, width: int
 ) -> None:
+    """Files with an orientation are declared as stored and as displayed."""
     from qwen_vl_utils import fetch_image
     from swift.template.vision_utils import load_image
 
     path = tmp_path / "image"
     path.write_bytes(FILES[kind])
-    with Image.open(path) as opened:
-        # A TIFF is turned while it is read, by every reader.
-        record = record_of(path, *opened.convert("RGB").size)
+    record = record_of(path, width, WIDTH + HEIGHT - width)
     ours = np.asarray(read_image(record, path))
     row = body_of(record, encoder)
     (image,) = served(row)["images"]
@@ -202,7 +206,20 @@ def test_the_server_sees_the_pixels_that_training_reads(
 def test_a_plain_file_is_sent_as_it_lies(tmp_path: Path) -> None:
     for kind in ("png", "jpeg", "bmp", "lossy webp", "JPEG turned 1"):
         (tmp_path / kind).write_bytes(FILES[kind])
-        assert base64.b64decode(encode_image(tmp_path / kind)) == FILES[kind]
+        request = RolloutRequest("a", (1,), (tmp_path / kind,), 0, ((WIDTH, HEIGHT),))
+        (sent,) = encode_images(request)
+        assert base64.b64decode(sent) == FILES[kind]
+
+
+@pytest.mark.invariant("ROLL-026")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_that_training_does_not_read_is_not_sent(tmp_path: Path, encoder: Encoder, kind: str) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(REFUSED[kind])
+    with pytest.raises(ImageContractError, match=str(path)):
+        build_requests([record_of(path)], encoder)
+    with pytest.raises(RolloutError, match=str(path)):
+        encode_images(RolloutRequest("a", (1,), (path,), 0, ((WIDTH, HEIGHT),)))
 
 
 @pytest.mark.invariant("ROLL-026")

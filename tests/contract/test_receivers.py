@@ -147,7 +147,7 @@ def test_what_the_run_reads_is_read_from_its_image_root(built_run: Callable[[str
     hidden = images.with_name("moved")
     images.rename(hidden)
     try:
-        assert "cannot read the image" in str(built.parts.plans.dataset[0])
+        assert "does not exist" in str(built.parts.plans.dataset[0])
     finally:
         hidden.rename(images)
     assert built.parts.validation is None, "a run without custom.val_jsonl validates nothing"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordexp.data.cooking_types import ADJUSTMENTS, OBJECT_DROPS, RECORD_DROPS, CookOptions, DropCounts
+from coordexp.data.cooking_types import ADJUSTMENTS, OBJECT_DROPS, OBJECT_IGNORES, RECORD_DROPS, CookOptions, DropCounts
 from coordexp.data.rules import OBJECT_KEYS, REMOVED_OBJECT_KEYS, TOP_KEYS
 from coordexp.spec import Case, load_cases, read_schema, violations
 
@@ -48,6 +48,7 @@ def test_each_policy_is_shown_by_a_case(policy: str) -> None:
 def test_the_manifest_contract_names_every_counter() -> None:
     schema = read_schema("cook-manifest")["properties"]
     assert set(schema["objects"]["properties"]["dropped"]["properties"]) == set(OBJECT_DROPS)
+    assert set(schema["objects"]["properties"]["ignored"]["properties"]) == set(OBJECT_IGNORES)
     assert set(schema["records"]["properties"]["dropped"]["properties"]) == set(RECORD_DROPS)
     assert set(schema["adjusted"]["properties"]) == set(ADJUSTMENTS)
     assert set(schema["options"]["properties"]) == set(CookOptions(1024).as_json())
@@ -61,7 +62,8 @@ def test_a_manifest_without_one_of_its_counters_is_refused() -> None:
         "annotations_sha256": digest,
         "output_sha256": digest,
         "options": CookOptions(1024).as_json(),
-        **DropCounts().as_json(),
+        **DropCounts().as_json(Path()),
+        "warnings": [],
         "descs": {},
     }
     assert violations("cook-manifest", whole) == []

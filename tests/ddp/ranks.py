@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from coordexp.training.log_check import check_run_log
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,6 +25,7 @@ def train(config: Path, ranks: int) -> tuple[list[dict[str, float]], Path]:
     else:
         launch(config, ranks)
     folder = config.parent / "run"
+    assert check_run_log(folder).problems == ()
     return [line for line in read_log(folder) if "loss/struct_ce" in line], folder
 
 

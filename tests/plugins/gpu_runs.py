@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from coordexp.training.log_check import check_run_log
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -107,6 +109,7 @@ def run_script(script: str, leaf: Path, **variables: str) -> Run:
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     folder = leaf.parent / "run"
+    assert check_run_log(folder).problems == ()
     lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
     return Run(folder, tuple(json.loads(line) for line in lines))
 
@@ -114,7 +117,7 @@ def run_script(script: str, leaf: Path, **variables: str) -> Run:
 STAGE1_KEYS = (
     "loss", "loss/struct_ce", "loss/desc_ce", "loss/coord_reg", "data/samples_total", "data/tokens_total",
     "data/supervised_tokens_total", "data/objects_total", "packing/packs_total", "packing/fill_rate", "time/step_s",
-    "time/data_s", "optim/grad_norm",
+    "time/data_s", "grad_norm",
 )  # fmt: skip
 # Of every step on rollouts, whatever the answers: precision and matched IoU are absent where nothing was predicted.
 ROLLOUT_KEYS = (

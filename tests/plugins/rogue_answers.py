@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.rollout.vllm_client import LiveServer, encode_image
+from coordexp.rollout.vllm_client import LiveServer, encode_images
 from coordexp.rollout.wire import ServerConnection
 from tests.plugins.rogue_server import Behaviour, Call, says
 
@@ -55,7 +55,7 @@ class Answers:
     """Good outputs for `requests`, known by their images; `spoil` may change those of a call before they are sent."""
 
     def __init__(self, requests: Sequence[RolloutRequest], stop: int, loads: int = 0) -> None:
-        self.prompts = {encode_image(r.image_paths[0]): (n, r.prompt_token_ids) for n, r in enumerate(requests)}
+        self.prompts = {encode_images(r)[0]: (n, r.prompt_token_ids) for n, r in enumerate(requests)}
         self.stop, self.weight_loads = stop, loads
 
     def outputs(self, call: Call) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from coordexp.spec import load_cases, load_invariants
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
-# Folders whose JSON is data of another form: model files, recorded answers of servers.
-DATA_FOLDERS = ("tiny-qwen3vl", "tiny-qwen3vl-early", "tiny-qwen3vl-level", "rollouts")
+# Folders whose JSON is data of another form: annotations, model files, recorded answers of servers.
+DATA_FOLDERS = ("bccd", "tiny-qwen3vl", "tiny-qwen3vl-early", "tiny-qwen3vl-level", "rollouts")
 # What these hold is compared with snapshots; a bad record cannot come out of the encoder at all.
 ONE_SIDED = ("encode/records",)
 CASE_FILES = sorted(path for path in FIXTURES.glob("*/*.json") if path.parent.name not in DATA_FOLDERS)

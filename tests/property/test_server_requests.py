@@ -30,7 +30,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def body_of(image: Path, indices: list[int], decoding: Decoding) -> dict[str, Any]:
-    requests = [RolloutRequest(f"s{index}", (1,), (image,), index) for index in indices]
+    requests = [RolloutRequest(f"s{index}", (1,), (image,), index, ((32, 32),)) for index in indices]
     return dict(check("http/infer-request", build_body(requests, decoding, MESSAGES)))
 
 

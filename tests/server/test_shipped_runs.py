@@ -13,6 +13,7 @@ import yaml
 
 from coordexp.rollout.vllm_server import OBSERVED
 from coordexp.spec import check
+from coordexp.training.log_check import check_run_log
 from tests.ddp.ranks import read_log, train
 from tests.plugins.launches import ROOT, write_launch
 
@@ -53,6 +54,7 @@ def run_with_server(kit: Stage1Kit, folder: Path, shipped: str, steps: int) -> P
     assert "Traceback" not in done.stderr
     document = check("stage2-preflight", json.loads(done.stdout.splitlines()[0]))
     assert document["config"] == str(config) and document["rollout_backend"] == "vllm"
+    assert check_run_log(folder / "run").problems == ()
     return folder / "run"
 
 

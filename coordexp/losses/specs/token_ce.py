@@ -9,7 +9,7 @@ from coordexp.losses.specs.types import Component, Count, ModuleConfig, ModuleSp
 
 @dataclass(frozen=True, slots=True)
 class TokenCEConfig(ModuleConfig):
-    """Weights of the cross-entropy mask table (contract-facts section 4)."""
+    """Weights of the cross-entropy mask table in coordexp.losses.masks (LOSS-001, REG-1.4)."""
 
     desc_ce_weight: float = 1.0
     self_context_struct_ce_weight: float = 0.1

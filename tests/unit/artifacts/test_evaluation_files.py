@@ -141,7 +141,7 @@ def evaluate(encoder: Encoder, folder: Path, order: Sequence[int] = (0, 1, 2)) -
         logprobs = tuple(-9.0 if value is None else math.log(CHANCES[value]) for value in bins)
         output = RolloutOutput(record.source, (1,), ids, text, FINISH[number], 0, token_logprobs=logprobs)
         records.append(record)
-        requests.append(RolloutRequest(record.source, (1,), (path,), number))
+        requests.append(RolloutRequest(record.source, (1,), (path,), number, ((record.width, record.height),)))
         outputs.append(output)
         predictions.append(parse_prediction(output, record.width, record.height, parser, score_by_coords))
     truth = tuple(build_truth(record) for record in records)
@@ -243,7 +243,7 @@ def test_a_gallery_of_some_images_shows_each_chosen_one_with_its_own_box(tmp_pat
         objects = (Detection("cat", (4.0 * number, 12.0, 4.0 * number + 30, 40.0)),)
         truth.append(ImageTruth(sample, 120, 48, objects))
         predictions.append(ImagePrediction(sample, objects))
-        requests.append(RolloutRequest(sample, (1,), (path,), number))
+        requests.append(RolloutRequest(sample, (1,), (path,), number, ((120, 48),)))
         outputs.append(RolloutOutput(sample, (1,), (2,), "", "stop", 0))
     evaluation = Evaluation(
         Scored(evaluate_detections(truth, predictions), tuple(truth), tuple(predictions)),

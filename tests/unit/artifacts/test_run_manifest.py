@@ -189,7 +189,7 @@ def test_each_drop_of_cooking_reaches_the_run_manifest(facts, cooked):
     beside, told = cooked.parent / "manifest.json", entry["cook_manifest"]
     assert told["path"] == str(beside) and told["sha256"] == hashlib.sha256(beside.read_bytes()).hexdigest()
     assert told["document"] == json.loads(beside.read_text())
-    assert told["document"]["objects"]["dropped"]["crowd"] == 1
+    assert told["document"]["objects"]["ignored"]["crowd"] == 1
     assert told["document"]["objects"]["dropped"]["zero_area"] == 1
     assert entry["records"] == 2
     assert entry["sha256"] == hashlib.sha256(cooked.read_bytes()).hexdigest()

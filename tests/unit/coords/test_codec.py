@@ -1,4 +1,4 @@
-"""Bins, values, pixels and token text: each rule of contract-facts section 1, with the numbers written out."""
+"""Bins, values, pixels and token text: each rule of the conversion, with the numbers written out."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordexp.coords.codec import pixel_to_bin
-from coordexp.data import rules
+from coordexp.data import regions, rules, texts
 from coordexp.data.errors import DataError, RecordError
 from coordexp.data.records import iter_records, parse_record, read_records
 from coordexp.data.rules import find_problems
@@ -68,8 +68,9 @@ def test_the_quick_way_accepts_what_the_rules_accept(case: Case) -> None:
 
 @pytest.mark.invariant("DATA-003")
 def test_every_rule_has_a_case_and_every_message_is_its_own() -> None:
-    calls = [node for node in ast.walk(ast.parse(inspect.getsource(rules))) if isinstance(node, ast.Call)]
-    found = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Finding"]
+    trees = [ast.parse(inspect.getsource(module)) for module in (rules, regions, texts)]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("Finding", "DescFault")]
     named = {call.args[0].value for call in found if isinstance(call.args[0], ast.Constant)}
     covered = {rule for case in BAD for rule, _ in case.expect}
     assert covered == named | {"geometry_both", "geometry_missing"}

@@ -138,7 +138,10 @@ def test_image_above_max_pixels_is_refused_with_the_offline_command(
         with pytest.raises(ImageContractError) as caught:
             call(make_record((), 128, 64, line=7))
         message = str(caught.value)
-        assert "records.jsonl:7: 128x64.png is 128x64 = 8192 pixels, above template.max_pixels = 6144" in message
+        assert (
+            "records.jsonl:7: images[0]: 128x64.png is 128x64 = 8192 pixels, above template.max_pixels = 6144"
+            in message
+        )
         assert "coordexp.entrypoints.cook --max-pixels 6144" in message
 
 
@@ -157,25 +160,29 @@ def test_size_that_the_upstream_loader_would_change_is_refused(
     make_record: MakeRecord, width: int, height: int
 ) -> None:
     record = dataclasses.replace(make_record(), width=width, height=height)
-    with pytest.raises(ImageContractError, match=f"{width}x{height}, which ms-swift would resize to"):
+    with pytest.raises(ImageContractError, match=f"{width}x{height} = {width * height} pixels, .*4096 to 16777216"):
         check_image_size(record, None)
 
 
 @pytest.mark.invariant("ENC-007")
 def test_file_of_another_size_than_its_record_is_refused(cut_encoder: Encoder, make_record: MakeRecord) -> None:
     record = dataclasses.replace(make_record((), 96, 64), width=64)
-    with pytest.raises(ImageContractError, match=r"records\.jsonl:1: the file .* is 96x64 but the record says 64x64"):
+    with pytest.raises(ImageContractError, match=r"records\.jsonl:1: .* has 96x64 pixels, .* declared as 64x64"):
         cut_encoder.encode(record)
 
 
 @pytest.mark.invariant("ENC-007")
-@pytest.mark.parametrize("content", [None, b"not an image"], ids=["missing", "broken"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "does not exist"), (b"not an image", "is text and no picture")],
+    ids=["missing", "broken"],
+)
 def test_unreadable_image_is_named(
-    cut_encoder: Encoder, make_record: MakeRecord, tmp_path: Path, content: bytes | None
+    cut_encoder: Encoder, make_record: MakeRecord, tmp_path: Path, content: bytes | None, says: str
 ) -> None:
     if content is not None:
         (tmp_path / "64x64.png").write_bytes(content)
-    with pytest.raises(ImageContractError, match=r"records\.jsonl:1: cannot read the image .*64x64\.png"):
+    with pytest.raises(ImageContractError, match=rf"records\.jsonl:1: \S*64x64\.png {says}"):
         cut_encoder.encode(make_record(), image_root=tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_inspector_shows_a_table_for_a_person(
     ("arguments", "message"),
     [
         (["--line", "9"], "records.jsonl: there is no line 9"),
-        (["--image-root", "/nowhere"], "records.jsonl:1: cannot read the image /nowhere/96x64.png"),
+        (["--image-root", "/nowhere"], "records.jsonl:1: /nowhere/96x64.png does not exist"),
     ],
 )
 def test_inspector_refuses_bad_input_in_one_line(

@@ -115,18 +115,20 @@ def test_coord_token_outside_a_geometry_is_refused(real_tokenizer: Qwen2Tokenize
 
 
 @pytest.mark.invariant("ENC-012")
-@pytest.mark.parametrize("desc", ["a<|im_end|>", "<|coord_5|>", "<|image_pad|>", "<think>", "an <image> of", "<bbox>"])
+@pytest.mark.parametrize(
+    "desc", ["a<|im_end|>", "<|coord_5|>", "<|image_pad|>", "<think>", "an <image> of", "<bbox>", "<|x|>"]
+)
 def test_desc_that_would_become_a_control_token_is_refused(
     encoder: Encoder, make_record: MakeRecord, desc: str
 ) -> None:
     record = make_record([CoordObject(desc, "bbox_2d", (1, 2, 3, 4))])
     for call in (encoder.answer, encoder.length, encoder.encode):
-        with pytest.raises(EncodeError, match=r"records\.jsonl:1: the desc .* holds <"):
+        with pytest.raises(EncodeError, match=r"records\.jsonl:1: objects\[0\]\.desc: desc .* holds '<"):
             call(record)
 
 
 @pytest.mark.invariant("ENC-012")
-@pytest.mark.parametrize("desc", ["a < b", "<b>", "<|x|>", "{{QUERY}}", "{{RESPONSE}}", "<img>cat</img>", "ки"])
+@pytest.mark.parametrize("desc", ["a < b", "<b>", "{{QUERY}}", "{{RESPONSE}}", "<img>cat</img>", "ки"])
 def test_desc_that_only_resembles_markup_is_text(encoder: Encoder, make_record: MakeRecord, desc: str) -> None:
     record = make_record([CoordObject(desc, "bbox_2d", (1, 2, 3, 4))])
     sample = encoder.encode(record)

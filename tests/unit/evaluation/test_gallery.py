@@ -7,7 +7,18 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from coordexp.evaluation.gallery import CLOSE, FOUND, LOOSE, MISSED, WRONG, GalleryItem, pick_examples, render_gallery
+from coordexp.data.regions import IgnoreRegion
+from coordexp.evaluation.gallery import (
+    CLOSE,
+    FOUND,
+    IGNORED,
+    LOOSE,
+    MISSED,
+    WRONG,
+    GalleryItem,
+    pick_examples,
+    render_gallery,
+)
 from coordexp.evaluation.types import NO_ANSWER, Detection, ImagePrediction, ImageTruth
 
 CAT = Detection("cat", (20, 20, 79, 79))
@@ -71,3 +82,42 @@ def test_a_picture_of_another_size_is_refused():
 )
 def test_examples_are_spread_over_the_set(images, count, expected):
     assert pick_examples([ImageTruth(str(i), 1, 1, ()) for i in range(images)], count) == expected
+
+
+def ignoring(*found: Detection, **scope) -> Image.Image:
+    plain = item(*found)
+    return render_gallery([replace(plain, truth=replace(plain.truth, **scope))])
+
+
+@pytest.mark.invariant("EVAL-047")
+def test_what_is_not_scored_is_drawn_gray_and_stands_in_the_legend():
+    region = IgnoreRegion("cat", (5, 90, 90, 120))
+    inside = Detection("cat", (20, 95, 60, 115))
+    hatched = ignoring(CAT, ignore=(region,))
+    assert amount(hatched, IGNORED, 105) > 100, "the region"
+    assert amount(hatched, WRONG, 105) == 0
+    solid = ignoring(CAT, inside, ignore=(region,))
+    assert amount(solid, IGNORED, 105) > amount(hatched, IGNORED, 105) + 100 and amount(solid, WRONG, 105) == 0
+    wrong = ignoring(CAT, inside, ignore=(replace(region, desc="dog"),))
+    assert amount(wrong, WRONG, 105) > 100
+    unasked = ignoring(CAT, Detection("emu", (20, 95, 60, 115)), verified_absent=frozenset())
+    assert amount(unasked, IGNORED, 105) > 100 and amount(unasked, WRONG, 105) == 0
+    plain = render_gallery([item(CAT)])
+    assert IGNORED not in dict((value, count) for count, value in plain.getcolors(1 << 24)), "nothing to explain"
+    assert IGNORED in dict((value, count) for count, value in solid.crop((0, 66, 848, 90)).getcolors(1 << 24))
+    assert solid.height == plain.height + 24 and solid.width == plain.width
+
+
+@pytest.mark.invariant("EVAL-047")
+def test_the_second_row_of_the_legend_ends_on_the_page():
+    page = ignoring(CAT, ignore=(IgnoreRegion(None, (0, 0, 9, 9)),))
+    row = page.crop((0, 66, page.width, 90))
+    ground = row.getpixel((0, 0))
+    inked = [x for x in range(row.width) if any(row.getpixel((x, y)) != ground for y in range(row.height))]
+    assert inked[-1] < page.width - 16
+
+
+@pytest.mark.invariant("EVAL-047")
+@pytest.mark.parametrize("box", [(-50, -50, 500, 500), (90, 0, 40, 9), (200, 200, 300, 300), (4, 4, 4, 4)])
+def test_a_region_of_any_place_and_form_can_be_drawn(box):
+    assert ignoring(CAT, ignore=(IgnoreRegion(None, box),)).width > 0

@@ -104,8 +104,8 @@ def test_a_sample_without_an_answer_for_an_image_is_refused() -> None:
 def test_the_terminal_shows_each_sample_for_the_whole_and_the_splits() -> None:
     report, _ = measured()
     table = build_sample_table(report)
-    assert [column.header for column in table.columns][1::2] == ["all: alone", "crowded: alone", "plain: alone"]
-    rows = {cells[0]: cells[1:] for cells in zip(*(column.cells for column in table.columns), strict=True)}
+    assert [str(column.header) for column in table.columns][1::2] == ["all: alone", "crowded: alone", "plain: alone"]
+    rows = {cells[0]: cells[1:] for cells in zip(*(map(str, column.cells) for column in table.columns), strict=True)}
     assert rows["sample 2"] == ("0.400", "0.600", "0.500", "0.500", "0.333", "0.667")
     assert rows["objects that no answer finds"] == ("1", "", "0", "", "1", "")
     assert "samples" not in render_report(evaluate_detections(TRUTH, GREEDY))
@@ -120,7 +120,7 @@ def test_lengths_stand_beside_those_of_the_annotated_answers() -> None:
     document = render_report(report)
     assert document["lengths"] == {"generated_tokens_mean": 25, "ground_truth_tokens_mean": 25, "ratio": 1}
     table = build_summary_table(report)
-    rows = dict(zip(*(list(column.cells) for column in table.columns[:2]), strict=True))
+    rows = dict(zip(*(map(str, column.cells) for column in table.columns[:2]), strict=True))
     assert (rows["tokens of an answer, mean"], rows["answers' length / annotated"]) == ("25.0", "1.000")
     assert (document["truncated_rate"], rows["answers truncated, share"]) == (0, "0.000")
 

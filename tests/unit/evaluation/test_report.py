@@ -70,7 +70,7 @@ def test_dropped_objects_are_summed_by_reason_with_examples_in_the_order_of_the_
 def test_the_terminal_shows_what_was_dropped_and_cut() -> None:
     predictions = [ImagePrediction("a", (), failed("wrong_arity", "wrong_arity", truncated=True), token_limit=True)]
     table = build_summary_table(evaluate_detections([image("a", CAT)], predictions))
-    rows = dict(zip(*(list(column.cells) for column in table.columns), strict=True))
+    rows = dict(zip(*(map(str, column.cells) for column in table.columns), strict=True))
     shown = {name: rows[name] for name in rows if name.startswith(("answer", "object"))}
     assert shown == {
         "objects: annotated": "1",
@@ -176,8 +176,8 @@ def test_what_is_unparsed_invalid_or_cut_is_counted_in_its_own_split() -> None:
 @pytest.mark.invariant("EVAL-018")
 def test_the_terminal_shows_each_split_in_the_column_of_its_name() -> None:
     table = build_summary_table(three_splits())
-    assert [column.header for column in table.columns] == ["", "all", "crowded", "plain", "rare"]
-    names, *columns = [list(column.cells) for column in table.columns]
+    assert [str(column.header) for column in table.columns] == ["", "all", "crowded", "plain", "rare"]
+    names, *columns = [list(map(str, column.cells)) for column in table.columns]
     rows = {name: tuple(column[at] for column in columns) for at, name in enumerate(names)}
     assert rows["images"] == ("8", "3", "3", "1")
     assert rows["objects: annotated"] == ("13", "6", "4", "2")

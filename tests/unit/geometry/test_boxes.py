@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from coordexp.coords.codec import MAX_BIN, bin_to_pixel, pixel_to_bin
@@ -16,6 +18,7 @@ from coordexp.geometry import (
     box_centers,
     clamp_boxes,
     cooked_size,
+    fits_processor,
     pairwise_iou,
     pixels_to_bins,
     polygon_area,
@@ -162,14 +165,20 @@ def test_bad_coordinates_are_refused() -> None:
         ((640, 480), 640 * 480 - 1, (608, 448)),
         ((100, 50), 10**6, (96, 64)),
         ((88, 168), 25600, (96, 160)),
-        ((10, 10), 10**6, (32, 32)),
+        ((10, 10), 10**6, (64, 64)),
         ((10, 40), 10**6, (32, 128)),
         ((4000, 10), 32 * 32 * 20, None),
         ((10, 4000), 32 * 32 * 20, None),
-        ((1, 1), 1024, (32, 32)),
-        ((160, 125), 2 * 1024, (64, 32)),
-        ((64, 50), 64 * 50, (64, 32)),
-        ((50, 64), 64 * 50, (32, 64)),
+        ((1, 1), 4096, (64, 64)),
+        ((160, 125), 5 * 1024, (64, 64)),
+        ((90, 60), 90 * 70, (96, 64)),
+        ((60, 90), 90 * 70, (64, 96)),
+        ((90, 46), 10**6, (96, 64)),
+        ((96, 40), 4096, (128, 32)),
+        ((40, 96), 4096, (32, 128)),
+        ((6000, 30), 10**6, (6400, 32)),
+        ((6592, 32), 10**6, None),
+        ((9000, 9000), 10**9, (4096, 4096)),
     ],
 )
 def test_cooked_sizes(size: tuple[int, int], max_pixels: int, expected: tuple[int, int] | None) -> None:
@@ -177,12 +186,22 @@ def test_cooked_sizes(size: tuple[int, int], max_pixels: int, expected: tuple[in
 
 
 @pytest.mark.invariant("DATA-010")
-def test_a_factor_of_one_keeps_every_size_that_fits() -> None:
-    assert cooked_size(10, 7, 70, 1) == (10, 7)
+def test_a_larger_factor_gives_its_own_multiples() -> None:
+    assert cooked_size(200, 130, 10**6, 64) == (192, 128)
 
 
 @pytest.mark.invariant("DATA-010")
-@pytest.mark.parametrize("request_", [(0, 5, 1024, 32), (5, 5, 1023, 32), (5, 5, 1024, 0)])
+@pytest.mark.parametrize("request_", [(0, 5, 4096, 32), (5, 5, 4095, 32), (5, 5, 4096, 0), (5, 5, 10**6, 28)])
 def test_a_size_that_cannot_be_met_is_refused(request_: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="at least"):
         cooked_size(*request_)
+
+
+@pytest.mark.invariant("DATA-060")
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(4096, 10**7))
+def test_what_is_cooked_fits_the_processor(width: int, height: int, max_pixels: int) -> None:
+    size = cooked_size(width, height, max_pixels, 32)
+    if size is None:
+        assert max(width, height) > 4 * min(width, height) or max_pixels < 8 * 1024
+    else:
+        assert fits_processor(*size) and size[0] * size[1] <= max_pixels

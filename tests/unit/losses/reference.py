@@ -1,4 +1,4 @@
-"""The whole objective written out straight from contract-facts sections 4 and 5: loops, one full softmax per position.
+"""The whole objective written out from its formulas: loops, one full softmax per position.
 
 It shares no code with the runtime and is only as fast as tests need.
 """

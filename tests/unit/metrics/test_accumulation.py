@@ -16,7 +16,7 @@ LOSS, COUNT, TIME, GAUGE, RATE = (
     "loss/struct_ce",
     "data/samples_total",
     "time/step_s",
-    "optim/grad_norm",
+    "rollout/mAP",
     "packing/fill_rate",
 )
 NUMBERS = st.integers(0, 50).map(float)
@@ -154,9 +154,11 @@ def test_every_loss_is_mean_like_and_every_counter_says_so_in_its_name():
     ],
 )
 def test_the_table_refuses_a_row_that_breaks_the_naming_contract(key, reduction):
-    row = {"key": key, "reduction": reduction, "modes": ["train"], "unit": "1", "meaning": "Something or other."}
-    with pytest.raises(ContractViolation):
-        check("metric-table", {"description": "A table with one row in it.", "metrics": [row]})
+    for kind in ("counter", "rate", "mean", "gauge", "flag", "time"):
+        row = {"key": key, "kind": kind, "reduction": reduction, "unit": "1", "when": ["training"]}
+        row |= {"meaning": "Something or other.", "reading": "Nothing much."}
+        with pytest.raises(ContractViolation):
+            check("metric-table", {"description": "A table with one row in it.", "metrics": [row], "upstream": []})
 
 
 @pytest.mark.invariant("ART-008")
@@ -207,5 +209,5 @@ def test_a_payload_outside_the_contract_is_refused(change):
 def test_a_payload_is_only_built_from_finite_metrics_of_its_mode():
     with pytest.raises(MetricError, match="is nan at step 3: only finite numbers are logged"):
         build_payload("train", 3, {LOSS: float("nan")})
-    with pytest.raises(MetricError, match="'eval/f1' is not for mode 'train'"):
-        build_payload("train", 3, {"eval/f1": 0.5})
+    with pytest.raises(MetricError, match="'rollout/f1' is not for mode 'train'"):
+        build_payload("train", 3, {"rollout/f1": 0.5})

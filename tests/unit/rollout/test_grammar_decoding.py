@@ -108,7 +108,7 @@ def test_an_untrained_model_writes_the_beginning_of_an_answer_and_nothing_else(c
     model = build_tiny_model(tokenizer, SMALLEST, seed=1, tied=False)
     rows = int(model.config.text_config.vocab_size)
     backend = HfBackend(model, cut_processor, decode_batch_size=8)
-    few = [replace(request, prompt_token_ids=(5, 6, 7), image_paths=()) for request in requests[:8]]
+    few = [replace(request, prompt_token_ids=(5, 6, 7), image_paths=(), image_sizes=()) for request in requests[:8]]
     coords, boxes = set(build_coord_vocab(tokenizer).ids), 0
     for order in FIELD_ORDERS:
         expression = render_expression(order)

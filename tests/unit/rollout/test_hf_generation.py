@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_a_request_shows_what_training_shows(cut_encoder, cut_processor, records
 
 @pytest.mark.invariant("ROLL-004")
 def test_an_image_that_does_not_fill_the_prompts_placeholders_is_refused(model, cut_processor, requests):
-    swapped = RolloutRequest("swapped", requests[0].prompt_token_ids, requests[4].image_paths)
+    swapped = replace(requests[4], sample_id="swapped", prompt_token_ids=requests[0].prompt_token_ids)
     with pytest.raises(
         RolloutError, match=r"sample swapped: the prompt holds 4 image placeholders but its 1 image.s. give 12"
     ):
@@ -224,7 +225,7 @@ def test_the_model_is_given_back_in_the_mode_it_was_in(model, cut_processor, req
 def test_an_image_of_another_size_than_its_record_is_refused(records, cut_encoder, tmp_path: Path):
     record = records[0]
     wrong = Record(record.source, record.images, 64, 128, record.objects)
-    with pytest.raises(ValueError, match="is 64x64 but the record says 64x128"):
+    with pytest.raises(ValueError, match="has 64x64 pixels, and its width and height are declared as 64x128"):
         build_requests([wrong], cut_encoder)
 
 

@@ -176,7 +176,7 @@ def test_logprobs_of_sampled_tokens_are_the_models_own(model, cut_processor, req
     forced = {}
     for position in range(1, len(output.response_token_ids)):
         prompt = output.prompt_token_ids + output.response_token_ids[:position]
-        request = RolloutRequest("forced", prompt, requests[0].image_paths)
+        request = dataclasses.replace(requests[0], sample_id="forced", prompt_token_ids=prompt)
         (greedy,) = HfBackend(model, cut_processor, decode_batch_size=1, logprobs=True).generate([request], Decoding(1))
         forced[position] = (greedy.response_token_ids[0], greedy.token_logprobs[0])
     differ = [p for p, (token, _) in forced.items() if token != output.response_token_ids[p]]

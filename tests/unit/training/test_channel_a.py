@@ -328,4 +328,4 @@ def test_every_mode_trains(
     ran = train(path)
     assert [plan.kind for plan in ran.plans] == [StepKind.A, StepKind.A, StepKind.B]
     for line in ran.steps():
-        assert math.isfinite(line["loss"]) and line["optim/grad_norm"] > 0
+        assert math.isfinite(line["loss"]) and line["grad_norm"] > 0

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from coordexp.artifacts.dump_files import OBSERVED, read_lines
+from coordexp.artifacts.dump_files import OBSERVED, DumpBounds, read_lines
 from coordexp.config import load_config
 from coordexp.data.records import read_records
 from coordexp.spec import check
+from coordexp.training.rollout_dump import RolloutDump
 from tests.plugins.stage2 import EARLY
 
 if TYPE_CHECKING:
+    from coordexp.encode.encoder import Encoder
     from tests.plugins.stage2 import Stage2Kit
 
 DUMP = {"enabled": True, "every_steps": 1, "max_samples": 64}
@@ -148,6 +150,37 @@ def test_a_dump_spells_the_answer_and_what_was_made_of_it(ran: Ran) -> None:
         assert line["target"]["text"].endswith("]}<|im_end|>\n")
         for index in line["target"]["appended"]:
             assert json.dumps(line["ground_truth"][index]["desc"]) in line["target"]["text"]
+
+
+@pytest.mark.invariant("ROLL-070")
+def test_what_an_evaluation_does_not_score_is_told_as_such(cut_encoder: Encoder, tmp_path: Path) -> None:
+    """A region of cats, and a category that nobody looked for."""
+    from coordexp.coordjson import render_answer
+    from coordexp.coords.types import CoordObject
+    from coordexp.data.types import Record
+    from coordexp.evaluation.detections import build_answer_parser, build_truths
+    from coordexp.evaluation.runner import Scoring, score_outputs
+    from coordexp.rollout.types import RolloutOutput
+
+    box = {"found": (1, 1, 300, 300), "region": (600, 600, 900, 900), "nowhere": (1, 600, 300, 900)}
+    region = {"desc": "cat", "bbox_2d": [55.0, 55.0, 95.0, 95.0]}
+    scope = {"ignore": [region], "verified_absent": ["dog"]}
+    truth = (CoordObject("cat", "bbox_2d", box["found"]), CoordObject("cat", "bbox_2d", (400, 1, 500, 100)))
+    record = Record(f"{tmp_path}/a.jsonl:1", ("a.png",), 96, 96, truth, metadata=scope)
+    said = [("cat", "found"), ("cat", "region"), ("dog", "region"), ("dog", "nowhere"), ("emu", "nowhere")]
+    text = render_answer([CoordObject(desc, "bbox_2d", box[where]) for desc, where in said], "desc_first")
+    ids = (*cut_encoder.tokenizer(text, add_special_tokens=False)["input_ids"], cut_encoder.turn.end)
+    output = RolloutOutput(record.source, (1,), ids, "\ud800" + text, "stop", 3)
+    scored = score_outputs(
+        build_answer_parser(cut_encoder), build_truths([record], cut_encoder), [output], Scoring("constant")
+    )
+    dump = RolloutDump(tmp_path, cut_encoder.pieces, DumpBounds(1, 1, 1, 10**6, 0.0))
+    assert dump.evaluation(3, scored, [record], [output])["rollout/dumps_written_total"] == (1.0, 0.0)
+    (line,) = (check("rollout-dump", line) for line in read_lines(tmp_path / "rollouts/eval_000003.jsonl"))
+    assert [item["fate"] for item in line["objects"]] == ["matched", "ignored", "fp", "fp", "ignored"]
+    assert (line["missed"], line["ignore"], line["text"]) == ([1], [region], output.text)
+    counts = scored.report.detection
+    assert (counts.true_positives, counts.false_positives, counts.false_negatives) == (1, 2, 1)
 
 
 @pytest.mark.invariant("ART-061")

@@ -60,9 +60,12 @@ def test_a_rate_of_0_keeps_the_embeddings_offsets_where_they_are(stage1_kit: Sta
 
     knobs = {"tie_head": False, "embed_lr": 0.0, "head_lr": 1e-2}
     trainer = build(stage1_kit, "rate_0", **knobs)
-    folder = train_to_end(trainer).checkpoint
-    saved = load_file(folder / "coord_offset.safetensors")
-    assert not saved["embed_offset"].any() and saved["own_head_offset"].abs().max() > 1e-3
+    before = trainer.model.get_input_embeddings().weight.detach().clone()
+    saved = load_file(train_to_end(trainer).checkpoint / "model.safetensors")
+    assert torch.equal(saved["model.language_model.embed_tokens.weight"], before)
+    first, last = stage1_kit.coord_range()
+    moved = (saved["lm_head.weight"] - before).abs().amax(dim=1)
+    assert moved[first : last + 1].max() > 1e-3 and not moved[:first].any() and not moved[last + 1 :].any()
 
 
 @pytest.mark.invariant("TRAIN-010")
@@ -74,8 +77,8 @@ def test_a_merged_model_in_bfloat16_scores_as_the_trained_one(stage1_kit: Stage1
     trainer = build(stage1_kit, "merged_bf16", model="bfloat16", dtype="float32", embed_lr=0.5)
     folder = train_to_end(trainer).checkpoint
     live = trainer.model.eval()
-    saved = load_file(folder / "coord_offset.safetensors")["embed_offset"]
-    assert saved.dtype == FLOAT32 and saved.abs().max() > 0.1
+    (offset,) = offsets_of(trainer).values()
+    assert offset.dtype == FLOAT32 and offset.abs().max() > 0.1
     merged = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=BFLOAT16).eval()
     ids = torch.arange(merged.config.text_config.vocab_size)[None, -200:]
     with torch.no_grad():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from coordexp.spec import check
+from coordexp.training.log_check import check_run_log
 
 if TYPE_CHECKING:
     from tests.plugins.stage1 import Stage1Kit
@@ -43,10 +44,12 @@ def train(kit: Stage1Kit, folder: Path, shipped: str, steps: int = 2) -> tuple[l
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr and "parse " in done.stderr
+    assert check_run_log(folder / "run").problems == ()
     lines = (folder / "run/logging.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines], folder / "run"
 
 
+@pytest.mark.invariant("ART-042")
 @pytest.mark.invariant("TRAIN-031")
 @pytest.mark.invariant("TRAIN-032")
 def test_both_trainers_of_stage_2_train_on_rollouts_alike(stage1_kit: Stage1Kit, tmp_path: Path) -> None:

@@ -311,9 +311,11 @@ FAULTS = {
     "Stage2Ended": "the quick start's, which shows it",
     "SupervisionError": "the launcher's, which shows it",
     "UnservableWeights": "of a weight push, which makes a RolloutServerError of it",
+    "LogError": "the check of a finished run's log, which shows it",
     "MetricError": "a key that the code logs and the table lacks",
     "ObjectiveError": "a loss that is not finite; the trainer makes a TrainingError of it",
     "TokenAlignmentError": "a token of the package's own answer",
+    "UndeclaredMetricWarning": "a warning, which goes to the log",
     "UnreadableKeyError": "the configuration's own checks, among themselves",
 }
 """Errors that are no input's, and whose they are."""

@@ -1,0 +1,223 @@
+"""An annotation file as text: what it is when it is no JSON, and where its JSON breaks.
+
+Bytes as found on disk enter. Out: UTF-8 without BOM for a decoder, or `DataError` that names what the file is (a zip,
+an XML, UTF-16, …), or line, column and byte of the first fault. Contract ids: DATA-040, DATA-041.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coordexp.data.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+_BOMS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_ZERO_PATTERNS = {
+    (False, True, True, True): "UTF-32 without a BOM",
+    (True, True, True, False): "UTF-32 without a BOM",
+    (False, True, False, True): "UTF-16 without a BOM",
+    (True, False, True, False): "UTF-16 without a BOM",
+}
+_MAGICS = (
+    (b"\x1f\x8b", "a gzip archive", "Unpack it: gunzip -k"),
+    (b"PK\x03\x04", "a zip archive", "Unpack it and name the annotation file in it"),
+    (b"BZh", "a bzip2 archive", "Unpack it: bunzip2 -k"),
+    (b"\xfd7zXZ\x00", "an xz archive", "Unpack it: unxz -k"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "Unpack it: unzstd"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it and name the annotation file in it"),
+    (b"Rar!", "a rar archive", "Unpack it and name the annotation file in it"),
+    (b"PAR1", "a Parquet file", "Convert it to COCO's JSON"),
+    (b"SQLite format 3", "an SQLite database", "Convert it to COCO's JSON"),
+    (b"\x89HDF", "an HDF5 or MATLAB file", "Convert it to COCO's JSON"),
+    (b"\x80\x04", "a Python pickle", "Convert it to COCO's JSON"),
+    (b"\x89PNG", "a PNG image", "Name the annotation file"),
+    (b"\xff\xd8\xff", "a JPEG image", "Name the annotation file"),
+    (b"%PDF", "a PDF", "Name the annotation file"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull"),
+)
+_TAR_MARK, _TAR_MARK_AT = b"ustar", 257
+_YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE]-?\d+)?){4,}\s*(?:\n|\r|\Z)")
+_CSV_LINE = re.compile(rb"[^\n{}\[\]]*(?:[,;\t][^\n{}\[\],;\t]*){3,}(?:\n|\r|\Z)")
+_TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.)*"|[-+]?\d[\w.+-]*|[-+]?[A-Za-z_]\w*', re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_WORDS = {b"true", b"false", b"null"}
+_CONSTANTS = {b"nan": "NaN", b"inf": "Infinity", b"infinity": "Infinity"}
+_PYTHON_WORDS = {b"None": "null", b"True": "true", b"False": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """A file's text in UTF-8 without BOM; `source` names the file, `wanted` says what belongs into it."""
+
+    content: bytes
+    source: str
+    wanted: str
+    skipped: int = 0
+    """Bytes of the file before `content`: those of a BOM."""
+
+    def place(self, offset: int) -> str:
+        """Line, column (in characters, from 1) and byte (of the file, from 0) of an offset in `content`."""
+        start = self.content.rfind(b"\n", 0, offset) + 1
+        line = self.content.count(b"\n", 0, offset) + 1
+        column = len(self.content[start:offset].decode("utf-8", errors="replace")) + 1
+        return f"line {line}, column {column} (byte {offset + self.skipped})"
+
+
+def read_bytes(path: Path, wanted: str) -> bytes:
+    """A file's bytes; raises `DataError` when there is none to read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name {wanted}") from error
+
+
+def check_text(content: bytes, source: str, wanted: str) -> JsonText:
+    """The text of a JSON file, or `DataError` that says what the file is instead."""
+    body = content.removeprefix(_UTF8_BOM)
+    text = JsonText(body, source, wanted, len(content) - len(body))
+    for magic, what, remedy in _MAGICS:
+        if body.startswith(magic):
+            raise DataError(f"{source}: it is {what}, not {wanted}. {remedy}")
+    if body[_TAR_MARK_AT : _TAR_MARK_AT + len(_TAR_MARK)] == _TAR_MARK:
+        raise DataError(f"{source}: it is a tar archive, not {wanted}. Unpack it and name the annotation file in it")
+    _check_encoding(text)
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source}: {text.place(error.start)} holds 0x{body[error.start]:02x}, which is not UTF-8 (Latin-1 or "
+            "Windows-1252 perhaps). Save the file as UTF-8"
+        ) from error
+    _check_form(text)
+    return text
+
+
+def _check_encoding(text: JsonText) -> None:
+    body = text.content
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            raise DataError(f"{text.source}: it is {name}; JSON is UTF-8: save the file as UTF-8")
+    if not body.strip():
+        what = "is empty" if not body else "holds nothing but blanks"
+        raise DataError(f"{text.source}: the file {what}; it is to hold {text.wanted}")
+    head = body[:4]
+    if b"\0" in head:
+        pattern = tuple(byte == 0 for byte in head)
+        found = _ZERO_PATTERNS.get((pattern + (False,) * 4)[:4])  # type: ignore[arg-type]
+        what = f"it is {found}; JSON is UTF-8: save" if found else "it begins with zero bytes: it is damaged; write"
+        raise DataError(f"{text.source}: {what} the file as UTF-8")
+
+
+def _check_form(text: JsonText) -> None:
+    """Refuse texts of other forms than JSON by name."""
+    body = text.content.lstrip()
+    what = ""
+    if body.startswith(b"<"):
+        what = "an HTML page, perhaps that of a failed download" if b"<html" in body[:2000].lower() else "XML"
+        what += ", as Pascal VOC writes it for one image" if b"<annotation" in body[:2000] else ""
+    elif _YOLO_LINE.match(body):
+        what = "lines of numbers, as YOLO writes them for one image"
+    elif body[:1] not in b'{["' and _CSV_LINE.match(body):
+        what = "a table of separated values (CSV)"
+    if what:
+        raise DataError(f"{text.source}: it is {what}, not {text.wanted}. Convert it to COCO's JSON")
+
+
+def syntax_error(text: JsonText, reported: str) -> DataError:
+    """Why `text` is not one strict JSON value, with line, column and byte; `reported` is what the decoder said."""
+    faults = [fault for fault in (next(_token_faults(text), None), _parser_fault(text)) if fault is not None]
+    if faults:
+        offset, message = min(faults)
+        return DataError(f"{text.source}: {text.place(offset)}: {message}")
+    byte = re.search(r"\(byte (\d+)\)", reported)
+    at = f"{text.place(int(byte[1]))}: " if byte else ""
+    return DataError(f"{text.source}: {at}not strict JSON: {reported}. Write it with a JSON library")
+
+
+def _token_faults(text: JsonText) -> Iterator[tuple[int, str]]:
+    """Offsets of what Python's own parser lets through (NaN, halves of surrogate pairs) or reports without its name."""
+    for match in _TOKEN.finditer(text.content):
+        token = match[0]
+        if token.startswith(b'"'):
+            half = _lone_surrogate(token) if b"\\u" in token else None
+            if half is not None:
+                message = f"{token[half : half + 6].decode()} is half of a surrogate pair, which is no character"
+                yield match.start() + half, f"{message}. Write the character itself, or remove it"
+            continue
+        word = token.lstrip(b"+-")
+        constant = _CONSTANTS.get(word.lower())
+        if constant is not None:
+            shown = token.decode()
+            yield match.start(), f"{shown} is not a number in JSON. Write a number or null, or remove the entry"
+        elif token in _PYTHON_WORDS:
+            yield (
+                match.start(),
+                f"{token.decode()} is Python, in JSON it is {_PYTHON_WORDS[token]}. Write it with json.dump",
+            )
+        elif not word[:1].isdigit() and token not in _WORDS:
+            return
+
+
+def _lone_surrogate(token: bytes) -> int | None:
+    """Offset in a string's token of a \\u escape that is half of a pair; None when there is none."""
+    pending: int | None = None
+    end = 0
+    for match in _ESCAPE.finditer(token):
+        code = int(match[1], 16) if match[1] else 0
+        follows = pending is not None and match.start() == end
+        if 0xDC00 <= code <= 0xDFFF and follows:
+            pending = None
+        elif pending is not None:
+            return pending
+        elif 0xDC00 <= code <= 0xDFFF:
+            return match.start()
+        elif 0xD800 <= code <= 0xDBFF:
+            pending = match.start()
+        end = match.end()
+    return pending
+
+
+def _parser_fault(text: JsonText) -> tuple[int, str] | None:
+    """Offset and words of the first place where Python's parser stops."""
+    shown = text.content.decode("utf-8")
+    try:
+        json.loads(shown)
+    except json.JSONDecodeError as error:
+        return len(shown[: error.pos].encode("utf-8")), _parser_words(shown, error)
+    except RecursionError:
+        return 0, "brackets are nested too deep for any annotation file. Write it as COCO does"
+    except ValueError as error:
+        return 0, f"not strict JSON: {error}. Write it with a JSON library"
+    return None
+
+
+def _parser_words(shown: str, error: json.JSONDecodeError) -> str:
+    rest = shown[error.pos :].strip()
+    before = shown[: error.pos].rstrip()
+    if error.msg == "Extra data":
+        lines = "a second JSON value begins here; one a line is JSON Lines. " if before.count("\n") == 0 else ""
+        cooked = '"objects"' in before[:2000] and '"annotations"' not in before[:2000]
+        advice = (
+            "Records that are cooked already are trained on as they are" if cooked else "The file is one JSON value"
+        )
+        return f"{lines or 'text follows the end of the JSON value. '}{advice}"
+    if not rest or error.msg.startswith("Unterminated string"):
+        return "the file ends in the middle, so it was cut short. Copy or download it once more"
+    if before.endswith(",") and rest[0] in "]}":
+        return f"a comma before {rest[0]!r} is not JSON. Remove it"
+    if rest[0] == "'":
+        return "texts are written in double quotes in JSON. Write the file with json.dump"
+    return f"not JSON: {error.msg}, got {rest[:20]!r}. Write it with a JSON library"

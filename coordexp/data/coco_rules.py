@@ -1,0 +1,241 @@
+"""What is wrong with an annotation file that is JSON but not COCO's: one message a fault, with its JSON path.
+
+Enters: the untyped payload. Leaves: `DataError` that names the place, what it holds, the ids of the annotation and its
+image, and what to write. `coordexp.data.coco` is the quick way to the same verdict. Contract ids: DATA-042.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from coordexp.data.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from coordexp.data.annotation_text import JsonText
+
+COCO_FORM = 'COCO-style annotations, {"images": […], "annotations": […], "categories": […]}'
+_LISTS = ("images", "annotations", "categories")
+_OTHER_FORMS = (
+    (("shapes", "imagePath"), "LabelMe's form for one image"),
+    (("_via_img_metadata",), "a project of the VGG Image Annotator"),
+    (("metainfo", "data_list"), "MMDetection's form"),
+    (("flags", "shapes"), "LabelMe's form for one image"),
+)
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_COUNTED_FAULTS = 1000
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFault:
+    """A fault: its JSON path, the ids that tell which entry it is, what is wrong and what to do."""
+
+    pointer: str
+    ids: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        ids = f" ({self.ids})" if self.ids else ""
+        return f"{self.pointer}{ids}: {self.message}. {self.remedy}"
+
+
+def coco_error(payload: Any, source: str, reported: str) -> DataError:
+    """The first fault of `payload` and how many follow; `reported` is the decoder's word, where no rule finds one."""
+    if not isinstance(payload, dict):
+        return DataError(f"{source}: {_describe_value(payload)}, not {COCO_FORM}. Write such an object")
+    faults = list(islice(coco_faults(payload), _COUNTED_FAULTS))
+    if not faults:
+        return DataError(f"{source}: not {COCO_FORM}: {reported}. Write it as COCO does")
+    more = len(faults) - 1
+    limit = " or more" if len(faults) == _COUNTED_FAULTS else ""
+    return DataError(f"{source}: {faults[0]}" + (f"; {more}{limit} more such faults" if more else ""))
+
+
+def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
+    """Every fault in reading order: the lists, then images, categories, annotations."""
+    missing = [key for key in _LISTS if key not in payload]
+    if missing:
+        form = next((name for keys, name in _OTHER_FORMS if all(key in payload for key in keys)), "")
+        has = ", ".join(map(repr, list(payload)[:12])) or "no key"
+        looks = f"; it looks like {form}" if form else ""
+        remedy = f"Write {COCO_FORM}; lists may be empty"
+        yield CocoFault(", ".join(missing), "", f"missing; the file has {has}{looks}", remedy)
+    for key in _LISTS:
+        entries = payload.get(key, [])
+        if not isinstance(entries, list):
+            yield CocoFault(key, "", f"it is a list, got {kind_of(entries)}", "Write a list of objects")
+            continue
+        for index, entry in enumerate(entries):
+            at = f"{key}[{index}]"
+            if isinstance(entry, dict):
+                yield from _ENTRY_RULES[key](entry, at)
+            else:
+                yield CocoFault(at, "", f"it is an object, got {kind_of(entry)}", "Write it as COCO does")
+
+
+def check_top_keys(text: JsonText) -> None:
+    """Raise `DataError` where a list of the file is written twice: decoders keep one of them without a word."""
+    for key in _LISTS:
+        written = f'"{key}"'.encode()
+        if text.content.count(written) > 1:
+            _refuse_second(text, key, written)
+
+
+def _refuse_second(text: JsonText, key: str, written: bytes) -> None:
+    """Walk the brackets; quick, since only files that hold the word elsewhere come here."""
+    depth = 0
+    seen = False
+    for match in _BRACKETS.finditer(text.content):
+        token = match[0]
+        if token in (b"{", b"["):
+            depth += 1
+        elif token in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and token == written and text.content[match.end() : match.end() + 200].lstrip()[:1] == b":":
+            if seen:
+                place = text.place(match.start())
+                raise DataError(f"{text.source}: {place}: {key!r} is written a second time. Keep one list of them")
+            seen = True
+
+
+def _image_faults(image: dict[str, Any], at: str) -> Iterator[CocoFault]:
+    ids = _ids(image, "image")
+    yield from _id_faults(image, "id", at, ids)
+    for key in ("width", "height"):
+        yield from _size_faults(image, key, at, ids)
+    names = [key for key in ("file_name", "coco_url", "flickr_url") if image.get(key) is not None]
+    for key in names:
+        if not isinstance(image[key], str):
+            yield CocoFault(f"{at}.{key}", ids, f"it is a text, got {kind_of(image[key])}", "Write the image's path")
+        elif "\0" in image[key] or "%00" in image[key]:
+            yield CocoFault(f"{at}.{key}", ids, "it holds a zero character", "Write the image's path")
+    if not any(isinstance(image[key], str) and image[key].strip() for key in names):
+        yield CocoFault(f"{at}.file_name", ids, "missing or blank, and no coco_url stands in", "Write the image's path")
+    elif not any(isinstance(image[key], str) and not image[key].rstrip().endswith("/") for key in names):
+        yield CocoFault(f"{at}.{names[0]}", ids, f"{shown(image[names[0]])} names no file", "Write the image's path")
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        listed = image.get(key)
+        if listed is not None and not isinstance(listed, list):
+            yield CocoFault(f"{at}.{key}", ids, f"it is a list of ids, got {kind_of(listed)}", "Write a list")
+        for index, value in enumerate(listed if isinstance(listed, list) else ()):
+            yield from _id_value_faults(value, f"{at}.{key}[{index}]", ids)
+
+
+def _size_faults(image: dict[str, Any], key: str, at: str, ids: str) -> Iterator[CocoFault]:
+    remedy = "Write the image's size in pixels, as its boxes assume it"
+    value = image.get(key)
+    if value is None:
+        yield CocoFault(f"{at}.{key}", ids, "null" if key in image else "missing", remedy)
+    elif not _is_number(value) or not math.isfinite(value) or value != int(value):
+        yield CocoFault(f"{at}.{key}", ids, f"a size is an integer, got {kind_of(value)}", remedy)
+    elif value < 1:
+        yield CocoFault(f"{at}.{key}", ids, f"a size is at least 1, got {shown(value)}", remedy)
+
+
+def _annotation_faults(found: dict[str, Any], at: str) -> Iterator[CocoFault]:
+    ids = ", ".join(text for text in (_ids(found, "annotation"), _ids(found, "image", "image_id")) if text)
+    yield from _id_faults(found, "image_id", at, ids)
+    yield from _id_faults(found, "category_id", at, ids)
+    for key in ("iscrowd", "ignore"):
+        value = found.get(key)
+        if value is not None and value not in (0, 1):
+            remedy = "Write 1 for a region to ignore, 0 for an object"
+            yield CocoFault(f"{at}.{key}", ids, f"it is 0, 1, true or false, got {kind_of(value)}", remedy)
+    yield from _box_faults(found, f"{at}.bbox", ids)
+
+
+def _box_faults(found: dict[str, Any], at: str, ids: str) -> Iterator[CocoFault]:
+    remedy = "Write [x, y, width, height] in pixels"
+    box = found.get("bbox")
+    if box is None:
+        message = "null" if "bbox" in found else "missing"
+        if found.get("segmentation"):
+            message += ", though there is a segmentation: no box is guessed"
+            remedy += "; pycocotools' COCO.annToRLE and mask.toBbox give it"
+        elif "segments_info" in found:
+            message += "; segments_info is COCO's panoptic form"
+        elif "caption" in found:
+            message += "; the annotation is a caption"
+        yield CocoFault(at, ids, message, remedy)
+    elif not isinstance(box, list):
+        yield CocoFault(at, ids, f"it is a list of four numbers, got {kind_of(box)}", remedy)
+    elif len(box) != 4:
+        yield CocoFault(at, ids, f"it is a list of four numbers, got {len(box)}: {shown(box)}", remedy)
+    else:
+        for index, value in enumerate(box):
+            if not _is_number(value) or not math.isfinite(value):
+                message = f"a number in pixels, got {kind_of(value)}"
+                yield CocoFault(f"{at}[{index}]", ids, f"{message}, in {shown(box)}", remedy)
+
+
+def _category_faults(category: dict[str, Any], at: str) -> Iterator[CocoFault]:
+    ids = _ids(category, "category")
+    yield from _id_faults(category, "id", at, ids)
+    name = category.get("name")
+    if not isinstance(name, str):
+        message = f"a name is a text, got {kind_of(name)}" if "name" in category else "missing"
+        yield CocoFault(f"{at}.name", ids, message, "Write what the category's objects are called")
+
+
+_ENTRY_RULES: dict[str, Callable[[dict[str, Any], str], Iterator[CocoFault]]] = {
+    "images": _image_faults,
+    "annotations": _annotation_faults,
+    "categories": _category_faults,
+}
+
+
+def _id_faults(entry: dict[str, Any], key: str, at: str, ids: str) -> Iterator[CocoFault]:
+    if key in entry:
+        yield from _id_value_faults(entry[key], f"{at}.{key}", ids)
+    else:
+        yield CocoFault(f"{at}.{key}", ids, "missing", "Write the id, an integer or a text")
+
+
+def _id_value_faults(value: Any, at: str, ids: str) -> Iterator[CocoFault]:
+    whole = _is_number(value) and math.isfinite(value) and value == int(value)
+    if not whole and not isinstance(value, str):
+        yield CocoFault(at, ids, f"an id is an integer or a text, got {kind_of(value)}", "Write the id of the entry")
+
+
+def _ids(entry: dict[str, Any], what: str, key: str = "id") -> str:
+    value = entry.get(key)
+    return f"{what} id {shown(value)}" if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _describe_value(payload: Any) -> str:
+    if not isinstance(payload, list):
+        return f"the file holds {kind_of(payload)}"
+    first = payload[0] if payload and isinstance(payload[0], dict) else {}
+    if "score" in first and "image_id" in first:
+        return "the file is a list of detections with scores, COCO's results format"
+    if "image_id" in first and "category_id" in first:
+        return "the file is a list of annotations alone"
+    if "file_name" in first:
+        return "the file is a list of images, as Detectron2 takes it"
+    return f"the file is a list of {len(payload)} entries"
+
+
+def kind_of(value: Any) -> str:
+    """What kind of JSON value it is, and the value itself where it is short."""
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "the text", bool: "the boolean", int: "", float: ""}
+    return f"{names[type(value)]} {shown(value)}".strip()
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

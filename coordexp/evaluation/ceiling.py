@@ -1,0 +1,71 @@
+"""What can be reached: a perfect answer in 1000 bins, scored on the same truth. Contract ids: EVAL-044.
+
+Records and what their answers are compared with enter; the numbers of the answer that training teaches leave, computed
+by the functions that score every other answer, with the objects that no answer can match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from coordexp.coords.codec import bin_to_pixel, pixel_to_bin
+from coordexp.evaluation.detections import build_truth, in_truth_pixels, rescale
+from coordexp.evaluation.report import evaluate_detections
+from coordexp.evaluation.types import IOU_THRESHOLD, Ceiling, ImagePrediction
+from coordexp.geometry.boxes import pairwise_iou
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordexp.data.types import Record
+    from coordexp.evaluation.types import Box, DetectionReport, ImageTruth
+
+SUMMARY_NAMES = ("mAP", "mAP50", "mAP75")
+
+
+def add_ceiling(report: DetectionReport, truth: Sequence[ImageTruth], records: Sequence[Record]) -> DetectionReport:
+    """`report`, on the images of `truth`, with the ceiling of the whole and of each split; `records[i]` is what the
+    model was taught for `truth[i]`.
+    """
+    answers = [perfect_answer(record, image) for record, image in zip(records, truth, strict=True)]
+    perfect = evaluate_detections(truth, answers)
+    splits = {
+        name: dataclasses.replace(
+            split, ceiling=_ceiling(perfect.splits[name], [image for image in truth if image.split == name])
+        )
+        for name, split in report.splits.items()
+    }
+    return dataclasses.replace(report, ceiling=_ceiling(perfect, truth), splits=splits)
+
+
+def perfect_answer(record: Record, image: ImageTruth) -> ImagePrediction:
+    """The answer that says the record's objects, in pixels of `image`, all with one score."""
+    return in_truth_pixels(image, ImagePrediction(image.sample_id, build_truth(record).objects))
+
+
+def _ceiling(perfect: DetectionReport, truth: Sequence[ImageTruth]) -> Ceiling:
+    rounded = [(obj.box, _rounded(obj.box, image)) for image in truth for obj in image.objects]
+    return Ceiling(
+        summary={name: perfect.coco.summary[name] for name in SUMMARY_NAMES},
+        unlimited={name: perfect.coco.unlimited[name] for name in SUMMARY_NAMES},
+        f1=perfect.detection.f1,
+        without_area=sum(box[0] == box[2] or box[1] == box[3] for _, box in rounded),
+        unmatchable=sum(float(pairwise_iou([own], [box])[0, 0]) < IOU_THRESHOLD for own, box in rounded),
+        images_over_limit=sum(_most(image) > perfect.coco.limit for image in truth),
+    )
+
+
+def _most(image: ImageTruth) -> int:
+    return max(Counter(obj.desc for obj in image.objects).values(), default=0)
+
+
+def _rounded(box: Box, image: ImageTruth) -> Box:
+    """A box of the truth as bins of the shown image hold it, back in pixels of the truth."""
+    own, shown = (image.width, image.height), image.shown
+    x1, y1, x2, y2 = (
+        bin_to_pixel(pixel_to_bin(value, extent), extent)
+        for value, extent in zip(rescale(box, own, shown), shown * 2, strict=True)
+    )
+    return rescale((x1, y1, x2, y2), shown, own)

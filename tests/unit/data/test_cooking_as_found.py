@@ -1,0 +1,473 @@
+"""Annotation files as people have them, through the entry point: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordexp.data.records import read_records
+from coordexp.data.regions import read_scope
+from tests.plugins.found_files import Kitchen, check_balance, kitchen
+
+__all__ = ["kitchen"]
+
+GOOD: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}],
+    "categories": [{"id": 1, "name": "cell"}],
+}
+VOC = b"<annotation>\n<folder>x</folder></annotation>"
+
+
+def changed(where: str, key: str, value: Any) -> bytes:
+    """The good file with one entry's key changed."""
+    coco = json.loads(json.dumps(GOOD))
+    coco[where][0][key] = value
+    return json.dumps(coco).encode()
+
+
+@pytest.mark.invariant("DATA-043")
+@pytest.mark.parametrize(("case", "desc"), [("a1-nfd-name", "caf\u00e9 cup"), ("b1-newline-name", "red square")])
+def test_a_name_is_brought_to_the_text_of_a_desc_and_counted(kitchen: Kitchen, case: str, desc: str) -> None:
+    cooked = kitchen.case(case)
+    assert (cooked.code, cooked.manifest["adjusted"]["desc_normalized"]) == (0, 1)
+    assert "desc_normalized" in cooked.out
+    assert [found["desc"] for record in cooked.records for found in record["objects"]] == [desc]
+
+
+@pytest.mark.invariant("DATA-043")
+def test_a_reserved_name_is_refused_where_it_is_used_and_can_be_mapped(kitchen: Kitchen) -> None:
+    refused = kitchen.case("a2-reserved-name")
+    assert refused.code == 1
+    assert "category id 1: '<image> icon' cannot be a desc: desc '<image> icon' holds '<image>'" in refused.err
+    (kitchen.folder / "map.json").write_text('{"<image> icon": "picture icon"}')
+    assert kitchen.case("a2-reserved-name", "--category-map", str(kitchen.folder / "map.json")).code == 0
+    kitchen.add("a.png", [1, 1, 9, 9])
+    kitchen.coco["categories"].append({"id": 0, "name": " "})
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-043")
+def test_categories_that_become_one_desc_are_named(kitchen: Kitchen) -> None:
+    kitchen.coco["categories"] = [{"id": 1, "name": "red cell"}, {"id": 2, "name": "red\u00a0 cell"}]
+    kitchen.add("a.png", [1, 1, 9, 9])
+    cooked = kitchen.cook()
+    assert cooked.code == 0
+    assert "warning: 2 categories become the one desc 'red cell': id 1 'red cell', id 2 'red\\xa0 cell'" in cooked.err
+    assert kitchen.cook("--strict").code == 1
+    (kitchen.folder / "map.json").write_text('{"red cell": "cell", "red\u00a0 cell": "cell"}', encoding="utf-8")
+    assert kitchen.cook("--strict", "--category-map", str(kitchen.folder / "map.json")).code == 0
+
+
+@pytest.mark.invariant("DATA-043")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"cell": "a", "cell": "b"}', "the category 'cell' is written twice"),
+        (b'{"cell": "a", "cell ": "b"}', "'cell' and 'cell ' are one name after normalizing"),
+        (b'["cell"]', "it is not a category map"),
+        (b'{"cell": 3}', "'cell' stands for 3, not a text"),
+        (b'{"cell": "<|im_end|>"}', "'cell', mapped to '<|im_end|>', cannot be a desc"),
+        (b'{"cel": "a"}', "has no category 'cel'; perhaps 'cell'; it has cell"),
+        (b'{"cell": "a",}', "line 1, column 14"),
+        ('{"cell": "a"}'.encode("utf-16"), "it is UTF-16"),
+    ],
+)
+def test_a_bad_category_map_is_refused_in_its_own_words(kitchen: Kitchen, content: bytes, says: str) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    (kitchen.folder / "map.json").write_bytes(content)
+    cooked = kitchen.cook("--category-map", str(kitchen.folder / "map.json"))
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-043")
+def test_names_of_the_map_match_as_written_or_normalized(kitchen: Kitchen) -> None:
+    kitchen.coco["categories"] = [{"id": 1, "name": unicodedata.normalize("NFD", "café")}]
+    kitchen.add("a.png", [1, 1, 9, 9])
+    (kitchen.folder / "map.json").write_text('\ufeff{"caf\u00e9": "coffee\u200b cup"}', encoding="utf-8")
+    cooked = kitchen.cook("--category-map", str(kitchen.folder / "map.json"))
+    assert cooked.manifest["descs"] == {"coffee cup": 1}
+
+
+@pytest.mark.invariant("DATA-044")
+def test_a_crowd_becomes_a_region_of_the_cooked_image_and_is_counted(kitchen: Kitchen) -> None:
+    cooked = kitchen.case("d1-ignore-region", "--max-pixels", "4096")
+    (record,) = read_records(cooked.folder / "records.jsonl")
+    (region,) = read_scope(record).ignore
+    assert (len(record.objects), region.desc, region.box) == (1, "cell", (27.5, 27.5, 57.5, 57.5))
+    assert cooked.manifest["objects"]["ignored"] == {"crowd": 1, "ignore": 0}
+    check_balance(cooked.manifest)
+
+
+@pytest.mark.invariant("DATA-044")
+def test_lvis_files_say_what_was_looked_for(kitchen: Kitchen) -> None:
+    kitchen.coco["categories"] = [{"id": number, "name": name} for number, name in enumerate(["cell", "cat", "dog"], 1)]
+    kitchen.add("a.png", [1, 1, 9, 9])["not_exhaustive_category_ids"] = [1, 2]
+    kitchen.coco["images"][0]["neg_category_ids"] = [3.0]
+    kitchen.add("b.png", [1, 1, 9, 9])
+    kitchen.cook()
+    first, second = (read_scope(record) for record in read_records(kitchen.folder / "out0/records.jsonl"))
+    assert [(region.desc, region.box) for region in first.ignore] == [
+        ("cat", (0, 0, 64, 64)),
+        ("cell", (0, 0, 64, 64)),
+    ]
+    assert (first.verified_absent, second.verified_absent) == (frozenset({"dog"}), frozenset())
+    (kitchen.folder / "map.json").write_text('{"cell": "thing", "cat": "animal", "dog": "animal"}')
+    mapped = kitchen.cook("--category-map", str(kitchen.folder / "map.json"))
+    assert [record["metadata"]["verified_absent"] for record in mapped.records] == [[], []]
+    del kitchen.coco["images"][0]["neg_category_ids"]
+    assert "verified_absent" not in kitchen.cook().records[0]["metadata"]
+
+
+@pytest.mark.invariant("DATA-044")
+def test_objects_without_area_in_bins_are_counted(kitchen: Kitchen) -> None:
+    cooked = kitchen.case("e4-no-area-in-bins", "--max-pixels", "3100000")
+    assert (cooked.code, cooked.manifest["adjusted"]["no_area_in_bins"]) == (0, 1)
+    assert "no_area_in_bins" in cooked.out
+
+
+@pytest.mark.invariant("DATA-045")
+def test_one_file_under_two_ids_is_one_record_with_all_objects(kitchen: Kitchen) -> None:
+    cooked = kitchen.case("h1-one-file-two-ids")
+    (record,) = cooked.records
+    assert (len(record["objects"]), record["metadata"]) == (3, {"image_id": 1, "image_ids": [1, 2]})
+    assert cooked.manifest["adjusted"]["image_merged"] == 1
+    check_balance(cooked.manifest)
+
+
+@pytest.mark.invariant("DATA-045")
+def test_the_same_object_of_both_ids_is_kept_once(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    kitchen.add("./a.png", [1, 1, 9, 9], [20, 20, 9, 9])
+    cooked = kitchen.cook()
+    assert (cooked.manifest["objects"]["kept"], cooked.manifest["objects"]["dropped"]["duplicate"]) == (2, 1)
+
+
+@pytest.mark.invariant("DATA-045")
+def test_one_file_of_two_sizes_is_refused_with_both_ids(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    kitchen.add("a.png", [1, 1, 9, 9], size=(64, 32))
+    cooked = kitchen.cook()
+    assert cooked.code == 1
+    assert "image ids 1 and 2 are one file, 'a.png', of 64x64 and of 64x32" in cooked.err
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize("case", ["j1-coco-url", "j2-bool-crowd", "j3-annotation-ids", "j4-bom"])
+def test_files_in_the_habits_of_other_tools_are_read(kitchen: Kitchen, case: str) -> None:
+    cooked = kitchen.case(case)
+    assert (cooked.code, cooked.manifest["records"]["kept"]) == (0, 1)
+    assert cooked.manifest["objects"]["kept"] == cooked.manifest["objects"]["input"]
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize(
+    ("where", "key", "value", "ignored"),
+    [
+        ("annotations", "iscrowd", 1.0, True),
+        ("annotations", "iscrowd", True, True),
+        ("annotations", "iscrowd", None, False),
+        ("annotations", "iscrowd", 0.0, False),
+        ("annotations", "ignore", True, True),
+        ("annotations", "ignore", 0, False),
+        ("annotations", "id", None, False),
+        ("annotations", "id", "x-1", False),
+        ("annotations", "id", {"a": 1}, False),
+        ("images", "width", 64.0, False),
+        ("images", "id", 1.0, False),
+        ("categories", "id", 1.0, False),
+        ("annotations", "image_id", 1.0, False),
+    ],
+)
+def test_a_value_in_another_notation_is_read(kitchen: Kitchen, where: str, key: str, value: Any, ignored: bool) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook("--background", content=changed(where, key, value))
+    assert cooked.code == 0
+    assert cooked.manifest["objects"]["kept"] == (0 if ignored else 1)
+    assert cooked.records[0]["metadata"]["image_id"] == 1
+    assert isinstance(cooked.records[0]["metadata"]["image_id"], int)
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize(
+    ("where", "key", "value", "says"),
+    [
+        ("annotations", "bbox", None, "annotations[0].bbox (annotation id 1, image id 1): null. Write [x, y"),
+        ("annotations", "bbox", [1, 2, 3], "it is a list of four numbers, got 3: [1, 2, 3]"),
+        ("annotations", "bbox", {"x": 1}, 'it is a list of four numbers, got an object {"x": 1}'),
+        ("annotations", "bbox", [1, 2, "30", 4], "annotations[0].bbox[2] (annotation id 1, image id 1): a number in"),
+        (
+            "annotations",
+            "iscrowd",
+            2,
+            "annotations[0].iscrowd (annotation id 1, image id 1): it is 0, 1, true or false",
+        ),
+        ("annotations", "iscrowd", "0", 'true or false, got the text "0"'),
+        ("annotations", "image_id", None, "annotations[0].image_id (annotation id 1): an id is an integer or a text"),
+        ("annotations", "category_id", True, "an id is an integer or a text, got the boolean true"),
+        ("images", "id", 1.5, "images[0].id (image id 1.5): an id is an integer or a text, got 1.5"),
+        ("images", "width", "64", 'images[0].width (image id 1): a size is an integer, got the text "64"'),
+        ("images", "height", None, "images[0].height (image id 1): null"),
+        ("images", "height", 0, "a size is at least 1, got 0"),
+        ("images", "file_name", None, "images[0].file_name (image id 1): missing or blank, and no coco_url stands in"),
+        ("images", "file_name", 7, "images[0].file_name (image id 1): it is a text, got 7"),
+        ("images", "file_name", "http://host/", '"http://host/" names no file'),
+        ("images", "neg_category_ids", 1, "images[0].neg_category_ids (image id 1): it is a list of ids, got 1"),
+        ("categories", "name", 5, "categories[0].name (category id 1): a name is a text, got 5"),
+        ("annotations", "image_id", "1", 'annotations[0].image_id is the text "1", and the id in images the number'),
+        ("categories", "id", "1", "annotations[0].category_id is the number 1, and the id in categories the text"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_it_holds(
+    kitchen: Kitchen, where: str, key: str, value: Any, says: str
+) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=changed(where, key, value))
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-042")
+def test_a_polygon_does_not_stand_in_for_a_box(kitchen: Kitchen) -> None:
+    coco = json.loads(changed("annotations", "segmentation", [[1, 1, 9, 1, 9, 9]]))
+    del coco["annotations"][0]["bbox"]
+    cooked = kitchen.cook(content=json.dumps(coco).encode(), images=kitchen.folder)
+    assert "annotations[0].bbox (annotation id 1, image id 1): missing, though there is a segmentation" in cooked.err
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ({"images": [], "categories": []}, "annotations: missing; the file has 'images', 'categories'"),
+        ({"shapes": [], "imagePath": "a.png"}, "it looks like LabelMe's form for one image"),
+        ([], "a list of 0 entries"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [], "score": 1}], "COCO's results format"),
+        (GOOD["annotations"], "a list of annotations alone"),
+        ("text", 'the file holds the text "text"'),
+        ({**GOOD, "images": {"1": {}}}, 'images: it is a list, got an object {"1": {}}'),
+        ({**GOOD, "images": ["a.png"]}, 'images[0]: it is an object, got the text "a.png"'),
+        ({**GOOD, "images": GOOD["images"] * 2}, "images holds id 1 twice, in images[0] and images[1]"),
+        ({**GOOD, "categories": GOOD["categories"] * 2}, "categories holds id 1 twice"),
+        ({**GOOD, "categories": [*GOOD["categories"], {"id": "2", "name": "x"}]}, "ids are all numbers or all texts"),
+    ],
+)
+def test_another_form_than_coco_is_told_by_name(kitchen: Kitchen, payload: Any, says: str) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=json.dumps(payload).encode())
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-040")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (json.dumps(GOOD).encode("utf-16"), "it is UTF-16; JSON is UTF-8: save the file as UTF-8"),
+        (json.dumps(GOOD).encode("utf-16-le"), "it is UTF-16 without a BOM"),
+        (json.dumps(GOOD).encode("utf-16-be"), "it is UTF-16 without a BOM"),
+        (json.dumps(GOOD).encode("utf-32"), "it is UTF-32;"),
+        (json.dumps(GOOD).encode("utf-32-le"), "it is UTF-32 without a BOM"),
+        (json.dumps(GOOD).encode("utf-32-be"), "it is UTF-32 without a BOM"),
+        (b'{"info": "caf\xe9"}', "line 1, column 14 (byte 13) holds 0xe9, which is not UTF-8 (Latin-1"),
+        (gzip.compress(b"{}"), "it is a gzip archive"),
+        (b"PK\x03\x04rest", "it is a zip archive"),
+        (b"", "the file is empty"),
+        (b"\xef\xbb\xbf \n", "the file holds nothing but blanks"),
+        (b"\0\0\0\0\0\0", "begins with zero bytes"),
+        (VOC, "it is XML, as Pascal VOC writes it"),
+        (b"<!DOCTYPE html><html></html>", "it is an HTML page"),
+        (b"0 0.5 0.5 0.1 0.2\n1 0.1 0.1 0.1 0.1\n", "lines of numbers, as YOLO writes them"),
+        (b"file,x,y,w,h\na.png,1,2,3,4\n", "a table of separated values (CSV)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
+        (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
+    ],
+)
+def test_a_file_that_is_no_json_is_told_what_it_is(kitchen: Kitchen, content: bytes, says: str) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=content)
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{\n"a": [1, NaN]}', "line 2, column 10 (byte 11): NaN is not a number in JSON"),
+        (b'{"a": -Infinity}', "column 7 (byte 6): -Infinity is not a number"),
+        (b'{"NaN": "NaN, \\"NaN", "a": NaN}', "column 28 (byte 27): NaN"),
+        (b'{"a": "\\ud800l"}', "column 8 (byte 7): \\ud800 is half of a surrogate pair"),
+        (b'{"a": "\\ud83d\\ude00 \\\\ud800 \\udc00"}', "column 29 (byte 28): \\udc00 is half"),
+        ('{"é": NaN}'.encode(), "column 7 (byte 7): NaN"),
+        (b'\xef\xbb\xbf{"a": NaN}', "line 1, column 7 (byte 9): NaN"),
+        (b'{"a": None}', "None is Python, in JSON it is null"),
+        (b'{"images": [', "the file ends in the middle, so it was cut short"),
+        (b'{"images": "abc', "the file ends in the middle"),
+        (b'{"a": [1, 2,]}', "a comma before ']' is not JSON"),
+        (b"{'a': 1}", "texts are written in double quotes"),
+        (b'{"images": []}\n{"images": []}', "line 2, column 1 (byte 15): a second JSON value begins here"),
+        (b'{"images": [], "objects": []}\n{}', "Records that are cooked already are trained on as they are"),
+        (b'{"a": 1 "b": 2}', "column 9 (byte 8): not JSON"),
+        (b"[" * 100_000, "nested too deep"),
+    ],
+)
+def test_broken_json_is_refused_with_line_column_and_byte(kitchen: Kitchen, content: bytes, says: str) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=content)
+    assert cooked.code == 1
+    assert says in cooked.err
+    assert cooked.err.startswith(f"cook: {kitchen.folder}/annotations.json: ")
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("j5-utf16", "it is UTF-16"),
+        ("j6-nan", "line 23, column 10 (byte 203): NaN is not a number"),
+        ("j10-lone-surrogate", "line 3, column 37 (byte 223): \\ud800 is half of a surrogate pair"),
+    ],
+)
+def test_the_cases_are_refused_with_their_place(kitchen: Kitchen, case: str, says: str) -> None:
+    cooked = kitchen.case(case)
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+def test_a_list_that_is_written_twice_is_refused(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    kitchen.coco["info"] = {"images": 3, "text": '"images": ['}
+    assert kitchen.cook().code == 0
+    cooked = kitchen.cook(content=json.dumps(kitchen.coco).encode()[:-1] + b',\n "images" : []}')
+    assert cooked.code == 1
+    assert "line 2, column 2" in cooked.err
+    assert "'images' is written a second time" in cooked.err
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize("what", ["image ids", "category ids", "file names", "names"])
+def test_forty_thousand_repeats_take_linear_time(kitchen: Kitchen, what: str) -> None:
+    count = 40_000
+    kitchen.add("a.png", [1, 1, 9, 9])
+    first, rest = kitchen.coco["images"][0], range(2, count)
+    if what == "image ids":
+        kitchen.coco["images"] += [first | {"id": min(number, count - 2)} for number in rest]
+    elif what == "file names":
+        kitchen.coco["images"] += [first | {"id": number} for number in rest]
+    else:
+        ids = [min(number, count - 2) if what == "category ids" else number for number in rest]
+        kitchen.coco["categories"] += [{"id": number, "name": "cell"} for number in ids]
+    start = time.monotonic()
+    cooked = kitchen.cook()
+    assert time.monotonic() - start < 2
+    assert cooked.code == (1 if what in ("image ids", "category ids") else 0)
+    assert len(cooked.err) < 1000
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"coco_url": "http://host/val/a%20b.png?size=1#x"},
+        {"file_name": None, "flickr_url": "https://host/a%20b.png"},
+        {"file_name": "", "coco_url": "https://host/o/train%2Fa%20b.png?alt=media"},
+        {"file_name": "https://host/x/a%20b.png"},
+        {"file_name": "sub\\..\\a b.png"},
+    ],
+)
+def test_an_image_is_found_by_its_address_or_with_backslashes(kitchen: Kitchen, entry: dict[str, Any]) -> None:
+    kitchen.add("a b.png", [1, 1, 9, 9])
+    (kitchen.folder / "images/sub").mkdir()
+    del kitchen.coco["images"][0]["file_name"]
+    kitchen.coco["images"][0].update(entry)
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-042")
+def test_names_in_other_spellings_of_unicode_and_absolute_ones_are_found(kitchen: Kitchen) -> None:
+    kitchen.add(unicodedata.normalize("NFD", "é.png"), [1, 1, 9, 9])
+    kitchen.coco["images"][0]["file_name"] = unicodedata.normalize("NFC", "é.png")
+    assert kitchen.cook().code == 0
+    kitchen.add("b.png", [1, 1, 9, 9])["file_name"] = str(kitchen.folder / "images/b.png")
+    assert kitchen.cook().manifest["records"]["kept"] == 2
+
+
+@pytest.mark.invariant("DATA-049")
+def test_an_image_outside_the_folder_is_refused_with_the_flag_to_change(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    (kitchen.folder / "elsewhere").mkdir()
+    shutil.move(kitchen.folder / "images/a.png", kitchen.folder / "elsewhere/a.png")
+    (kitchen.folder / "images/a.png").symlink_to("../elsewhere/a.png")
+    cooked = kitchen.cook()
+    assert cooked.code == 1
+    assert "let --images name a folder that holds it" in cooked.err
+    assert "ROOT_IMAGE_DIR" not in cooked.err
+
+
+@pytest.mark.invariant("DATA-048")
+def test_dropped_files_are_named(kitchen: Kitchen) -> None:
+    cooked = kitchen.case("j11-unnamed-drops")
+    assert cooked.code == 0
+    named = cooked.manifest["dropped_examples"]
+    assert {reason: [(found["file"], found["image_id"]) for found in named[reason]] for reason in named} == {
+        "missing_image": [("gone.png", 2)],
+        "not_an_image": [("text.png", 3)],
+    }
+    assert "dropped, missing_image, image id 2: gone.png does not exist" in cooked.err
+    assert "warning: 2 of 3 records (67%) are dropped, most of them as missing_image (1)" in cooked.err
+
+
+@pytest.mark.invariant("DATA-048")
+def test_the_manifest_names_twenty_files_of_a_reason_wherever_the_folder_lies(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    kitchen.coco["images"] += [GOOD["images"][0] | {"id": 10 + k, "file_name": f"gone{k}.png"} for k in range(30)]
+    cooked = kitchen.cook()
+    assert [found["file"] for found in cooked.manifest["dropped_examples"]["missing_image"]] == [
+        f"gone{k}.png" for k in range(20)
+    ]
+    assert str(kitchen.folder) not in (cooked.folder / "manifest.json").read_text()
+    assert "dropped, missing_image: 27 more; manifest.json names the first 20" in cooked.err
+
+
+@pytest.mark.invariant("DATA-049")
+@pytest.mark.parametrize(
+    ("names", "images", "says"),
+    [
+        ("images/a.png", "images/images", "--images {0}/images would find 2 of the 2"),
+        ("a.png", ".", "--images {0}/images/images would find 2 of the 2"),
+        ("a.png", "empty", "--images {0}/images/images would find 2 of the 2"),
+        ("data/set/a.png", "images/images", "'a.png' is there: remove 'data/set/' from file_name"),
+        ("C:\\data\\a.png", "images/images", "'a.png' is there: remove 'C:/data/' from file_name"),
+        ("a.JPG", "images/images", "'a.png' is there in place of 'a.JPG'"),
+    ],
+)
+def test_the_folder_that_would_have_worked_is_named(kitchen: Kitchen, names: str, images: str, says: str) -> None:
+    for letter in "ab":
+        kitchen.add(f"images/{letter}.png", [1, 1, 9, 9])
+        kitchen.coco["images"][-1]["file_name"] = names.replace("a.", f"{letter}.")
+    (kitchen.folder / "empty").mkdir()
+    cooked = kitchen.cook(images=kitchen.folder / images)
+    assert cooked.code == 1
+    assert "no record is left to write. Of 2 images: 2 missing_image" in cooked.err
+    assert "missing_image, image id 1" in cooked.err
+    assert str(kitchen.folder) in cooked.err
+    assert says.format(kitchen.folder) in cooked.err
+
+
+@pytest.mark.invariant("DATA-049")
+def test_paths_are_printed_as_they_are(kitchen: Kitchen, tmp_path: Path) -> None:
+    folder = tmp_path / "set [v2] été [bold]"
+    folder.mkdir()
+    kitchen.folder = folder
+    cooked = kitchen.cook(content=b"[", images=folder)
+    assert cooked.err.startswith(f"cook: {folder}/annotations.json: ")
