@@ -146,3 +146,22 @@ def test_a_region_of_any_description_is_a_crowd_of_every_category(world: Any) ->
     each = [replace(image, ignore=tuple(IgnoreRegion(name, (0, 0, 90, 90)) for name in names)) for image in plain]
     found = {answer.sample_id: answer for answer in scored.predictions}
     assert evaluate_coco(everywhere, found) == evaluate_coco(each, found)
+
+
+@pytest.mark.invariant("EVAL-042")
+@pytest.mark.parametrize("turned", [False, True])
+def test_ties_fall_as_the_file_s_order_has_it(tmp_path: Path, turned: bool) -> None:
+    """The first prediction fits both objects alike; which one it takes decides what is left for the second."""
+    file = {
+        "images": [{"id": 1, "file_name": "1.png", "width": SIDE, "height": SIDE}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": [x, 0, 10, 10], "area": 100, "iscrowd": 0}
+            for number, x in enumerate((3, 1) if turned else (1, 3), 1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    found = [Detection("cat", (2, 0, 12, 10), 0.9), Detection("cat", (0, 0, 10, 10), 0.5)]
+    scored, read = compared(file, {1: found}, tmp_path)
+    oracle = by_hand(read.path, list(coco_results(scored, read)), (1, 10, 100))
+    assert scored.report.coco.summary["mAP75"] == pytest.approx(oracle.stats[2], abs=1e-9)
+    assert (oracle.stats[2] < 0.9) == turned
