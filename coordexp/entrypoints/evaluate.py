@@ -115,7 +115,7 @@ def _show(job: EvaluationJob, evaluation: Evaluation) -> None:
     )
 
     report, asked, backend = evaluation.report, evaluation.settings, evaluation.backend
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     console.print(plain(f"{job.checkpoint} on {job.jsonl}"))
     console.print(render_decoding(backend, asked.decoding))
     console.print(plain(render_truth(report, job.annotations)))
