@@ -40,9 +40,14 @@ def adapter(request: pytest.FixtureRequest, stage1_kit: Stage1Kit, tmp_path: Pat
 
 @pytest.mark.invariant("TRAIN-083")
 def test_training_and_its_dry_run_name_the_command(
-    adapter: tuple[Path, str], stage1_kit: Stage1Kit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    adapter: tuple[Path, str],
+    stage1_kit: Stage1Kit,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from coordexp.entrypoints.train import main
+
+    monkeypatch.setattr("coordexp.entrypoints.train.log_progress", lambda: None)
 
     folder, told = adapter
     path = stage1_kit.write(f"from_{folder.parts[-3]}", model={"model": str(folder)})
