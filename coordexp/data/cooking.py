@@ -61,8 +61,7 @@ def cook(
         raise DataError(f"--workers is {workers}; it is at least 1")
     coco, content = load_coco(source.annotations)
     names = category_names(coco, options.category_map, source.annotations)
-    if not source.images.is_dir():
-        raise DataError(f"{source.images}: not a folder; --images names the folder that file_name starts from")
+    _check_folder(source.images)
     warnings = [*names.warnings, *check_references(coco), *check_boxes(coco, str(source.annotations))]
     _refuse_warnings(warnings, strict=strict)
     kept_descs: Counter[str] = Counter()
@@ -103,6 +102,11 @@ def cook(
         }
         write_json(folder / MANIFEST_NAME, check("cook-manifest", manifest))
     return manifest
+
+
+def _check_folder(images: Path) -> None:
+    if not images.is_dir():
+        raise DataError(f"{images}: not a folder; --images names the folder that file_name starts from")
 
 
 def _refuse_warnings(warnings: list[str], *, strict: bool) -> None:
