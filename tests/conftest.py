@@ -20,6 +20,7 @@ if (Path(__file__).parent / "plugins" / "models.py").is_file():
         "tests.plugins.live_server",
         "tests.plugins.launches",
         "tests.plugins.demo",
+        "tests.plugins.exported",
     ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -46,7 +46,7 @@ ENVIRONMENT_HANDED_ON: dict[str, str] = {
     "coordexp/rollout/server_plugin/install.py": "to read_activation, which reads the two of repeat_terminate",
     "coordexp/rollout/server_plugin/processors.py": "to read_activation, in a process of the engine",
     "coordexp/entrypoints/launch_stage2.py": "to build_stage2_launch, which reads its variables, and to processes",
-    "coordexp/training/manifest.py": "to read_server_launch, which reads COORDEXP_SERVER_LAUNCH",
+    "coordexp/training/manifest.py": "to read_server_launch and read_environment, which read what the contract lists",
     "audit/execution.py": "to child processes",
     "audit/suite.py": "to child processes",
     "audit/tree.py": "to child processes",

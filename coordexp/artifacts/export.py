@@ -148,10 +148,7 @@ def _state(model: Qwen3VLForConditionalGeneration, source: ExportSource) -> Stat
 def _cast(state: State, dtype: torch.dtype) -> State:
     """Each tensor in `dtype`; one under two names stays one."""
     cast: dict[int, torch.Tensor] = {}
-    return {
-        name: cast.setdefault(id(tensor) if tensor.is_meta else tensor.data_ptr(), tensor.to(dtype))
-        for name, tensor in state.items()
-    }
+    return {name: cast.setdefault(tensor.data_ptr(), tensor.to(dtype)) for name, tensor in state.items()}
 
 
 def _write(model: Qwen3VLForConditionalGeneration, state: State, folder: Path) -> None:

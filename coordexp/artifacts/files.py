@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> Path:
     """Write through a temporary file in the same folder, so that a reader sees the old file or the new one, never a
-    part.
+    part. Without `durable` nothing waits for the disk, and a machine that loses its power may lose the file.
 
     Folders are created. The temporary file is removed when writing fails.
     """
@@ -29,7 +29,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         # mkstemp gives 0600; an artifact is readable like any file its owner makes.
         temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)

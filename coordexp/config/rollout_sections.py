@@ -114,6 +114,7 @@ class MonitorDumpConfig:
     max_events: int = 50
     max_samples: int = 1
     max_text_chars: int = 4000
+    min_free_gib: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,7 @@ class DebugDumpConfig:
     max_events: int = 20
     max_samples: int = 1
     max_chars: int = 4000
+    min_free_gib: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

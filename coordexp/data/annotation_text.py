@@ -7,6 +7,7 @@ an XML, UTF-16, …), or line, column and byte of the first fault. Contract ids:
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -158,6 +159,8 @@ def _token_faults(text: JsonText) -> Iterator[tuple[int, str]]:
                 yield match.start() + half, f"{message}. Write the character itself, or remove it"
             continue
         word = token.lstrip(b"+-")
+        if _is_too_large(token):
+            yield match.start(), f"{token[:20].decode()} is larger than any number here can be. Correct or remove it"
         constant = _CONSTANTS.get(word.lower())
         if constant is not None:
             shown = token.decode()
@@ -169,6 +172,13 @@ def _token_faults(text: JsonText) -> Iterator[tuple[int, str]]:
             )
         elif not word[:1].isdigit() and token not in _WORDS:
             return
+
+
+def _is_too_large(token: bytes) -> bool:
+    try:
+        return token[-1:].isdigit() and math.isinf(float(token))
+    except ValueError:
+        return False
 
 
 def _lone_surrogate(token: bytes) -> int | None:

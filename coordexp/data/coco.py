@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from coordexp.data.annotation_text import check_text, read_bytes, syntax_error
-from coordexp.data.coco_rules import COCO_FORM, check_top_keys, coco_error, shown
+from coordexp.data.coco_rules import COCO_FORM, PIXEL_LIMIT, check_top_keys, coco_error, shown
 from coordexp.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def _is_sound(coco: CocoFile) -> bool:
     """Whether the values that types alone do not judge are in order."""
     images = all(
         _is_id(image.id)
-        and image.width == int(image.width) > 0
-        and image.height == int(image.height) > 0
+        and PIXEL_LIMIT >= image.width == int(image.width) > 0
+        and PIXEL_LIMIT >= image.height == int(image.height) > 0
         and "\0" not in image.name
         and bool(image.name.strip())
         and all(map(_is_id, image.neg_category_ids or ()))
@@ -144,6 +144,8 @@ def _is_sound(coco: CocoFile) -> bool:
             and _is_id(found.category_id)
             and (not found.iscrowd or found.iscrowd == 1)
             and (not found.ignore or found.ignore == 1)
+            and max(found.bbox) <= PIXEL_LIMIT
+            and min(found.bbox) >= -PIXEL_LIMIT
             for found in coco.annotations
         )
     )

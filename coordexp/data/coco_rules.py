@@ -7,7 +7,6 @@ image, and what to write. `coordexp.data.coco` is the quick way to the same verd
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from itertools import islice
@@ -27,8 +26,11 @@ _OTHER_FORMS = (
     (("_via_img_metadata",), "a project of the VGG Image Annotator"),
     (("metainfo", "data_list"), "MMDetection's form"),
     (("flags", "shapes"), "LabelMe's form for one image"),
+    (("images", "width", "height", "objects"), "a record that is cooked already, and trained on as it is"),
 )
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+PIXEL_LIMIT = 10**9
+"""No size and no coordinate is beyond it; sums of two stay exact."""
 _COUNTED_FAULTS = 1000
 _SHOWN = 60
 
@@ -55,8 +57,8 @@ def coco_error(payload: Any, source: str, reported: str) -> DataError:
     if not faults:
         return DataError(f"{source}: not {COCO_FORM}: {reported}. Write it as COCO does")
     more = len(faults) - 1
-    limit = " or more" if len(faults) == _COUNTED_FAULTS else ""
-    return DataError(f"{source}: {faults[0]}" + (f"; {more}{limit} more such faults" if more else ""))
+    least = "at least " if len(faults) == _COUNTED_FAULTS else ""
+    return DataError(f"{source}: {faults[0]}" + (f"; faults after it: {least}{more}" if more else ""))
 
 
 def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
@@ -134,10 +136,10 @@ def _size_faults(image: dict[str, Any], key: str, at: str, ids: str) -> Iterator
     value = image.get(key)
     if value is None:
         yield CocoFault(f"{at}.{key}", ids, "null" if key in image else "missing", remedy)
-    elif not _is_number(value) or not math.isfinite(value) or value != int(value):
+    elif not _is_number(value) or value != value // 1:
         yield CocoFault(f"{at}.{key}", ids, f"a size is an integer, got {kind_of(value)}", remedy)
-    elif value < 1:
-        yield CocoFault(f"{at}.{key}", ids, f"a size is at least 1, got {shown(value)}", remedy)
+    elif not 1 <= value <= PIXEL_LIMIT:
+        yield CocoFault(f"{at}.{key}", ids, f"a size is from 1 to {PIXEL_LIMIT}, got {shown(value)}", remedy)
 
 
 def _annotation_faults(found: dict[str, Any], at: str) -> Iterator[CocoFault]:
@@ -171,7 +173,7 @@ def _box_faults(found: dict[str, Any], at: str, ids: str) -> Iterator[CocoFault]
         yield CocoFault(at, ids, f"it is a list of four numbers, got {len(box)}: {shown(box)}", remedy)
     else:
         for index, value in enumerate(box):
-            if not _is_number(value) or not math.isfinite(value):
+            if not _is_number(value) or abs(value) > PIXEL_LIMIT:
                 message = f"a number in pixels, got {kind_of(value)}"
                 yield CocoFault(f"{at}[{index}]", ids, f"{message}, in {shown(box)}", remedy)
 
@@ -200,7 +202,7 @@ def _id_faults(entry: dict[str, Any], key: str, at: str, ids: str) -> Iterator[C
 
 
 def _id_value_faults(value: Any, at: str, ids: str) -> Iterator[CocoFault]:
-    whole = _is_number(value) and math.isfinite(value) and value == int(value)
+    whole = _is_number(value) and value == value // 1
     if not whole and not isinstance(value, str):
         yield CocoFault(at, ids, f"an id is an integer or a text, got {kind_of(value)}", "Write the id of the entry")
 

@@ -13,7 +13,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from coordexp.data.coco import load_coco
-from coordexp.data.cooking_checks import DROP_SHARE, check_anything_left, check_boxes, drop_warnings
+from coordexp.data.cooking_checks import (
+    DROP_SHARE,
+    check_anything_left,
+    check_boxes,
+    check_references,
+    drop_warnings,
+    left_out_by_map,
+)
 from coordexp.data.cooking_folders import advise_on_missing
 from coordexp.data.cooking_images import cook_images
 from coordexp.data.cooking_names import category_names
@@ -50,11 +57,12 @@ def cook(
     and then nothing is written.
     """
     check_options(options)
+    if workers < 1:
+        raise DataError(f"--workers is {workers}; it is at least 1")
     coco, content = load_coco(source.annotations)
     names = category_names(coco, options.category_map, source.annotations)
-    if not source.images.is_dir():
-        raise DataError(f"{source.images}: not a folder; --images names the folder that file_name starts from")
-    warnings = [*names.warnings, *check_boxes(coco, str(source.annotations))]
+    _check_folder(source.images)
+    warnings = [*names.warnings, *check_references(coco), *check_boxes(coco, str(source.annotations))]
     _refuse_warnings(warnings, strict=strict)
     kept_descs: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -80,7 +88,8 @@ def cook(
                 digest.update(outcome.written.read_bytes())
                 kept_descs.update(found["desc"] for found in dish.cooked.objects)
                 plan.counts.keep_record(dish.cooked, outcome.adjustments)
-        warnings += _check_counts(plan.counts, source, options, warnings)
+        unmapped = left_out_by_map(coco, names.descs) if plan.counts.objects_dropped["unmapped_category"] else []
+        warnings += _check_counts(plan.counts, source, options, [*unmapped, *warnings])
         _refuse_warnings(warnings, strict=strict)
         manifest = {
             "schema_version": 1,
@@ -93,6 +102,11 @@ def cook(
         }
         write_json(folder / MANIFEST_NAME, check("cook-manifest", manifest))
     return manifest
+
+
+def _check_folder(images: Path) -> None:
+    if not images.is_dir():
+        raise DataError(f"{images}: not a folder; --images names the folder that file_name starts from")
 
 
 def _refuse_warnings(warnings: list[str], *, strict: bool) -> None:

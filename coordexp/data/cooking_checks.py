@@ -15,9 +15,11 @@ from coordexp.data.coco_rules import shown
 from coordexp.data.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
-    from coordexp.data.coco import CocoFile
+    from coordexp.data.coco import CocoFile, Identifier
     from coordexp.data.cooking_types import CookOptions, DropCounts
 
 DROP_SHARE = 0.05
@@ -28,6 +30,7 @@ EXPLAINED_SHARE = 0.1
 """From this share on there is one where another notation explains nearly every box of the file."""
 FEW = 3
 """Boxes that an image, or a notation that explains the file, needs before it is suspicious alone."""
+_NAMED_CATEGORIES = 10
 _NEARLY_ALL = 0.99
 _SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.02
 
@@ -129,6 +132,36 @@ def _describe(coco: CocoFile, place: int) -> str:
     if isinstance(found.id, int | float | str):
         ids = f"annotation id {shown(found.id)}, {ids}"
     return f"annotations[{place}].bbox ({ids}) {shown([int(v) if v == int(v) else v for v in found.bbox])}"
+
+
+def check_references(coco: CocoFile) -> list[str]:
+    """Warnings on annotations of a category or an image that the file does not have: they are dropped, and counted."""
+    kinds, images = [kind.id for kind in coco.categories], [image.id for image in coco.images]
+    return [
+        *_lost_warning("a category", "category_id", [found.category_id for found in coco.annotations], kinds),
+        *_lost_warning("an image", "image_id", [found.image_id for found in coco.annotations], images),
+    ]
+
+
+def _lost_warning(what: str, key: str, named: list[Identifier], known: list[Identifier]) -> list[str]:
+    there = set(known)
+    lost = [row for row, number in enumerate(named) if number not in there]
+    if not lost:
+        return []
+    ids = ", ".join(shown(number) for number in known[:FEW]) + (", …" if len(known) > FEW else "")
+    example = f"annotations[{lost[0]}].{key} {shown(named[lost[0]])}"
+    count = f"{len(lost)} of {len(named)} annotations name {what} that the file does not have"
+    return [
+        f"{count}, such as {example}; the ids there are {ids or 'none'}. Correct the ids, or remove the annotations"
+    ]
+
+
+def left_out_by_map(coco: CocoFile, mapped: Collection[Identifier]) -> list[str]:
+    """A line on the categories of the file that a category map leaves out, where there are any; `mapped` has ids."""
+    out = [shown(kind.name) for kind in coco.categories if kind.id not in mapped]
+    more = ", …" if len(out) > _NAMED_CATEGORIES else ""
+    words = f"unmapped_category: --category-map has no entry for {', '.join(out[:_NAMED_CATEGORIES])}{more}"
+    return [f"{words}; add those whose objects are to be kept"] if out else []
 
 
 def drop_warnings(counts: DropCounts) -> list[str]:

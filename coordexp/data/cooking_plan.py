@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coordexp.data.cooking_folders import advise_on_missing
 from coordexp.data.cooking_images import ImageJob
 from coordexp.data.cooking_objects import Frame, cook_objects
 from coordexp.data.cooking_types import CookedObjects, CookOptions, CookSource, DropCounts, DropExample
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage, Identifier
     from coordexp.data.cooking_names import Names
 
-OUTSIDE_REMEDY = "copy the file there, or let --images name a folder that holds it"
+OUTSIDE_REMEDY = "copy the file there, correct file_name, or let --images name a folder that holds it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,12 @@ class Plan:
     names: Names
     counts: DropCounts = field(default_factory=DropCounts)
     _stems: dict[Path, str] = field(default_factory=dict)
+    _root: Path = field(init=False)
     _verifies: bool = False
     _ids_of: dict[str, set[Identifier]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._root = self.source.images.resolve()
 
     def dishes(self, coco: CocoFile) -> Iterator[Dish | None]:
         """One item for each image in file order: a dish, or None when it is dropped or merged (and counted)."""
@@ -106,7 +111,14 @@ class Plan:
         if len(spellings) > 1:
             there = (name for name in spellings if os.path.isfile(self.source.images / name))
             spellings = [next(there, spellings[1] if "\\" in image.name else image.name)]
-        return resolve_image(where, spellings[0], self.source.images, remedy=OUTSIDE_REMEDY)
+        try:
+            found = resolve_image(where, spellings[0], self.source.images, remedy=OUTSIDE_REMEDY)
+        except DataError as error:
+            advice = advise_on_missing(self.source.images, [image.name], self.source.annotations)
+            raise DataError(f"{error}" + (f". {advice}" if advice else "")) from error
+        if found == self._root:
+            raise DataError(f"{where}: file_name {image.name!r} is the image folder itself. Write the image's path")
+        return found
 
     def _check_size(self, image: CocoImage, plate: _Plate) -> None:
         if not plate.images:
@@ -166,7 +178,7 @@ class Plan:
 
     def _stem(self, path: Path, file_name: str) -> Path:
         """Where the cooked image goes, without suffix: its place under the image folder, under `images/`."""
-        inside = path.relative_to(self.source.images.resolve()).with_suffix("")
+        inside = path.relative_to(self._root).with_suffix("")
         parts = inside.parts[1:] if len(inside.parts) > 1 and inside.parts[0] == "images" else inside.parts
         stem = self.folder.joinpath("images", *parts)
         if stem in self._stems:

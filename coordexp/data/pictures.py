@@ -72,6 +72,8 @@ _DEEP_RAW = re.compile(r"^LA?;16$|;(?:16|32|64)[BLNSF]")
 _SAID_DEPTH = re.compile(r"(\d+)-bit")
 _SAID_COLOUR = re.compile(r"unknown pixel mode|samples per pixel|cannot handle \d+-layer|determine J2K image mode")
 _UPRIGHT, _MEANINGLESS = 1, 0
+_EXIF_KEYS = frozenset(("exif", "Raw profile type exif"))
+"""Where Pillow keeps the EXIF of a PNG that stands before its pixels."""
 _TURNED_WHEN_DECODED = "TIFF"
 """The one format that Pillow turns as its EXIF says while it decodes it."""
 _SIDEWAYS = (5, 6, 7, 8)
@@ -169,6 +171,21 @@ def read_picture(path: Path, declared: tuple[int, int], exif: ExifPolicy | None 
     adjustments = tuple(what for what, was in done.items() if was)
     plain = not adjustments and facts.mode == "RGB" and orientation == _UPRIGHT
     return Picture(flat, adjustments, facts.format, plain)
+
+
+def check_header(path: Path, declared: tuple[int, int]) -> None:
+    """Raise the `PictureError` that `read_picture` would, as far as the file's header tells; pixels stay undecoded.
+
+    What is left to the pixels: whether the file is whole, and the EXIF of a PNG that stands behind them.
+    """
+    with _stream(path) as stream:
+        opened, facts = _open(stream, path)
+        behind = facts.format == "PNG" and not _EXIF_KEYS & opened.info.keys()
+        orientation = _UPRIGHT if behind else _read_orientation(opened)
+    if behind and facts.stored != declared:
+        read_picture(path, declared)
+    else:
+        _choose_turn(path, (facts.stored, orientation), declared, None)
 
 
 @contextmanager

@@ -66,14 +66,14 @@ class RunSamples:
 
 
 def read_run_samples(config: Config) -> dict[Role, RunSamples]:
-    """Judge every record of the run by its contract and that its images exist, once, and draw those that the run uses.
+    """Judge every record of the run by its contract and by its image's header, once, and draw those that the run uses.
 
     What is wrong stands in the surveys, so that all of it can be told at once; `draw_samples` then drew from the rest.
     Raises `ConfigError` for a file that is not there.
     """
     samples: dict[Role, RunSamples] = {}
     for role, file in find_record_files(config).items():
-        survey = survey_file(file.jsonl, images="exists", root=file.image_root, keep=True)
+        survey = survey_file(file.jsonl, images="headers", root=file.image_root, keep=True)
         samples[role] = RunSamples(file, survey, draw_records(config, role, survey.kept))
     return samples
 

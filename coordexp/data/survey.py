@@ -7,6 +7,7 @@ order when it passes its contract and its image has a size that the processor ta
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from msgspec import UNSET
 from coordexp.data.errors import Finding, RecordError, RecordProblem
 from coordexp.data.image_sizes import size_finding
 from coordexp.data.paths import ImagePathError, resolve_image
-from coordexp.data.pictures import PictureError, read_picture
+from coordexp.data.pictures import PictureError, check_header, read_picture
 from coordexp.data.records import build_record, check_line, iter_lines
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from coordexp.data.types import Record
     from coordexp.data.wire import WireRecord
 
-ImageCheck = Literal["none", "exists", "open"]
+ImageCheck = Literal["none", "exists", "headers", "open"]
+"""How far to look at images: not, whether they are there, what their headers say, or all of their pixels."""
 
 
 @dataclass(slots=True)
@@ -87,9 +89,11 @@ def survey_file(
                 survey.add(record)
                 if keep:
                     survey.kept.append(build_record(record, f"{absolute}:{number}"))
-            if images != "none":
+            # The file of a size that is wrong in itself need not be held against it.
+            look = images if size is None or images in ("none", "open") else "exists"
+            if look != "none":
                 survey.problems.extend(
-                    RecordProblem(where, found) for found in _image_findings(record, path, images, root)
+                    RecordProblem(where, found) for found in _image_findings(record, path, look, root)
                 )
         on_line()
     if not survey.lines:
@@ -107,15 +111,18 @@ def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Pa
         except ImagePathError as error:
             yield Finding("image_outside_root", at, str(error), "Keep images under their root.")
             continue
-        if not found.is_file():
+        # Unlike Path.is_file, which raises for a name that is too long.
+        if not os.path.isfile(found):
+            words = "is a folder or a device, and no file" if os.path.exists(found) else "does not exist"
             remedy = "Paths start from the JSONL's folder, --root or ROOT_IMAGE_DIR."
-            yield Finding("image_missing", at, f"{found} does not exist", remedy)
-        elif images == "open":
-            yield from _content_findings(found, record, at)
+            yield Finding("image_missing", at, f"{found} {words}", remedy)
+        elif images in ("headers", "open"):
+            yield from _content_findings(found, record, at, whole=images == "open")
 
 
-def _content_findings(found: Path, record: WireRecord, at: str) -> Iterator[Finding]:
+def _content_findings(found: Path, record: WireRecord, at: str, *, whole: bool) -> Iterator[Finding]:
+    look = read_picture if whole else check_header
     try:
-        read_picture(found, (record.width, record.height))
+        look(found, (record.width, record.height))
     except PictureError as error:
         yield Finding(error.reason, at, error.fault, f"{error.remedy}.")

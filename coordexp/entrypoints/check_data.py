@@ -16,9 +16,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--images",
-        choices=("none", "exists", "open"),
+        choices=("none", "exists", "headers", "open"),
         default="exists",
-        help="how far to look at images (default: exists)",
+        help="how far to look at images (default: exists): headers as the dry run, open as training",
     )
     parser.add_argument(
         "--root", type=Path, help="folder that image paths start from (default: ROOT_IMAGE_DIR, or each file's own)"

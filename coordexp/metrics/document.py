@@ -132,7 +132,7 @@ def _when(row: LoggedKey) -> str:
     """The situations in words, each once, and what has to be there to divide by."""
     situations = ", ".join(dict.fromkeys(situation.text for situation in row.when))
     amounts = dict.fromkeys(situation.amount for situation in row.when if situation.amount and not situation.module)
-    return situations + "".join(f"; absent where {_code(amount)} is 0" for amount in amounts)
+    return situations + "".join(f"; may lack where {_code(amount)} is 0" for amount in amounts)
 
 
 def _code(amount: str) -> str:

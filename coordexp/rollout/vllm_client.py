@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coordexp.rollout.answers import AnswerReader
 from coordexp.rollout.batching import check_length_budget
@@ -21,7 +21,7 @@ from coordexp.rollout.drift import check_liveness
 from coordexp.rollout.requests import check_prompts
 from coordexp.rollout.seeding import request_seed
 from coordexp.rollout.tasks import run_together
-from coordexp.rollout.types import Decoding, Progress, RolloutError, RolloutOutput, RolloutRequest
+from coordexp.rollout.types import Decoding, Observed, Progress, RolloutError, RolloutOutput, RolloutRequest
 from coordexp.rollout.wire import OTHER_SERVER, BrokenReply, RolloutServerError
 
 if TYPE_CHECKING:
@@ -55,6 +55,31 @@ class LiveServer:
         return all(worker["repeat_terminate"] is not None for worker in self.liveness["workers"])
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One call of `/infer/`: the server's URL, the body as it was sent, and the replies that came back."""
+
+    server: str
+    body: Mapping[str, Any]
+    replies: Sequence[Any]
+
+    def __len__(self) -> int:
+        """Requests that were sent."""
+        return len(self.body["infer_requests"])
+
+
+class Watch(Protocol):
+    """Is shown the calls of a client, from whatever thread makes them, before their replies are judged."""
+
+    def __call__(self, exchange: Exchange, decoding: Decoding, policy_version: int) -> None:
+        """Look at a call."""
+        ...
+
+    def take_observed(self) -> Observed:
+        """What it has measured since it was last asked, by metric key."""
+        ...
+
+
 def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
     """The server behind `connection`. Raises `RolloutServerError` where it is not there, or runs something else."""
     liveness = connection.call("/coordexp/liveness/")
@@ -64,7 +89,10 @@ def connect(connection: ServerConnection, expected: Expected) -> LiveServer:
 
 
 class VllmServerClient:
-    """Answers from `servers`, at most `batch_size` requests in a round; `weight_loads` counts the pushes of each."""
+    """Answers from `servers`, at most `batch_size` requests in a round; `weight_loads` counts the pushes of each.
+
+    `watch`, where there is one, is shown every call of `generate`.
+    """
 
     def __init__(
         self, servers: Sequence[LiveServer], prompting: Prompting, batch_size: int, max_model_len: int
@@ -72,6 +100,7 @@ class VllmServerClient:
         self.servers, self.batch_size = tuple(servers), batch_size
         self.weight_loads = {server.connection.base_url: server.weight_loads for server in servers}
         self.retries = 0
+        self.watch: Watch | None = None
         self._lock = Lock()
         self._prompting, self._max_model_len = prompting, max_model_len
         self._reader = AnswerReader(prompting.tokenizer, OTHER_SERVER)
@@ -96,12 +125,19 @@ class VllmServerClient:
         return outputs
 
     def ask(
-        self, server: LiveServer, requests: Sequence[RolloutRequest], decoding: Decoding, policy_version: int
+        self,
+        server: LiveServer,
+        requests: Sequence[RolloutRequest],
+        decoding: Decoding,
+        policy_version: int,
+        watch: Watch | None = None,
     ) -> list[RolloutOutput]:
         """One server's answers; one retry where the connection broke, for a repeated call answers alike."""
         body = build_body(requests, decoding, self._prompting.messages)
         replies = self._call(server.connection, body)
         where = f"rollout server {server.connection.base_url}/infer/"
+        if watch is not None and isinstance(replies, list):
+            watch(Exchange(server.connection.base_url, body, replies), decoding, policy_version)
         if not isinstance(replies, list) or len(replies) != len(requests):
             found = f"{len(replies)} outputs" if isinstance(replies, list) else "one that is no list"
             raise RolloutServerError(
@@ -137,10 +173,10 @@ class VllmServerClient:
         chunks = [(server, requests[begin:end]) for server, (begin, end) in zip(self.servers, shares, strict=True)]
         asked = [(server, chunk) for server, chunk in chunks if chunk]
         if len(asked) == 1:
-            return self.ask(*asked[0], decoding, version)
+            return self.ask(*asked[0], decoding, version, self.watch)
+        watched = partial(self.ask, decoding=decoding, policy_version=version, watch=self.watch)
         work = [
-            (f"answers of {server.connection.base_url}", partial(self.ask, server, chunk, decoding, version))
-            for server, chunk in asked
+            (f"answers of {server.connection.base_url}", partial(watched, server, chunk)) for server, chunk in asked
         ]
         return [output for outputs in run_together(work) for output in outputs]
 

@@ -67,4 +67,5 @@ class VllmServerBackend:
         """Pushes, the canary, retries, and how far the servers' log-probabilities are from the learner's."""
         self._observer.add("rollout/server_retries_total", float(self.client.retries))
         self.client.retries = 0
-        return self._observer.take()
+        watched = {} if self.client.watch is None else self.client.watch.take_observed()
+        return {**self._observer.take(), **watched}

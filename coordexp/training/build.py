@@ -31,10 +31,11 @@ from coordexp.training.arguments import build_swift_arguments, world_size
 from coordexp.training.callbacks import CheckpointCallback, EvaluationCallback
 from coordexp.training.chance import seed_everything
 from coordexp.training.console import install_run_log
+from coordexp.training.dumps import Dumps, build_dumps
 from coordexp.training.forwards import ForwardBuilder
 from coordexp.training.layout import lay_out
 from coordexp.training.loop import ForwardRunner
-from coordexp.training.manifest import write_run_files
+from coordexp.training.manifest import Beginnings, read_beginnings, write_run_files
 from coordexp.training.policy_motion import PolicyMotion
 from coordexp.training.preflight import check_run, check_vocabulary
 from coordexp.training.probe import probe_packing
@@ -59,13 +60,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Foundation:
-    """What is known before weights are loaded. `backend` is None where rows are padded, `shared` (the images of both
-    training and validation) without a validation and on other ranks than the first.
+    """What is known before weights are loaded. `backend` is None where rows are padded, `beginnings` on every rank but
+    the first, `shared` (the images of both training and validation) there too and without a validation.
     """
 
     samples: Mapping[Role, RunSamples]
     encoder: Encoder
     backend: PackingBackend | None
+    beginnings: Beginnings | None
     shared: SharedImages | None = None
 
 
@@ -83,12 +85,13 @@ class Learner:
 def build_foundation(config: Config) -> Foundation:
     """Ask whether the run can begin, read and check the data, seed the run, build the encoder.
 
-    Raises for what `check_run` refuses, for records that cannot be trained on, and for a processor or tokenizer that
-    drifted.
+    Raises for what `check_run` refuses, for records that cannot be trained on, for what the run's manifest could not
+    tell, and for a processor or tokenizer that drifted.
     """
     model = check_run(config)
     seed_everything(config.training.seed)
     samples = read_run_samples(config)
+    beginnings = read_beginnings(config, samples)
     backend = check_packing_backend(config.model.attn_impl) if config.training.packing else None
     encoder = Encoder(load_processor(model.folder), build_settings(config))
     check_recorded_vocabulary(model.folder, encoder.tokenizer)
@@ -97,7 +100,7 @@ def build_foundation(config: Config) -> Foundation:
     check_records(samples, encoder, boxes_only=stage2)
     if stage2:
         check_answer_room(config, samples, encoder, model.positions)
-    return Foundation(samples, encoder, backend, shared_images(samples))
+    return Foundation(samples, encoder, backend, beginnings, shared_images(samples))
 
 
 def build_learner(config: Config, arguments: SftArguments, encoder: Encoder, objective: Objective) -> Learner:
@@ -144,7 +147,7 @@ def placement_on(device: torch.device, data: DataConfig) -> Placement:
 @dataclass(frozen=True, eq=False)
 class Run:
     """All that a trainer is made of, before a variant gives it plans. `servers` are there where they generate; `motion`
-    watches whether weights can have moved since they were pushed there.
+    watches whether weights can have moved since they were pushed there; `dumps` are written for a person.
     """
 
     config: Config
@@ -154,6 +157,7 @@ class Run:
     learner: Learner
     servers: tuple[LiveServer, ...] = ()
     motion: PolicyMotion = field(default_factory=PolicyMotion)
+    dumps: Dumps = field(default_factory=Dumps)
 
     def builder(self, provenance: Provenance, then: Provenance | None = None) -> ForwardBuilder:
         """What lays samples into forwards of this kind; `then` is the context of a last forward, where one follows."""
@@ -174,7 +178,8 @@ def build_run(config: Config) -> Run:
     objective = build_objective(resolve_manifest(config))
     arguments = build_swift_arguments(config)
     learner = build_learner(config, arguments, foundation.encoder, objective)
-    return Run(config, foundation, layout, arguments, learner, servers)
+    dumps = build_dumps(config, Path(arguments.output_dir), foundation.encoder.pieces, learner.shard.rank)
+    return Run(config, foundation, layout, arguments, learner, servers, dumps=dumps)
 
 
 def build_trainer(run: Run, parts: TrainerParts) -> CoordTrainer:

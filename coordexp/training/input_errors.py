@@ -6,7 +6,7 @@ Anything else is a fault of the program, and keeps its traceback. Contract ids: 
 from __future__ import annotations
 
 from coordexp.artifacts.folders import FolderError
-from coordexp.artifacts.run_manifest import ArtifactError
+from coordexp.artifacts.provenance import ArtifactError
 from coordexp.coordjson import CoordJSONError
 from coordexp.evaluation.job import INPUT_ERRORS as EVALUATION_ERRORS
 from coordexp.forward.probe import PackingLeak

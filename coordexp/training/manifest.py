@@ -9,22 +9,51 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.artifacts.run_manifest import RunFacts, write_run_manifest
+from coordexp.artifacts.provenance import ArtifactError
+from coordexp.artifacts.run_manifest import DataFile, Origins, RunFacts, read_origins, write_run_manifest
 from coordexp.config import Config, render_resolved, resolve_output
 from coordexp.data.seeds import render_seed_record
 from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
 from coordexp.training.preflight import partial_notes
+from coordexp.training.server_connect import vllm_mode
 from coordexp.training.server_launch import read_server_launch
 
 if TYPE_CHECKING:
+    from coordexp.data.run_inputs import Role, RunSamples
     from coordexp.training.build import Foundation
 
 _LOG = logging.getLogger(__name__)
+_NEEDED = ("torch", "transformers", "ms-swift")
+_ELSEWHERE = {"unknown": "scripts/train_stage2.sh did not start it; rollout_servers holds what it says of itself"}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginnings:
+    """What a run can say of itself before weights are loaded: where it comes from, and how its server was started."""
+
+    origins: Origins
+    server: Mapping[str, Any]
+
+
+def read_beginnings(config: Config, samples: Mapping[Role, RunSamples]) -> Beginnings | None:
+    """Of rank 0, which writes the manifest; None on the others. Raises `ArtifactError` for what it could not tell."""
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    mode = vllm_mode(config)
+    server = read_server_launch(os.environ)
+    origins = read_origins(
+        config_sources=tuple(reversed(config.sources.files)),
+        data={str(role): DataFile(part.file.jsonl, part.file.image_root) for role, part in samples.items()},
+        shell=os.environ,
+        needed=_NEEDED if mode is None else (*_NEEDED, "vllm"),
+    )
+    return Beginnings(origins, {"server": _ELSEWHERE, **server} if mode == "server" else server)
 
 
 def write_run_files(
@@ -61,18 +90,28 @@ def write_manifest(
     objective: Manifest,
     launch: Mapping[str, Any],
 ) -> Path:
-    """Write `run_manifest.json` into `folder`, with the cook manifests that lie beside the JSONL files."""
-    seed = config.training.seed
+    """Write `run_manifest.json` into `folder`: what `foundation` has from the beginning, and what is known now."""
+    seed, training, beginnings = config.training.seed, config.training, foundation.beginnings
+    if beginnings is None:
+        raise ArtifactError(f"{folder}: rank 0 alone writes the run manifest, and this rank has not read what it holds")
     return write_run_manifest(
         folder,
         RunFacts(
             resolved_config=json.loads(render_resolved(config)),
-            config_sources=tuple(reversed(config.sources.files)),
             seeds={"training": seed} | render_seed_record(seed),
-            data={str(role): samples.file.jsonl for role, samples in foundation.samples.items()},
+            reproducibility={
+                "config": str(config.sources.path),
+                "run_name": training.run_name,
+                "seed": {"source": "training.seed", "value": seed},
+                "output_roots": {
+                    "training.output_dir": str(folder.absolute()),
+                    "training.logging_dir": str(resolve_output(config, training.logging_dir)),
+                },
+            },
+            origins=beginnings.origins,
             pipeline_checksum=checksum(objective),
             pipeline=resolved_document(objective),
             shared_images=None if foundation.shared is None else foundation.shared.document(),
-            launch={"world_size": world_size(), **launch, **read_server_launch(os.environ)},
+            launch={"world_size": world_size(), **launch, **beginnings.server},
         ),
     )

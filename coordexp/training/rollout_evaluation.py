@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,7 +18,7 @@ import numpy as np
 import torch.distributed as dist
 
 from coordexp.coordjson import DROP_REASONS
-from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.coco import evaluate_fast
 from coordexp.evaluation.detections import build_answer_parser, build_truths
 from coordexp.evaluation.runner import Scoring, score_outputs
 from coordexp.evaluation.summary import show_progress
@@ -32,6 +32,7 @@ from coordexp.training.order import part_of_step
 if TYPE_CHECKING:
     from coordexp.config.rollout_sections import EvalDetectionConfig
     from coordexp.data.run_inputs import RunSamples
+    from coordexp.data.types import Record
     from coordexp.encode.encoder import Encoder
     from coordexp.evaluation.detections import ScoreMode
     from coordexp.evaluation.runner import Scored
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 """What pycocotools and numpy raise over numbers that they cannot digest."""
+Dump = Callable[[int, "Scored", Sequence["Record"], Sequence["RolloutOutput"]], "State"]
+"""Takes the evaluation after so many steps, its records and its outputs; what that came to, by metric key."""
 _NO_COCO, _FAILED_COCO = CocoMetrics({}, {}), CocoMetrics({"mAP": 0.0}, {})
 
 
@@ -57,7 +60,12 @@ class EvaluationSettings:
 
 
 class RolloutEvaluation:
-    """Answers the validation records with the model as it is, over the ranks, and compares them with the truth."""
+    """Answers the validation records with the model as it is, over the ranks, and compares them with the truth.
+
+    `dump`, where there is one, writes some of the answers out on rank 0.
+    """
+
+    dump: Dump | None = None
 
     def __init__(
         self,
@@ -85,7 +93,9 @@ class RolloutEvaluation:
         observed.merge(self.backend.take_observed())
         observed.add("rollout/repeat_terminate_active", float(self.backend.settings.repeat_terminate))
         if self._shard.rank == 0:
-            self._observe(observed, outputs)
+            scored = self._observe(observed, outputs)
+            if self.dump is not None:
+                observed.merge(self.dump(step, scored, self.records, outputs))
         return observed.state()
 
     def _generate(self, observed: MetricAccumulator) -> list[RolloutOutput]:
@@ -105,7 +115,7 @@ class RolloutEvaluation:
         dist.all_gather_object(parts, outputs)
         return [output for part in parts for output in part]
 
-    def _observe(self, observed: MetricAccumulator, outputs: Sequence[RolloutOutput]) -> None:
+    def _observe(self, observed: MetricAccumulator, outputs: Sequence[RolloutOutput]) -> Scored:
         settings = self.settings
         scored = score_outputs(
             self._parser,
@@ -128,6 +138,7 @@ class RolloutEvaluation:
         observed.add_ratio("rollout/gen_new_tokens_mean", sum(written), len(outputs))
         observed.add_ratio("rollout/length_ratio", sum(written), truth_length)
         observed.add("rollout/gen_new_tokens_p99", float(np.percentile(written, 99)))
+        return scored
 
 
 def _observe_answers(observed: MetricAccumulator, scored: Scored, outputs: Sequence[RolloutOutput]) -> None:
@@ -166,7 +177,7 @@ def _observe_answers(observed: MetricAccumulator, scored: Scored, outputs: Seque
 def guarded_coco(truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction]) -> CocoMetrics:
     """COCO's numbers; an AP of 0 with a warning where its evaluation fails, because training goes on (REG-6B.3)."""
     try:
-        return evaluate_coco(truth, answers)
+        return evaluate_fast(truth, answers)
     except _FAILURES as error:
         _LOG.warning("COCO's evaluation failed, so rollout/mAP is 0.0: %s", error, exc_info=True)
         return _FAILED_COCO

@@ -19,7 +19,7 @@ from coordexp.encode.rollout_parse import RolloutParser
 from coordexp.encode.rollout_target import ClosureError
 from coordexp.matching.objects import match_objects
 from coordexp.matching.targets import fit_target, plan_target
-from coordexp.metrics.accumulator import MetricAccumulator
+from coordexp.metrics.accumulator import MetricAccumulator, State
 from coordexp.rollout.requests import check_prompts
 from coordexp.rollout.seeding import rollout_seed_base
 from coordexp.rollout.types import RolloutRequest
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from coordexp.training.forwards import ForwardBuilder, RowLimits
     from coordexp.training.types import PlannedForward, StepRecords
 
-Dump = Callable[[int, Sequence[TrainedRollout]], None]
-"""Takes the rollouts of a step, from 0, and writes some of them out."""
+Dump = Callable[[int, Sequence[TrainedRollout]], State]
+"""Takes the rollouts of a step, from 0, and writes some of them out; what that came to, by metric key."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -94,7 +94,7 @@ class RolloutPhase:
         observed.add("rollout/seed_base", rollout_seed_base(self.settings.training_seed, records.step))
         observed.add("rollout/repeat_terminate_active", float(self.backend.settings.repeat_terminate))
         if self.dump is not None:
-            self.dump(records.step, rollouts)
+            observed.merge(self.dump(records.step, rollouts))
         planned = agree(StepKind.B, forwards, self._builder.filler, self._device)
         written_by = frozenset(output.policy_version for output in outputs)
         return dataclasses.replace(planned, written_by=written_by, observed=observed.state())

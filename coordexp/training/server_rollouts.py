@@ -36,6 +36,7 @@ def build_server_backend(run: Run, section: RolloutMatchingConfig) -> VllmServer
     prompting = Prompting(tuple(encoder.messages("<image>")), encoder.tokenizer)
     assert section.vllm is not None
     client = VllmServerClient(servers, prompting, share, section.vllm.max_model_len)
+    client.watch = run.dumps.requests
     scorer = TeacherScorer(unwrap_model(run.learner.model), encoder.processor)
     pusher = _build_pusher(run, client, scorer) if shard.rank == 0 else None
     return VllmServerBackend(client, WeightSync(pusher), scorer, server_dtype(run.config))

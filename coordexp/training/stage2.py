@@ -5,7 +5,6 @@ Contract ids: TRAIN-029..TRAIN-032.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordexp.config import units_per_step
@@ -22,12 +21,11 @@ from coordexp.training.colocate_rollouts import build_colocate_backend
 from coordexp.training.forwards import RowLimits
 from coordexp.training.layout import build_validation, open_stream, packed_row_length
 from coordexp.training.record_steps import RecordPlans
-from coordexp.training.rollout_dump import RolloutDump
 from coordexp.training.rollout_evaluation import RolloutEvaluation, build_evaluation_settings
 from coordexp.training.rollout_phase import PhaseSettings, RolloutPhase
 from coordexp.training.server_connect import vllm_mode
 from coordexp.training.server_rollouts import build_server_backend
-from coordexp.training.trainer import TrainerParts, nothing_to_release
+from coordexp.training.trainer import TrainerParts
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -106,22 +104,9 @@ def build_phase(run: Run, backend: RolloutBackend) -> RolloutPhase:
         rows=build_row_limits(config),
     )
     device = run.learner.run.placement.device
-    return RolloutPhase(backend, run.builder(Provenance.B), settings, device, build_dump(run))
-
-
-def build_dump(run: Run) -> RolloutDump | None:
-    """What writes some rollouts out: on rank 0, where `monitor_dump` is enabled."""
-    config = rollout_section(run.config).monitor_dump
-    if not config.enabled or run.learner.shard.rank != 0:
-        return None
-    return RolloutDump(
-        folder=Path(run.arguments.output_dir),
-        pieces=run.foundation.encoder.pieces,
-        every_steps=run.config.training.logging_steps if config.every_steps is None else config.every_steps,
-        max_events=config.max_events,
-        max_samples=config.max_samples,
-        max_text_chars=config.max_text_chars,
-    )
+    monitor = run.dumps.monitor
+    dump = None if monitor is None else monitor.train
+    return RolloutPhase(backend, run.builder(Provenance.B), settings, device, dump)
 
 
 def build_evaluation(run: Run, backend: RolloutBackend) -> RolloutEvaluation | None:
@@ -130,9 +115,12 @@ def build_evaluation(run: Run, backend: RolloutBackend) -> RolloutEvaluation | N
         return None
     section = rollout_section(run.config)
     settings = build_evaluation_settings(build_decoding(run.config), section.eval_detection, run.config.training.seed)
-    return RolloutEvaluation(
+    evaluation = RolloutEvaluation(
         backend, run.foundation.encoder, run.foundation.samples["val"], settings, run.learner.shard
     )
+    if run.dumps.monitor is not None:
+        evaluation.dump = run.dumps.monitor.evaluation
+    return evaluation
 
 
 def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> CoordTrainer:
@@ -140,6 +128,12 @@ def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> C
     config, shard = run.config, run.learner.shard
     stream = open_stream(run, "train")
     per_step = units_per_step(config, shard.world_size)
+
+    def release() -> None:
+        run.dumps.tell()
+        if isinstance(backend, ColocateBackend):
+            backend.close()
+
     parts = TrainerParts(
         dataset=stream.records,
         plans=RecordPlans(stream, per_step, shard, config.training.seed, make),
@@ -149,6 +143,6 @@ def build_record_trainer(run: Run, backend: RolloutBackend, make: MakePlan) -> C
         row_length=packed_row_length(config),
         rollouts=build_evaluation(run, backend),
         launch=describe_rollouts(run, backend),
-        release=backend.close if isinstance(backend, ColocateBackend) else nothing_to_release,
+        release=release,
     )
     return build_trainer(run, parts)

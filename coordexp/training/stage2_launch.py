@@ -26,7 +26,6 @@ from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_f
 from coordexp.rollout.server_flags import ServerOptions, build_server_flags, server_address, vllm_sections
 from coordexp.spec import check
 from coordexp.training.launch import Launch, LaunchError, build_launch, check_devices, parse_gpus, resolve_config
-from coordexp.training.stage2_preflight import check_supported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +87,6 @@ def build_stage2_launch(environment: Mapping[str, str], machine: Machine) -> Sta
     path = resolve_config(environment.get("config", ""), USAGE)
     config = check_trainable(load_config(path))
     server = the_server(config)
-    check_supported(config)
     devices = read_devices(environment, machine)
     options = read_options(environment, config, server, devices)
     model = check_served(config, resolve_input(config, "model.model", config.model.model))

@@ -61,12 +61,10 @@ def check_supported(config: Config, ranks: int = 1) -> None:
 def unsupported(config: Config, ranks: int = 1) -> Iterable[Problem]:
     """What this version cannot train with so many ranks, each at its key."""
     section = config.rollout_matching
-    if section is not None and section.rollout_backend == "vllm" and section.vllm is not None:
-        if section.vllm.mode == "colocate":
-            yield from _engine_problems(config, section.vllm, ranks)
-        if section.vllm.server is not None and section.vllm.server.debug_dump.enabled:
-            text = "requests are not written out yet; write false, and enable rollout_matching.monitor_dump"
-            yield build_problem(config, "rollout_matching.vllm.server.debug_dump.enabled", text)
+    if section is None or section.rollout_backend != "vllm" or section.vllm is None:
+        return
+    if section.vllm.mode == "colocate":
+        yield from _engine_problems(config, section.vllm, ranks)
 
 
 def _engine_problems(config: Config, vllm: VllmConfig, ranks: int) -> Iterable[Problem]:

@@ -51,8 +51,26 @@ def limit_of_a_server(key: str) -> Ask:
     return ask
 
 
-def of_dump(key: str) -> Row:
-    return Row(f"rollout_matching.monitor_dump.{key}", "answers", lambda b: getattr(b.phase.dump, key))
+def of_dump(key: str, name: str | None = None) -> tuple[Row, Row]:
+    """A bound of the dumps of training steps, and of evaluations."""
+    name = key if name is None else name
+    return (
+        Row(f"rollout_matching.monitor_dump.{key}", "answers", lambda b: getattr(b.phase.dump.__self__.bounds, name)),
+        Row(
+            f"rollout_matching.monitor_dump.{key}",
+            "answers",
+            lambda b: getattr(b.parts.rollouts.dump.__self__.bounds, name),
+        ),
+    )
+
+
+def of_request_dump(key: str, name: str | None = None) -> Row:
+    name = key if name is None else name
+    return Row(
+        f"rollout_matching.vllm.server.debug_dump.{key}",
+        "served",
+        lambda b: getattr(b.phase.backend.client.watch.bounds, name),
+    )
 
 
 def of_distribution(build: str, keys: Mapping[str, str]) -> tuple[Row, ...]:
@@ -172,10 +190,11 @@ ROWS = (
     ),
     Row("rollout_matching.monitor_dump.enabled", "answers", lambda b: b.phase.dump is not None),
     Row("rollout_matching.monitor_dump.enabled", "channels", lambda b: b.phase.dump is None, True),
-    of_dump("every_steps"),
-    of_dump("max_events"),
-    of_dump("max_samples"),
-    of_dump("max_text_chars"),
+    *of_dump("every_steps"),
+    *of_dump("max_events"),
+    *of_dump("max_samples"),
+    *of_dump("max_text_chars", "max_chars"),
+    *of_dump("min_free_gib"),
     Row("rollout_matching.coord_decode_mode", "answers_authored", lambda b: b.parts.run.objective.decode_mode),
     Row("rollout_matching.pipeline.objective", "answers_authored", modules, MODULES),
     Row("rollout_matching.pipeline.objective", "answers_authored", of_module("coord_reg", "w1_weight"), 0.6),
@@ -213,6 +232,17 @@ ROWS = (
     Row("rollout_matching.vllm.server.servers", "served", servers_of_a_run),
     of_connections("timeout_s"),
     of_connections("infer_timeout_s"),
+    Row(
+        "rollout_matching.vllm.server.debug_dump.enabled",
+        "served",
+        lambda b: b.phase.backend.client.watch is not None,
+    ),
+    of_request_dump("every_steps"),
+    of_request_dump("dump_first_step", "first_step"),
+    of_request_dump("max_events"),
+    of_request_dump("max_samples"),
+    of_request_dump("max_chars"),
+    of_request_dump("min_free_gib"),
     Row("rollout_matching.vllm.mode", "engine", lambda b: engine_of(b).name, "engine of this process"),
     Row("rollout_matching.vllm.max_model_len", "engine", room_for_answers),
     Row("rollout_matching.vllm.max_model_len", "engine", lambda b: engine_of(b).settings.max_model_len),
@@ -224,26 +254,14 @@ ROWS = (
     Row("model.torch_dtype", "engine", lambda b: str(engine_of(b).settings.dtype).removeprefix("torch.")),
     Row("template.max_pixels", "engine", lambda b: engine_of(b).settings.max_pixels),
 )
-SHARED, DUMP = (
-    "rollout_matching.vllm.colocate.tensor_parallel_size",
-    "rollout_matching.vllm.server.debug_dump.enabled",
-)
+SHARED = "rollout_matching.vllm.colocate.tensor_parallel_size"
 # What no trainer does yet, each with the key at which a run that would read it is refused. A receiver brings a row.
-WAITING = {
-    "rollout_matching.vllm.server.debug_dump.enabled": DUMP,
-    "rollout_matching.vllm.server.debug_dump.every_steps": DUMP,
-    "rollout_matching.vllm.server.debug_dump.dump_first_step": DUMP,
-    "rollout_matching.vllm.server.debug_dump.max_events": DUMP,
-    "rollout_matching.vllm.server.debug_dump.max_samples": DUMP,
-    "rollout_matching.vllm.server.debug_dump.max_chars": DUMP,
-    "rollout_matching.vllm.colocate.tensor_parallel_size": SHARED,
-}
+WAITING = {SHARED: SHARED}
 SERVER: dict[str, Any] = {
     "mode": "server",
     "max_model_len": 900,
     "server": {"servers": [{"base_url": "http://a:8000", "group_port": 1}]},
 }
-DUMPING = {**SERVER["server"], "debug_dump": {"enabled": True, "every_steps": 2}}
 READERS: dict[str | None, dict[str, dict[str, Any]]] = {
     None: {
         "rollout_matching": {"vllm": SERVER},
@@ -254,7 +272,6 @@ READERS: dict[str | None, dict[str, dict[str, Any]]] = {
             "vllm": {"mode": "colocate", "max_model_len": 900, "colocate": {"tensor_parallel_size": 2}},
         }
     },
-    DUMP: {"rollout_matching": {"rollout_backend": "vllm", "vllm": SERVER | {"server": DUMPING}}},
 }
 """What has the keys that wait read, by the key that is refused for it; under None they are written, and nothing reads
 them.

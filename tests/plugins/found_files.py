@@ -13,6 +13,11 @@ from PIL import Image
 from coordexp.entrypoints.cook import main
 
 CASES = Path(__file__).parents[2] / "fixtures/cases"
+GOOD: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}],
+    "categories": [{"id": 1, "name": "cell"}],
+}
 
 
 @dataclass

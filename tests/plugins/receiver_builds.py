@@ -178,6 +178,7 @@ BUILDS: dict[str, dict[str, Any]] = {
                 "max_events": 4,
                 "max_samples": 5,
                 "max_text_chars": 66,
+                "min_free_gib": 0.25,
             },
         },
     },
@@ -203,7 +204,19 @@ BUILDS: dict[str, dict[str, Any]] = {
                 "max_model_len": 900,
                 "enable_prefix_caching": False,
                 # The servers are put in by `receivers.document_of`: they listen where the machine has a port.
-                "server": {"timeout_s": 2.5, "infer_timeout_s": 7.5},
+                "server": {
+                    "timeout_s": 2.5,
+                    "infer_timeout_s": 7.5,
+                    "debug_dump": {
+                        "enabled": True,
+                        "every_steps": 6,
+                        "dump_first_step": False,
+                        "max_events": 7,
+                        "max_samples": 8,
+                        "max_chars": 99,
+                        "min_free_gib": 0.75,
+                    },
+                },
             },
         },
     },

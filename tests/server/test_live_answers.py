@@ -142,7 +142,8 @@ def test_a_repetition_penalty_is_the_hf_backend_s(learner: CoordTrainer, stage2_
 def test_pictures_of_every_kind_are_seen_alike(
     learner: CoordTrainer, stage2_kit: Stage2Kit, tmp_path: Path, form: str
 ) -> None:
-    request = requests_of(learner, stage2_kit, 3)[2]
+    # The declared size decides the orientation of a picture that is not square.
+    request = next(r for r in requests_of(learner, stage2_kit, 14) if r.image_sizes[0][0] != r.image_sizes[0][1])
     path = tmp_path / ("image.jpg" if form in ("jpeg", "turned") else "image.png")
     with Image.open(request.image_paths[0]) as opened:
         image = opened.convert("RGB")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordexp.artifacts.dump_files import OBSERVED as DUMPED
+from coordexp.artifacts.dump_files import read_lines
 from coordexp.rollout.vllm_server import OBSERVED
 from coordexp.spec import check
 from tests.ddp.ranks import read_log, train
@@ -33,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "warmup_ratio": 0.25,
 }
 ROLLOUTS = {"max_new_tokens": 160, "decode_batch_size": 3}
+DUMP = {"enabled": True, "every_steps": 1, "max_samples": 3, "max_chars": 120}
 
 
 def run(kit: Stage2Kit, name: str, ranks: int = 1, vllm: dict[str, Any] | None = None, **rollouts: Any) -> Path:
@@ -51,7 +54,7 @@ def run(kit: Stage2Kit, name: str, ranks: int = 1, vllm: dict[str, Any] | None =
 
 def comparable(line: dict[str, float]) -> dict[str, float]:
     """What does not tell the time, and what both backends say."""
-    servers = tuple(OBSERVED)
+    servers = (*OBSERVED, *DUMPED)
     return {
         key: value
         for key, value in line.items()
@@ -59,13 +62,45 @@ def comparable(line: dict[str, float]) -> dict[str, float]:
     }
 
 
+def check_requests(live: Live, folder: Path, log: list[dict[str, float]]) -> None:
+    """The dumps of requests: rollout steps 1 and 3, and evaluations after 2 and 4, of three requests a round."""
+    assert sorted(path.name for path in (folder / "requests").iterdir()) == [
+        "eval_000002.jsonl",
+        "eval_000004.jsonl",
+        "step_000001.jsonl",
+        "step_000003.jsonl",
+    ]
+    for path in (folder / "requests").iterdir():
+        lines = [check("request-dump", line) for line in read_lines(path)]
+        assert live.key.encode() not in path.read_bytes()
+        # The epoch's last step has two records.
+        asked = 2 if path.name == "step_000003.jsonl" else 3
+        assert len(lines) == asked == len({line["request"]["seed"] for line in lines})
+        for line in lines:
+            kind = "eval" if line["mode"] == "eval" else "step"
+            assert path.name == f"{kind}_{line['policy_version']:06}.jsonl"
+            assert line["server"] == live.base_url and line["request_config"]["max_tokens"] == 160
+            (image,) = line["request"]["images"]
+            assert image["bytes"] > 100
+            contents = [message["content"] for message in line["request"]["messages"]]
+            assert "<image>" in contents[-1] and max(map(len, contents)) <= 120
+            answer = line["answer"]
+            assert answer["text"].startswith('{"objects": [') and len(answer["text"]) <= 120
+            assert 1 < answer["response_tokens"] <= 160 and answer["prompt_tokens"] > 20
+            assert len(answer["reply"]) == 120 < answer["reply_chars"] and '"server_id"' in answer["reply"]
+    dumped = [line for line in log for key in line if key.endswith("rollout/dumps_written_total")]
+    assert len(dumped) == 4
+
+
+@pytest.mark.invariant("ROLL-072")
 @pytest.mark.invariant("ROLL-034")
 @pytest.mark.invariant("ROLL-036")
 def test_a_run_on_the_server_is_the_run_on_the_learner_s_own_answers(live: Live, stage2_kit: Stage2Kit) -> None:
-    served = run(stage2_kit, "run_served", vllm=live.section())
+    served = run(stage2_kit, "run_served", vllm=live.section(debug_dump=DUMP))
     own = run(stage2_kit, "run_own")
     lines, twins = read_log(served), read_log(own)
     assert len(lines) == len(twins) > 5
+    check_requests(live, served, lines)
     for line, twin in zip(lines, twins, strict=True):
         assert comparable(line) == pytest.approx(comparable(twin), rel=1e-4, abs=1e-5)
     steps = [line for line in lines if "loss/coord_reg" in line or "rollout/samples_total" in line or "loss" in line]
@@ -87,6 +122,8 @@ def test_a_run_on_the_server_is_the_run_on_the_learner_s_own_answers(live: Live,
     assert manifest["launch"]["request_config"] == {**sent, "logprobs": True, "return_details": True}
     liveness = check("http/liveness", told[live.base_url])
     assert liveness["workers"][0]["model"] == str(EARLY) and "--port" in liveness["command"]
+    assert "did not start it" in manifest["launch"]["server"]["unknown"]
+    assert manifest["upstream"]["vllm"]["kind"] == "wheel" and manifest["hardware"]["cpu"]["cores"] >= 1
     assert live.key not in json.dumps(manifest)
 
 

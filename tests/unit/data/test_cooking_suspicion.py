@@ -124,3 +124,39 @@ def test_a_share_of_drops_above_five_percent_is_a_warning(kitchen: Kitchen) -> N
     assert f"cook: warning: {says}" in cooked.err
     check_balance(cooked.manifest)
     assert kitchen.cook("--strict").code == 1
+
+
+@pytest.mark.invariant("DATA-081")
+@pytest.mark.parametrize(("key", "what"), [("category_id", "a category"), ("image_id", "an image")])
+def test_annotations_of_what_is_not_there_are_named(kitchen: Kitchen, key: str, what: str) -> None:
+    kitchen.add("a.png", *[[number, 1, 9, 9] for number in range(40)])
+    kitchen.coco["annotations"][7][key] = 99
+    cooked = kitchen.cook()
+    assert cooked.code == 0
+    says = f"1 of 40 annotations name {what} that the file does not have, such as annotations[7].{key} 99; the ids"
+    assert says in cooked.err
+    assert says in cooked.manifest["warnings"][0]
+    for annotation in kitchen.coco["annotations"]:
+        annotation[key] = 99
+    cooked = kitchen.cook()
+    assert cooked.code == 1
+    assert f"40 of 40 annotations name {what}" in cooked.err
+    assert "nothing is left to learn" in cooked.err
+
+
+@pytest.mark.invariant("DATA-081")
+def test_nothing_left_by_a_map_names_the_categories_that_it_leaves_out(kitchen: Kitchen) -> None:
+    cooked = kitchen.case("f3-all-unmapped", "--category-map", str(CASES / "f3-all-unmapped/map.json"))
+    assert cooked.code == 1
+    assert (
+        'unmapped_category: --category-map has no entry for "cell"; add those whose objects are to be kept'
+        in cooked.err
+    )
+
+
+@pytest.mark.invariant("DATA-010")
+def test_less_than_one_worker_is_refused(kitchen: Kitchen) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    cooked = kitchen.cook("--workers", "0")
+    assert cooked.code == 1
+    assert "--workers is 0" in cooked.err

@@ -61,7 +61,8 @@ def test_in_a_test_the_same_key_is_a_failure(tmp_path: Path) -> None:
 def test_what_runs_really_log_is_warned_of_never(tmp_path: Path) -> None:
     log = RunLog(tmp_path, Console(quiet=True))
     for line in recorded("stage2_two_channel/smoke/ab_mixed"):
-        write(log, line)
+        write(log, line)  # a warning would raise
+    assert len(read_log(tmp_path / "logging.jsonl")) == len(recorded("stage2_two_channel/smoke/ab_mixed"))
 
 
 @pytest.mark.invariant("ART-043")

@@ -138,7 +138,7 @@ def test_the_run_folder_says_how_to_repeat_the_run(stage1_kit: Stage1Kit, packed
     manifest = json.loads((packed.checkpoint.parent / "run_manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"]["training"] == 17
     assert manifest["data"]["train"]["records"] == 14
-    assert '"kept": 14' in json.dumps(manifest["data"]["train"]["cook_manifest"])
+    assert manifest["data"]["train"]["cook_manifest"]["document"]["records"]["kept"] == 14
     canonical = json.dumps(manifest["pipeline"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert hashlib.sha256(canonical.encode()).hexdigest() == manifest["pipeline_checksum"]
     assert [module["name"] for module in manifest["pipeline"]["objective"]] == ["token_ce", "bbox_geo", "coord_reg"]

@@ -18,6 +18,7 @@ from coordexp.data.paths import ImagePathError
 from coordexp.entrypoints.launch_stage2 import main
 from coordexp.spec import check
 from coordexp.training.launch import LaunchError
+from coordexp.training.server_connect import server_section
 from coordexp.training.stage2_launch import Machine, build_stage2_launch, check_ports, preflight_document
 from tests.plugins.launches import ROOT, free_ports
 
@@ -135,11 +136,12 @@ def test_keys_that_this_launcher_does_not_serve_are_refused_at_their_line(launch
     assert re.search(r"\.yaml:\d+$", problem.where)
 
 
-@pytest.mark.invariant("TRAIN-043")
-def test_what_no_backend_does_is_refused_before_a_server_is_started(launch_config):
+@pytest.mark.invariant("ROLL-072")
+def test_a_run_whose_requests_are_dumped_is_launched(launch_config):
     dump = {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}], "debug_dump": {"enabled": True}}
-    with pytest.raises(ConfigError, match=r"debug_dump\.enabled: requests are not written out yet"):
-        plan(launch_config(rollout_matching={"vllm": {"server": dump}}))
+    config = launch_config(rollout_matching={"vllm": {"server": dump}})
+    launch = build_stage2_launch({"config": str(config)}, CPU)
+    assert server_section(launch.config).debug_dump.enabled
 
 
 @pytest.mark.invariant("TRAIN-043")

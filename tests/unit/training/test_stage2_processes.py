@@ -64,6 +64,20 @@ def test_what_is_told_fits_its_contract(tmp_path, change):
         read_server_launch({SERVER_LAUNCH_VARIABLE: json.dumps({**document, **change})})
 
 
+@pytest.mark.invariant("ART-066")
+def test_a_run_on_a_server_of_another_start_says_so(stage2_kit, monkeypatch):
+    from coordexp.config import load_config
+    from coordexp.training.build import build_foundation
+
+    server = {"servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}]}
+    vllm = {"mode": "server", "max_model_len": 900, "server": server}
+    config = load_config(stage2_kit.write("elsewhere", rollout_matching={"rollout_backend": "vllm", "vllm": vllm}))
+    monkeypatch.delenv(SERVER_LAUNCH_VARIABLE, raising=False)
+    assert "did not start it" in build_foundation(config).beginnings.server["server"]["unknown"]
+    monkeypatch.setenv("RANK", "1")
+    assert build_foundation(config).beginnings is None, "rank 0 alone writes the manifest"
+
+
 def test_the_manifest_of_a_run_holds_the_server(stage2_kit, tmp_path, monkeypatch):
     from coordexp.config import load_config
     from coordexp.losses.defaults import resolve_manifest
@@ -71,12 +85,13 @@ def test_the_manifest_of_a_run_holds_the_server(stage2_kit, tmp_path, monkeypatc
     from coordexp.training.manifest import write_manifest
 
     config = load_config(stage2_kit.write("told"))
-    foundation, objective = build_foundation(config), resolve_manifest(config)
+    objective = resolve_manifest(config)
     line = render_server_launch(("python", "-m", "swift.cli.rollout", "--port", "8000"), (), tmp_path / "log")
     monkeypatch.setenv(API_KEY_VARIABLE, "the-key")
     for told, expected in ((None, None), (line, json.loads(line))):
         if told is not None:
             monkeypatch.setenv(SERVER_LAUNCH_VARIABLE, told)
+        foundation = build_foundation(config)
         text = write_manifest(config, tmp_path, foundation, objective, {}).read_text(encoding="utf-8")
         assert json.loads(text)["launch"].get("server") == expected
         assert "the-key" not in text

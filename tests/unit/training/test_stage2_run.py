@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordexp.artifacts.dump_files import OBSERVED as DUMPED
+from coordexp.artifacts.dump_files import read_lines
 from coordexp.config import ConfigError, load_config
 from coordexp.data.errors import RecordError
 from coordexp.data.records import read_records
@@ -96,9 +98,12 @@ def test_decode_batch_size_alone_bounds_what_is_decoded_together(ran: Ran) -> No
 def test_every_key_of_a_run_is_declared_and_stands_on_the_steps_that_did_the_work(ran: Ran) -> None:
     table = read_metric_table()
     names = ("rollout/", "time/rollout_")
-    wanted = {key for key, row in table.items() if key.startswith(names) and "train" in row.modes} - set(OBSERVED)
+    wanted = {key for key, row in table.items() if key.startswith(names) and "train" in row.modes}
+    wanted -= set(OBSERVED)
     own = {"loss", "grad_norm", "learning_rate", "epoch", "global_step"}
     assert len(ran.steps()) == 3
+    assert set(DUMPED) <= wanted
+    assert [line["rollout/dumps_written_total"] for line in ran.steps()] == [1, 0, 0], "one event was allowed"
     for line in ran.steps():
         assert {key for key in line if key.startswith(names)} == wanted
         metrics = {key: value for key, value in line.items() if key not in own and key in table}
@@ -157,18 +162,26 @@ def test_checkpoints_can_be_ranked_by_what_the_model_answers(ran: Ran, stage2_ki
     assert ran.folder != path.parent
 
 
+def dumped(ran: Ran, name: str) -> list[dict[str, Any]]:
+    """The lines of one of its dumps, each as its contract has it."""
+    return [check("rollout-dump", line) for line in read_lines(ran.folder / "rollouts" / name)]
+
+
 @pytest.mark.invariant("TRAIN-034")
 def test_rollouts_are_written_out_within_their_bounds(ran: Ran) -> None:
-    (file,) = sorted((ran.folder / "rollouts").iterdir())
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert file.name == "step_000000.jsonl" and len(lines) == 2
-    for line in lines:
-        check("rollout-dump", line)
-        assert line["policy_version"] == line["step"] == 0
-        assert len(line["text"]) == len(line["target"]) == 50, "cut"
-        fates = [item["fate"] for item in line["objects"]]
-        assert set(fates) <= {"matched", "fp"} or line["parse"]["strict"] is False
-        assert line["target_tokens"] > 10
+    names = sorted(path.name for path in (ran.folder / "rollouts").iterdir())
+    assert names == ["eval_000002.jsonl", "step_000000.jsonl"], "one event of each kind"
+    for mode, name in (("train", "step_000000.jsonl"), ("eval", "eval_000002.jsonl")):
+        lines = dumped(ran, name)
+        assert len(lines) == 2
+        for line in lines:
+            assert line["mode"] == mode and f"_{line['step']:06}." in name
+            assert line["policy_version"] == line["step"]
+            assert len(line["text"]) == 50 < line["text_chars"], "cut"
+            assert (line["target"] is None) == (mode == "eval")
+            if line["target"] is not None:
+                assert len(line["target"]["text"]) == 50 < line["target"]["text_chars"]
+                assert line["target"]["tokens"] > 10
 
 
 @pytest.mark.invariant("TRAIN-032")
@@ -180,7 +193,7 @@ def test_a_failing_coco_evaluation_is_a_warning_and_0(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no category")
 
-    monkeypatch.setattr(rollout_evaluation, "evaluate_coco", broken)
+    monkeypatch.setattr(rollout_evaluation, "evaluate_fast", broken)
     with caplog.at_level("WARNING"):
         assert rollout_evaluation.guarded_coco([], {}).summary["mAP"] == 0.0
     assert "COCO's evaluation failed, so rollout/mAP is 0.0: no category" in caplog.text
@@ -233,10 +246,9 @@ def test_a_model_that_generates_under_deepspeed_sees_the_image(
 def test_what_no_trainer_does_yet_is_refused_at_its_key(stage2_kit: Stage2Kit) -> None:
     from coordexp.training.stage2_rollout_aligned import build_stage2_rollout_aligned
 
-    server = {"servers": [{"base_url": "http://127.0.0.1:1", "group_port": 2}], "debug_dump": {"enabled": True}}
-    vllm = {"mode": "server", "max_model_len": 900, "server": server}
-    path = stage2_kit.write("dumped", rollout_matching={"rollout_backend": "vllm", "vllm": vllm})
-    with pytest.raises(ConfigError, match=r"server\.debug_dump\.enabled: requests are not written out yet"):
+    vllm = {"mode": "colocate", "max_model_len": 900, "colocate": {"tensor_parallel_size": 2}}
+    path = stage2_kit.write("shared_engine", rollout_matching={"rollout_backend": "vllm", "vllm": vllm})
+    with pytest.raises(ConfigError, match=r"colocate\.tensor_parallel_size: 2: an engine in the learner's process has"):
         build_stage2_rollout_aligned(load_config(path))
 
 

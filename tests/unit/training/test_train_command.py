@@ -6,6 +6,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -20,6 +21,7 @@ from coordexp.config.rules import build_rule
 from coordexp.entrypoints.train import TRAINERS, main
 from coordexp.losses.defaults import resolve_manifest
 from coordexp.losses.manifest import checksum, render_canonical
+from coordexp.training import build
 from coordexp.training.trainer import FinishedRun
 
 if TYPE_CHECKING:
@@ -81,24 +83,40 @@ def test_a_wrong_key_is_named_with_its_line(stage1_kit: Stage1Kit, tmp_path: Pat
     assert "training.learning_rat" in done.stderr and "config.yaml:" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.invariant("ART-065")
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]])
+def test_a_run_that_could_not_tell_of_its_data_ends_before_weights_are_loaded(
+    stage1_kit: Stage1Kit,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    """A record was taken out after cooking, so the drop counts beside the file are not true of it."""
+    shutil.copytree(stage1_kit.train.parent, tmp_path / "cooked")
+    records = tmp_path / "cooked" / stage1_kit.train.name
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:-1]))
+    monkeypatch.setattr(build, "build_learner", lambda *_: pytest.fail("weights are loaded"))
+    path = stage1_kit.write(f"untold{len(arguments)}", custom={"train_jsonl": str(records)})
+    assert main(["--config", str(path), *arguments]) == 1
+    told = capsys.readouterr().err
+    assert f"error: {tmp_path / 'cooked/manifest.json'}: counts 14 records but records.jsonl holds 13" in told
+    assert "cook again" in told and "Traceback" not in told
+    assert not (path.parent / "run").exists()
+
+
 UNSUPPORTED: dict[str, Any] = {
     "custom": {"trainer_variant": "stage2_two_channel"},
     "stage2_ab": {"schedule": {"b_ratio": 0.25}},
     "rollout_matching": {
         "max_new_tokens": 256,
         "rollout_backend": "vllm",
-        "vllm": {
-            "max_model_len": 600,
-            "server": {
-                "servers": [{"base_url": "http://127.0.0.1:8000", "group_port": 1}],
-                "debug_dump": {"enabled": True},
-            },
-        },
+        "vllm": {"mode": "colocate", "max_model_len": 600, "colocate": {"tensor_parallel_size": 2}},
         "pipeline": None,
     },
 }
 """What stage 2 may be told and no trainer does yet."""
-UNSUPPORTED_KEYS = ("rollout_matching.vllm.server.debug_dump.enabled",)
+UNSUPPORTED_KEYS = ("rollout_matching.vllm.colocate.tensor_parallel_size",)
 
 
 @pytest.mark.invariant("TRAIN-033")
