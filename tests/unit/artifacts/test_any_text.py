@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image
 from rich.console import Console
 
 from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
 from coordexp.artifacts.files import write_json, write_json_lines
 from coordexp.coords.types import CoordObject
 from coordexp.data.types import Record
-from coordexp.evaluation import gallery
 from coordexp.evaluation.annotated import AnnotatedSet
 from coordexp.evaluation.detections import build_truth
 from coordexp.evaluation.gallery import GalleryItem, render_gallery
@@ -173,7 +172,7 @@ def test_a_picture_that_fails_is_named_and_costs_nothing_else(
 def test_report_and_predictions_are_there_before_anything_is_drawn(
     cut_encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
-    """A font that cannot be read, and what Pillow raises while drawing: the machine's fault, so a stub shows it."""
+    """What Pillow raises while drawing is the machine's fault, so a stub shows it."""
     evaluation = said(cut_encoder, tmp_path, [answer("red square")])
     there = []
 
