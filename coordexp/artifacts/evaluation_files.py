@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from coordexp.evaluation.annotated import AnnotatedSet
     from coordexp.evaluation.runner import Evaluation, Scored
-    from coordexp.evaluation.types import Box, Detection, ImagePrediction
+    from coordexp.evaluation.types import Detection, FileImage, ImagePrediction, ImageTruth
     from coordexp.rollout.types import BackendSettings, Decoding, RolloutOutput
 
 REPORT_NAME, PREDICTIONS_NAME, GALLERY_NAME = "report.json", "predictions.jsonl", "gallery.png"
 RESULTS_NAME = "coco_results.json"
 GALLERY_IMAGES = 16
 _LOG = logging.getLogger(__name__)
-_PICTURE_FAULTS = (
+PICTURE_FAULTS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -156,17 +156,39 @@ def _lines(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             "failure": failure,
             "dropped": [{"reason": drop.reason, "offending": drop.excerpt} for drop in parsed.dropped],
             "ground_truth": [_detection(d) for d in truth.objects],
-            **(
-                {} if not truth.ignore else {"ignore": [{"desc": r.desc, "box": _rounded(r.box)} for r in truth.ignore]}
-            ),
+            "answer_tokens": truth.answer_tokens,
+            "parse": {
+                "invalid_rollout": parsed.invalid_rollout,
+                "malformed_tail": parsed.malformed_tail,
+                "token_limit": prediction.token_limit,
+            },
+            **_scope(truth),
+            **({} if truth.annotated is None else {"annotated": _annotated(truth.annotated)}),
             **({} if not evaluation.samples else {"samples": list(_samples(evaluation, number))}),
         }
+
+
+def _scope(truth: ImageTruth) -> dict[str, Any]:
+    """What is not scored, and the split; absent where there is nothing to say."""
+    return {
+        **({} if truth.split is None else {"split": truth.split}),
+        **({} if not truth.ignore else {"ignore": [{"desc": r.desc, "box": list(r.box)} for r in truth.ignore]}),
+        **({} if truth.verified_absent is None else {"verified_absent": sorted(truth.verified_absent)}),
+    }
+
+
+def _annotated(image: FileImage) -> dict[str, Any]:
+    return {
+        "image_id": image.image_id,
+        "shown": list(image.shown),
+        "rows": [{"bbox": list(row.bbox), "area": row.area, "place": row.place} for row in image.rows],
+    }
 
 
 def _samples(evaluation: Evaluation, number: int) -> Iterator[dict[str, Any]]:
     """The sampled answers to the image of this number, in the order drawn."""
     for outputs, predictions in zip(evaluation.samples, evaluation.scored.samples, strict=True):
-        yield _answer(outputs[number], predictions[number])
+        yield {**_answer(outputs[number], predictions[number]), "strict": predictions[number].parse.strict}
 
 
 def _answer(output: RolloutOutput, prediction: ImagePrediction) -> dict[str, Any]:
@@ -180,11 +202,8 @@ def _answer(output: RolloutOutput, prediction: ImagePrediction) -> dict[str, Any
 
 
 def _detection(detection: Detection) -> dict[str, Any]:
-    return {"desc": detection.desc, "box": _rounded(detection.box), "score": round(detection.score, 6)}
-
-
-def _rounded(box: Box) -> list[float]:
-    return [round(value, 3) for value in box]
+    # Written in full: what is scored again from here gives the same digits.
+    return {"desc": detection.desc, "box": list(detection.box), "score": detection.score}
 
 
 def _write_gallery(path: Path, evaluation: Evaluation, about: EvaluatedFiles) -> None:
@@ -197,7 +216,7 @@ def _write_gallery(path: Path, evaluation: Evaluation, about: EvaluatedFiles) ->
         return
     try:
         render_gallery(items, title=title).save(content, "PNG", optimize=True)
-    except _PICTURE_FAULTS as error:
+    except PICTURE_FAULTS as error:
         _LOG.warning("%s is not written: it cannot be drawn (%s)", plain(str(path)), plain(str(error)))
         return
     write_bytes(path, content.getvalue())
@@ -214,7 +233,7 @@ def _gallery_items(evaluation: Evaluation, folder: Path) -> Iterator[GalleryItem
             item = GalleryItem(picture.image, truth, prediction, _caption(truth.sample_id, folder))
             # Drawn alone first: what one picture cannot take must not cost the others.
             render_gallery([item])
-        except _PICTURE_FAULTS as error:
+        except PICTURE_FAULTS as error:
             _LOG.warning("%s is left out of the gallery: %s", plain(str(path)), plain(str(error)))
             continue
         yield item

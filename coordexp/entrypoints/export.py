@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.artifacts.export_source import read_source
     from coordexp.encode.processor import ProcessorError
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
 
     def tell(part: str) -> None:
         console.print(f"export: {part}", highlight=False, markup=False, soft_wrap=True)

@@ -19,6 +19,8 @@ from coordexp.matching.types import Match
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from numpy.typing import NDArray
+
     from coordexp.data.regions import IgnoreRegion
     from coordexp.evaluation.types import ImageTruth
 
@@ -33,14 +35,25 @@ def match_image(
     if not truth or not predictions:
         return ()
     iou = pairwise_iou([p.box for p in predictions], [t.box for t in truth])
-    feasible = iou >= IOU_THRESHOLD
+    feasible = np.ones(iou.shape, dtype=bool)
     if class_aware:
         names, wanted = [p.desc for p in predictions], [t.desc for t in truth]
         feasible &= np.array([[name == want for want in wanted] for name in names])
+    pairs = match_pairs(np.where(feasible, iou, -1.0), IOU_THRESHOLD)
+    return tuple(Match(row, column, float(iou[row, column])) for row, column in pairs)
+
+
+def match_pairs(iou: NDArray[np.float64], threshold: float) -> tuple[tuple[int, int], ...]:
+    """Pairs (prediction, object) of `iou` [P, T] at or above `threshold`: as many as can be, of the largest IoU."""
+    feasible = iou >= threshold
+    if not feasible.any():
+        return ()
+    if feasible.sum(axis=0).max() == 1 and feasible.sum(axis=1).max() == 1:
+        # Nobody has a choice, which is what most images are like.
+        return tuple(zip(*(places.tolist() for places in np.nonzero(feasible)), strict=True))
     # Leaving one pair more alone costs more than all pairs can together, so the number of pairs comes first.
     alone = min(iou.shape) + 1.0
-    pairs = assign(np.where(feasible, 1.0 - iou, FORBIDDEN), alone, alone)
-    return tuple(Match(row, column, float(iou[row, column])) for row, column in pairs)
+    return assign(np.where(feasible, 1.0 - iou, FORBIDDEN), alone, alone)
 
 
 def count_matches(

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordexp.coordjson import tally_rollouts
-from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.coco import engine_version, evaluate_coco
 from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches, scored_predictions
+from coordexp.evaluation.measures import MeasureTally
 from coordexp.evaluation.recall import measure_samples
 from coordexp.evaluation.types import (
     AnswerLengths,
@@ -24,14 +25,13 @@ from coordexp.evaluation.types import (
     ImagePrediction,
     ImageTruth,
     MatchCounts,
+    Measures,
     SampledRecall,
     TruthKind,
 )
 from coordexp.spec import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from coordexp.evaluation.detections import ScoreMode
 
 CocoEvaluator = Callable[[Sequence[ImageTruth], Mapping[str, ImagePrediction]], CocoMetrics]
@@ -86,6 +86,7 @@ def _compare(
     annotated |= {name for image in truth for name in image.verified_absent or ()}
     found = [detection for answer in answers.values() for detection in answer.detections]
     pairs = [(image, scored_predictions(image, answers[image.sample_id].detections)) for image in truth]
+    tally = MeasureTally(pairs)
     return DetectionReport(
         images=len(truth),
         ground_truth_objects=sum(len(image.objects) for image in truth),
@@ -95,12 +96,9 @@ def _compare(
         token_limit=sum(answer.token_limit for answer in answers.values()),
         unknown_desc=sum(detection.desc not in annotated for detection in found),
         score_mode=score_mode,
-        detection=sum((_count(t, t.objects, p) for t, p in pairs), _NOTHING),
-        localization=sum((_count(t, t.objects, p, class_aware=False) for t, p in pairs), _NOTHING),
-        per_class={
-            name: sum((_count(t, _named(t.objects, name), _named(p, name)) for t, p in pairs), _NOTHING)
-            for name in sorted(known)
-        },
+        measures=tally.total(),
+        localization=sum((_count_boxes(image, scored) for image, scored in pairs), _NOTHING),
+        class_measures=tally.measures_of(sorted(known)),
         coco=coco,
         lengths=measure_lengths(truth, answers.values()),
         regions=sum(len(image.ignore) for image in truth),
@@ -110,10 +108,8 @@ def _compare(
     )
 
 
-def _count(
-    image: ImageTruth, objects: Sequence[Detection], found: Sequence[Detection], *, class_aware: bool = True
-) -> MatchCounts:
-    return count_matches(objects, found, class_aware=class_aware, regions=image.ignore)
+def _count_boxes(image: ImageTruth, found: Sequence[Detection]) -> MatchCounts:
+    return count_matches(image.objects, found, class_aware=False, regions=image.ignore)
 
 
 def _kind(truth: Sequence[ImageTruth]) -> TruthKind:
@@ -139,10 +135,6 @@ def _by_sample(truth: Sequence[ImageTruth], predictions: Sequence[ImagePredictio
     return answers
 
 
-def _named(detections: Iterable[Detection], name: str) -> list[Detection]:
-    return [detection for detection in detections if detection.desc == name]
-
-
 def _document(report: DetectionReport) -> dict[str, Any]:
     return {
         **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
@@ -163,12 +155,15 @@ def _document(report: DetectionReport) -> dict[str, Any]:
         "left_out": report.left_out,
         "lengths": _length_document(report.lengths),
         "score_mode": report.score_mode,
+        "coco_engine": {"name": report.coco.engine, "version": engine_version(report.coco.engine)},
+        "parse_failure_rate": report.parse_failure_rate,
         "detection": _match_document(report.detection),
+        "measures": _measure_document(report.measures),
         "localization": _match_document(report.localization),
         "coco": dict(report.coco.summary),
         "coco_limit": {"detections": report.coco.limit, "images_over": report.coco.images_over_limit},
         "coco_unlimited": dict(report.coco.unlimited),
-        "per_class": _class_documents(report.per_class, report.coco),
+        "per_class": _class_documents(report.class_measures, report.coco),
         "parse_failures": dict(report.parses.failures),
         "dropped_objects": dict(report.parses.dropped),
         "dropped_examples": {reason: list(shown) for reason, shown in report.parses.examples.items()},
@@ -222,9 +217,26 @@ def _match_document(counts: MatchCounts) -> dict[str, Any]:
     }
 
 
-def _class_documents(per_class: Mapping[str, MatchCounts], coco: CocoMetrics) -> dict[str, Any]:
+def _measure_document(measures: Measures) -> dict[str, Any]:
+    return {
+        "F1@0.5": measures.by_iou[0].f1,
+        "F1@0.95": measures.f1_strict,
+        "F1@mIoU": measures.f1_mean,
+        "near_duplicates": measures.near_duplicates,
+        "near_duplicate_rate": measures.near_duplicate_rate,
+        "image_size_boxes": measures.image_size_boxes,
+        "image_size_box_rate": measures.image_size_rate,
+    }
+
+
+def _class_documents(per_class: Mapping[str, Measures], coco: CocoMetrics) -> dict[str, Any]:
     documents = {}
-    for name, counts in per_class.items():
+    for name, measures in per_class.items():
         average, average50 = coco.per_class[name]
-        documents[name] = {**_match_document(counts), "AP": average, "AP50": average50}
+        documents[name] = {
+            **_match_document(measures.by_iou[0]),
+            "AP": average,
+            "AP50": average50,
+            **_measure_document(measures),
+        }
     return documents

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from coordexp.evaluation.ceiling import add_ceiling
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from coordexp.encode.rollout_parse import RolloutParser
     from coordexp.evaluation.annotated import AnnotatedSet
     from coordexp.evaluation.report import CocoEvaluator
-    from coordexp.evaluation.types import DetectionReport, ImagePrediction, ImageTruth
+    from coordexp.evaluation.types import CocoEngine, DetectionReport, ImagePrediction, ImageTruth
     from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -53,6 +54,7 @@ class GenerationSettings:
     score_mode: ScoreMode = "confidence"
     image_root: Path | None = None
     samples: SampleSettings | None = None
+    coco_engine: CocoEngine = "pycocotools"
 
     def constrained(self, expression: str) -> GenerationSettings:
         """The same, with all answers written by `expression`, the sampled ones too."""
@@ -142,7 +144,8 @@ def evaluate_model(
         drawn = backend.generate(build_sample_requests(requests, count), settings.samples.decoding, told)
         samples = [tuple(drawn[at : at + len(requests)]) for at in range(0, len(drawn), len(requests))]
     seconds = time.perf_counter() - started
-    scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples)
+    coco = partial(evaluate_coco, engine=settings.coco_engine)
+    scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples, coco=coco)
     scored = replace(scored, report=add_ceiling(scored.report, truth, records))
     return Evaluation(
         scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, tuple(samples), annotations

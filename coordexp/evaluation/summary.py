@@ -150,6 +150,10 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "precision (IoU 0.5, same desc)", _share(report.detection.precision)
     yield "recall", _share(report.detection.recall)
     yield "F1", _share(report.detection.f1)
+    yield "F1@0.95", _share(report.measures.f1_strict)
+    yield "F1@mIoU (0.50 to 0.95)", _share(report.measures.f1_mean)
+    yield "near-duplicates, share", _share(report.measures.near_duplicate_rate)
+    yield "boxes of the image's size, share", _share(report.measures.image_size_rate)
     yield "F1, boxes alone", _share(report.localization.f1)
     for name in ("mAP", "mAP50", "mAP75", "AR100"):
         yield f"COCO {name}", _share(report.coco.summary[name])

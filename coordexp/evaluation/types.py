@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from coordexp.data.coco import Identifier
 
 Box = tuple[float, float, float, float]
+CocoEngine = Literal["pycocotools", "hotcoco"]
+"""What computes COCO's numbers."""
 TruthKind = Literal["records", "annotations"]
 """What answers are compared with: records in bins, or the annotation file that they were cooked from."""
 IOU_THRESHOLD = 0.5
@@ -165,6 +167,7 @@ class CocoMetrics:
     unlimited: Mapping[str, float | None] = field(default_factory=dict)
     limit: int = 100
     images_over_limit: int = 0
+    engine: CocoEngine = "pycocotools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,50 @@ class Ceiling:
         """Whether nothing is out of an answer's reach."""
         known = (self.summary["mAP"], self.f1)
         return all(value is None or value > 1 - 1e-9 for value in known)
+
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""COCO's IoUs, 0.50 to 0.95."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What answers are worth without scores: matches at each of `THRESHOLDS`, and boxes that say little.
+
+    `near_duplicates` nearly repeat an earlier box of their answer (same description, IoU 0.9 or more);
+    `image_size_boxes` cover 95% or more of their image.
+    """
+
+    by_iou: tuple[MatchCounts, ...]
+    near_duplicates: int
+    image_size_boxes: int
+
+    @property
+    def predicted(self) -> int:
+        """Scored predictions, those in regions included."""
+        one = self.by_iou[0]
+        return one.true_positives + one.false_positives + one.ignored
+
+    @property
+    def f1_strict(self) -> float | None:
+        """F1 at IoU 0.95."""
+        return self.by_iou[-1].f1
+
+    @property
+    def f1_mean(self) -> float | None:
+        """Mean of F1 over the thresholds, F1@mIoU; None without ground truth and predictions."""
+        values = [counts.f1 for counts in self.by_iou if counts.f1 is not None]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def near_duplicate_rate(self) -> float | None:
+        """Share of the predictions that nearly repeat an earlier one."""
+        return _ratio(self.near_duplicates, self.predicted)
+
+    @property
+    def image_size_rate(self) -> float | None:
+        """Share of the predictions that are of the image's size."""
+        return _ratio(self.image_size_boxes, self.predicted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +307,9 @@ class SampledRecall:
 class DetectionReport:
     """The outcome over one set of images.
 
-    `detection` matches box and description, `localization` the box alone. `parses` counts what the answers' parse
-    found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc` predictions
-    whose description no annotation of the set has (they are false positives, and outside COCO's categories).
+    `measures` match box and description, `localization` the box alone, at IoU 0.5. `parses` counts what the answers'
+    parse found, dropped and cut, by reason; `token_limit` answers that ran into their token limit; `unknown_desc`
+    predictions whose description no annotation of the set has (false positives, and outside COCO's categories).
     `regions` are not scored; `left_out` predictions are of a category that nobody looked for in their image. `truth`
     says what was compared with, and `ceiling` what could be reached, where that was computed. `samples` is there when
     answers were sampled too. `splits` holds a report per split name.
@@ -275,9 +322,9 @@ class DetectionReport:
     token_limit: int
     unknown_desc: int
     score_mode: str
-    detection: MatchCounts
+    measures: Measures
     localization: MatchCounts
-    per_class: Mapping[str, MatchCounts]
+    class_measures: Mapping[str, Measures]
     coco: CocoMetrics
     lengths: AnswerLengths
     regions: int
@@ -286,6 +333,21 @@ class DetectionReport:
     ceiling: Ceiling | None = None
     samples: SampledRecall | None = None
     splits: Mapping[str, DetectionReport] = field(default_factory=dict)
+
+    @property
+    def detection(self) -> MatchCounts:
+        """Matches of box and description at IoU 0.5."""
+        return self.measures.by_iou[0]
+
+    @property
+    def per_class(self) -> Mapping[str, MatchCounts]:
+        """The same of each description of the ground truth."""
+        return {name: measures.by_iou[0] for name, measures in self.class_measures.items()}
+
+    @property
+    def parse_failure_rate(self) -> float | None:
+        """Share of answers that are not strictly well-formed; None without images."""
+        return None if self.parse_rate is None else 1.0 - self.parse_rate
 
     @property
     def parse_rate(self) -> float | None:

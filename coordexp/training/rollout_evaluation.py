@@ -18,7 +18,7 @@ import numpy as np
 import torch.distributed as dist
 
 from coordexp.coordjson import DROP_REASONS
-from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.coco import evaluate_fast
 from coordexp.evaluation.detections import build_answer_parser, build_truths
 from coordexp.evaluation.runner import Scoring, score_outputs
 from coordexp.evaluation.summary import show_progress
@@ -177,7 +177,7 @@ def _observe_answers(observed: MetricAccumulator, scored: Scored, outputs: Seque
 def guarded_coco(truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction]) -> CocoMetrics:
     """COCO's numbers; an AP of 0 with a warning where its evaluation fails, because training goes on (REG-6B.3)."""
     try:
-        return evaluate_coco(truth, answers)
+        return evaluate_fast(truth, answers)
     except _FAILURES as error:
         _LOG.warning("COCO's evaluation failed, so rollout/mAP is 0.0: %s", error, exc_info=True)
         return _FAILED_COCO

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from coordexp.artifacts.evaluation_files import coco_results
 from coordexp.data.types import Record
 from coordexp.evaluation.annotated import AnnotatedSet, read_annotations
-from coordexp.evaluation.coco import SUMMARY_NAMES, UNLIMITED_NAMES, evaluate_coco
+from coordexp.evaluation.coco import SUMMARY_NAMES, UNLIMITED_NAMES, evaluate_coco, evaluate_fast
 from coordexp.evaluation.report import evaluate_detections
 from coordexp.evaluation.runner import Scored
 from coordexp.evaluation.types import Detection, ImagePrediction
@@ -165,3 +165,22 @@ def test_ties_fall_as_the_file_s_order_has_it(tmp_path: Path, turned: bool) -> N
     oracle = by_hand(read.path, list(coco_results(scored, read)), (1, 10, 100))
     assert scored.report.coco.summary["mAP75"] == pytest.approx(oracle.stats[2], abs=1e-9)
     assert (oracle.stats[2] < 0.9) == turned
+
+
+@pytest.mark.invariant("EVAL-085")
+@settings(max_examples=40, deadline=None)
+@given(worlds())
+def test_both_engines_give_the_same_digits(world: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scored, _ = compared(*world, Path(folder))
+    truth, answers = scored.truth, {answer.sample_id: answer for answer in scored.predictions}
+    slow, fast = evaluate_coco(truth, answers), evaluate_fast(truth, answers)
+    assert (slow.engine, fast.engine) == ("pycocotools", "hotcoco")
+    assert dict(fast.summary) == pytest.approx(dict(slow.summary), abs=1e-9)
+    assert dict(fast.unlimited) == pytest.approx(dict(slow.unlimited), abs=1e-9)
+    assert fast.images_over_limit == slow.images_over_limit
+    assert list(fast.per_class) == list(slow.per_class)
+    for name, numbers in slow.per_class.items():
+        assert fast.per_class[name] == pytest.approx(numbers, abs=1e-9)
+    tight = [evaluate_coco(truth, answers, (1, 2, 3), engine).summary for engine in ("pycocotools", "hotcoco")]
+    assert dict(tight[1]) == pytest.approx(dict(tight[0]), abs=1e-9)

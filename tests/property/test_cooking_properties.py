@@ -40,7 +40,7 @@ COCO = st.fixed_dictionaries(
 )
 OPTIONS = st.builds(
     CookOptions,
-    max_pixels=st.sampled_from([1024, 4096]),
+    max_pixels=st.sampled_from([4096, 16384]),
     max_objects=st.sampled_from([None, 2]),
     category_map=st.sampled_from([None, {"cat": "cat", "big dog": "cat"}]),
     keep_empty=st.booleans(),

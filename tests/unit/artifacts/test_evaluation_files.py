@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 from PIL import Image
 
 from coordexp.artifacts.evaluation_files import EvaluatedFiles, write_evaluation
+from coordexp.artifacts.stored_evaluation import read_evaluation
 from coordexp.coordjson import render_answer
 from coordexp.coords.types import CoordObject
 from coordexp.coords.vocab import build_coord_vocab
 from coordexp.data.types import Record
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import build_answer_parser, build_truth, parse_prediction
-from coordexp.evaluation.report import evaluate_detections
+from coordexp.evaluation.report import evaluate_detections, render_report
 from coordexp.evaluation.runner import Evaluation, GenerationSettings, Scored
 from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 from coordexp.rollout.types import BackendSettings, RolloutOutput, RolloutRequest
@@ -176,7 +178,7 @@ def test_each_line_holds_its_own_image_truth_and_answer(cut_encoder, tmp_path, o
     assert len(lines) == len(order)
     for line, number in zip(lines, order, strict=True):
         expected = EXPECTED[number]
-        assert {key: line[key] for key in expected} == expected | {"image": str(tmp_path / expected["image"])}
+        assert {key: rounded(line[key]) for key in expected} == expected | {"image": str(tmp_path / expected["image"])}
         assert line["text"] == TEXTS[number]
         ids = cut_encoder.tokenizer(TEXTS[number], add_special_tokens=False)["input_ids"]
         assert line["response_tokens"] == len(ids)
@@ -262,3 +264,29 @@ def test_a_gallery_of_some_images_shows_each_chosen_one_with_its_own_box(tmp_pat
             shown = page[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             seen[number] = outlined(shown, truth[number].objects[0].box, (120, 48), _green)
     assert seen == dict.fromkeys([0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18], True)
+
+
+@pytest.mark.invariant("ART-081")
+def test_stored_answers_scored_again_give_the_report_again(cut_encoder, tmp_path):
+    evaluation = evaluate(cut_encoder, tmp_path)
+    stored = read_evaluation(write_evaluation(tmp_path / "out", evaluation, about(tmp_path)))
+    answers = stored.answers
+    again = evaluate_detections(answers.truth, answers.predictions, score_mode=evaluation.report.score_mode)
+    assert render_report(again) == render_report(replace_ceilings(evaluation.report))
+    assert stored.report["malformed_tails"] + stored.report["invalid_rollouts"] > 0, "a fault that must come back"
+    assert [path.name for path in answers.images] == ["second.png", "first.png", "third.png"]
+
+
+def rounded(value):
+    """Numbers to three decimals, at any depth."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return {key: rounded(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def replace_ceilings(report):
+    """The report without ceilings, which belong to the records."""
+    splits = {name: replace(split, ceiling=None) for name, split in report.splits.items()}
+    return replace(report, ceiling=None, splits=splits)

@@ -75,7 +75,7 @@ def test_a_value_in_another_notation_is_read(kitchen: Kitchen, where: str, key: 
         ("annotations", "bbox", [1, 2, 10**400, 4], "annotations[0].bbox[2] (annotation id 1, image id 1): a number"),
         ("annotations", "bbox", [1, 2, 1e308, 4], "annotations[0].bbox[2] (annotation id 1, image id 1): a number"),
         ("images", "file_name", ".", "image id 1: file_name '.' is the image folder itself"),
-        ("images", "file_name", "/home/x/a.png", "'a.png' is there: remove '/home/x/' from file_name"),
+        ("images", "file_name", "/elsewhere/x/a.png", "'a.png' is there: remove '/elsewhere/x/' from file_name"),
         ("images", "file_name", None, "images[0].file_name (image id 1): missing or blank, and no coco_url stands in"),
         ("images", "file_name", 7, "images[0].file_name (image id 1): it is a text, got 7"),
         ("images", "file_name", "http://host/", '"http://host/" names no file'),

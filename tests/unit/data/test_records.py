@@ -13,6 +13,7 @@ from coordexp.coords.codec import pixel_to_bin
 from coordexp.data import regions, rules, texts
 from coordexp.data.errors import DataError, RecordError
 from coordexp.data.records import iter_records, parse_record, read_records
+from coordexp.data.regions import ImageScope, read_scope
 from coordexp.data.rules import find_problems
 from coordexp.data.wire import decode_line
 from coordexp.spec import Case, load_cases
@@ -33,6 +34,8 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 @pytest.mark.invariant("DATA-003")
+@pytest.mark.invariant("DATA-022")
+@pytest.mark.invariant("DATA-023")
 @pytest.mark.parametrize("case", BAD, ids=title)
 def test_a_bad_line_raises_its_own_rules_with_file_and_line(case: Case, tmp_path: Path) -> None:
     path = write(tmp_path, GOOD[0].input, case.input)
@@ -58,6 +61,7 @@ def test_a_good_line_becomes_a_record(case: Case) -> None:
 
 
 @pytest.mark.invariant("DATA-004")
+@pytest.mark.invariant("DATA-023")
 @pytest.mark.parametrize("case", CASES, ids=title)
 def test_the_quick_way_accepts_what_the_rules_accept(case: Case) -> None:
     line = case.input.encode()
@@ -160,3 +164,14 @@ def test_bins_written_as_plain_numbers_do_not_pass_for_tokens() -> None:
     line = b'{"images": ["a"], "width": 64, "height": 64, "objects": [{"desc": "a", "bbox_2d": [1, 2, 500, 999]}]}'
     with pytest.raises(RecordError, match="outside the image"):
         parse_record(line, "x:1")
+
+
+@pytest.mark.invariant("DATA-023")
+def test_regions_and_absent_categories_are_read_from_the_metadata() -> None:
+    region = {"desc": None, "bbox_2d": [1, 2.5, 30, 30]}
+    metadata = {"image_id": 7, "ignore": [region, {**region, "desc": "cat"}], "verified_absent": ["dog"]}
+    record = {"images": ["a.png"], "width": 64, "height": 64, "objects": []}
+    scope = read_scope(parse_record(json.dumps(record | {"metadata": metadata}).encode(), "x:1"))
+    assert [found.as_json() for found in scope.ignore] == metadata["ignore"]
+    assert scope.verified_absent == {"dog"}
+    assert read_scope(parse_record(json.dumps(record).encode(), "x:1")) == ImageScope()

@@ -193,7 +193,7 @@ def test_a_failing_coco_evaluation_is_a_warning_and_0(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no category")
 
-    monkeypatch.setattr(rollout_evaluation, "evaluate_coco", broken)
+    monkeypatch.setattr(rollout_evaluation, "evaluate_fast", broken)
     with caplog.at_level("WARNING"):
         assert rollout_evaluation.guarded_coco([], {}).summary["mAP"] == 0.0
     assert "COCO's evaluation failed, so rollout/mAP is 0.0: no category" in caplog.text
