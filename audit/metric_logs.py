@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.run_manifest import read_run_manifest
 from coordexp.metrics.log_contract import line_kind
-from coordexp.training.log_check import LOG_NAME, check_run_log, read_log
+from coordexp.training.log_check import LOG_NAME, LogError, check_run_log, read_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m audit.metric_logs", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     for folder in parser.parse_args(argv).runs:
-        if problems := check_run_log(folder).problems:
+        try:
+            problems = check_run_log(folder).problems
+        except LogError as error:
+            sys.stderr.write(f"metric_logs: {error}\n")
+            return 1
+        if problems:
             sys.stderr.writelines(f"{folder}: {problem}\n" for problem in problems)
             return 1
         path = LOGS / f"{configuration(folder)}.jsonl"

@@ -80,6 +80,9 @@ def _environment(escaped: bool) -> jinja2.Environment:
         loader=loader, autoescape=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["identity"] = lambda found: (
+        found.get("record_sha256") or found.get("code_sha256") or found["git"]["revision"]
+    )
     environment.filters["page"] = _page
     environment.filters["numbered"] = _numbered
     environment.filters["slug"] = lambda text: str(text).replace(" ", "-")

@@ -55,6 +55,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/rollout/activation.py", "read_activation"): "limits of repeat_terminate in a server's environment",
     ("coordexp/rollout/wire.py", "_parsed"): "answers of rollout servers, in which assistant text is a string",
     ("coordexp/forward/coord_offset_files.py", "load_coord_offset"): "the description beside an adapter's weights",
+    ("coordexp/artifacts/stored_evaluation.py", "_read_lines"): "stored predictions, in which answers are strings",
     ("coordexp/artifacts/dump_files.py", "read_lines"): "dumps of a run, in which assistant text is a string",
     ("coordexp/training/manifest.py", "write_manifest"): "the resolved configuration, for the run manifest",
     ("coordexp/training/log_check.py", "read_log"): "lines of a run's log",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from coordexp.evaluation.comparison import render_comparison
 from coordexp.evaluation.plain_text import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from coordexp.artifacts.compared_runs import Compared
     from coordexp.artifacts.run_differences import Difference
@@ -19,38 +18,36 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 20
 
 
-def print_comparison(compared: Compared, *, everything: bool = False) -> None:
-    """Print what differs and, where both were evaluated, the numbers; `everything` lists also what changes none."""
-    console = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
-    console.print(plain(f"A: {compared.first.folder}"))
-    console.print(plain(f"B: {compared.second.folder}"))
+def render_lines(compared: Compared, *, everything: bool = False) -> Iterator[str | Table]:
+    """What differs and, where both were evaluated, the numbers; `everything` lists also what changes none."""
+    yield plain(f"A: {compared.first.folder}")
+    yield plain(f"B: {compared.second.folder}")
     if compared.differences is None:
-        console.print("one of them has no run manifest: what differs between the runs is not known")
+        yield "one of them has no run manifest: what differs between the runs is not known"
     else:
-        _print_differences(console, compared.differences, everything=everything)
-    if compared.comparison is not None:
-        document = render_comparison(compared.comparison)
-        console.print(f"{document['images']} images that both answered")
-        console.print(_numbers_table(document))
-        console.print(_difference_line(document))
-        console.print(_class_table(document["per_class"]))
-    else:
-        console.print("one of them has no evaluation: run evaluate --out for both to compare what they find")
+        yield from _difference_lines(compared.differences, everything=everything)
+    if compared.comparison is None:
+        yield "one of them has no evaluation: run evaluate --out for both to compare what they find"
+        return
+    document = render_comparison(compared.comparison)
+    yield f"{document['images']} images that both answered"
+    yield _numbers_table(document)
+    yield _difference_line(document)
+    yield _class_table(document["per_class"])
 
 
-def _print_differences(console: Console, differences: Sequence[Difference], *, everything: bool) -> None:
+def _difference_lines(differences: Sequence[Difference], *, everything: bool) -> Iterator[str | Table]:
     shown = [one for one in differences if everything or one.matters]
     hidden = len(differences) - len(shown)
-    beside = f" ({hidden} more change no number; --all lists them)" if hidden else ""
-    if not shown:
-        console.print(f"nothing differs that could change results{beside}")
-        return
-    table = Table("what differs", "A", "B")
-    for one in shown:
-        table.add_row(*(plain(str(value)) for value in (one.key, one.first, one.second)))
-    console.print(table)
-    if beside:
-        console.print(beside.strip())
+    if shown:
+        table = Table("what differs", "A", "B")
+        for one in shown:
+            table.add_row(*(plain(str(value)) for value in (one.key, one.first, one.second)))
+        yield table
+    else:
+        yield "nothing differs that could change results"
+    if hidden:
+        yield f"{hidden} more values differ that change no number; --all lists them"
 
 
 def _numbers_table(document: Mapping[str, Any]) -> Table:

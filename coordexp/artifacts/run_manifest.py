@@ -159,7 +159,7 @@ def _cook_manifest(jsonl: Path, records: int) -> dict[str, Any]:
         document = check("cook-manifest", read_json(path))
     except (ContractFileError, ContractViolation) as error:
         raise ArtifactError(
-            f"{path}: {error}; it is no manifest of cooking, and stands where one would: cook again, or move it away"
+            f"{path}: {error}; it is none that this version of cooking writes: cook again, or move it away"
         ) from error
     if document["records"]["kept"] != records:
         raise ArtifactError(

@@ -57,12 +57,9 @@ def cook(
     and then nothing is written.
     """
     check_options(options)
-    if workers < 1:
-        raise DataError(f"--workers is {workers}; it is at least 1")
+    _check_request(source, workers)
     coco, content = load_coco(source.annotations)
     names = category_names(coco, options.category_map, source.annotations)
-    if not source.images.is_dir():
-        raise DataError(f"{source.images}: not a folder; --images names the folder that file_name starts from")
     warnings = [*names.warnings, *check_references(coco), *check_boxes(coco, str(source.annotations))]
     _refuse_warnings(warnings, strict=strict)
     kept_descs: Counter[str] = Counter()
@@ -103,6 +100,13 @@ def cook(
         }
         write_json(folder / MANIFEST_NAME, check("cook-manifest", manifest))
     return manifest
+
+
+def _check_request(source: CookSource, workers: int) -> None:
+    if workers < 1:
+        raise DataError(f"--workers is {workers}; it is at least 1")
+    if not source.images.is_dir():
+        raise DataError(f"{source.images}: not a folder; --images names the folder that file_name starts from")
 
 
 def _refuse_warnings(warnings: list[str], *, strict: bool) -> None:

@@ -61,9 +61,13 @@ def scope_findings(metadata: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("ignore_form", f"metadata.{IGNORE_KEY}", "it is no list of regions", _REGION_FORM)
         regions = []
     for index, region in enumerate(regions):
-        message = _region_fault(region)
+        at, message = f"metadata.{IGNORE_KEY}[{index}]", _region_fault(region)
         if message is not None:
-            yield Finding("ignore_form", f"metadata.{IGNORE_KEY}[{index}]", message, _REGION_FORM)
+            yield Finding("ignore_form", at, message, _REGION_FORM)
+            continue
+        x1, y1, x2, y2 = region["bbox_2d"]
+        if x1 > x2 or y1 > y2:
+            yield Finding("ignore_order", at, "its corners are not x1 ≤ x2 and y1 ≤ y2", _REGION_FORM)
     absent = metadata.get(ABSENT_KEY, [])
     if not isinstance(absent, list) or not all(isinstance(desc, str) for desc in absent):
         yield Finding("absent_form", f"metadata.{ABSENT_KEY}", "it is no list of descs", 'Write ["desc", …].')
@@ -77,7 +81,7 @@ def _region_fault(region: Any) -> str | None:
     box = region["bbox_2d"]
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         return "its bbox_2d is no list of four finite numbers"
-    return None if box[0] <= box[2] and box[1] <= box[3] else "its corners are not x1 ≤ x2, y1 ≤ y2"
+    return None
 
 
 def _is_number(value: Any) -> bool:

@@ -49,7 +49,7 @@ def desc_fault(desc: str) -> DescFault | None:
     """The first rule that `desc` breaks, or None for a desc that training can teach."""
     if desc.isascii() and desc.isprintable() and "<" not in desc and desc.strip():
         return None
-    if not normalize_desc(desc):
+    if not desc.strip():
         return DescFault("desc_empty", f"desc is empty or blank ({desc!r})", "Write what the object is.")
     held = next((text for text in RESERVED_TEXTS if text in desc), None)
     if held is not None:
@@ -62,7 +62,9 @@ def desc_fault(desc: str) -> DescFault | None:
     unseen = next((letter for letter in desc if _is_unseen(letter)), None)
     if unseen is not None:
         message = f"desc {desc!r} holds U+{ord(unseen):04X}, a line break, control or zero-width character"
-        return DescFault("desc_control", message, f"Write {normalize_desc(desc)!r}; `coordexp.entrypoints.cook` does.")
+        shown = normalize_desc(desc)
+        remedy = f"Write {shown!r}; `coordexp.entrypoints.cook` does." if shown else "Write what the object is."
+        return DescFault("desc_control", message, remedy)
     if not unicodedata.is_normalized("NFC", desc):
         message = f"desc {desc!r} is not in Unicode form NFC, which the tokenizer turns every text into"
         composed = unicodedata.normalize("NFC", desc)

@@ -27,9 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 whether or not they differ, 1 with a line on stderr for bad input."""
     args = build_parser().parse_args(argv)
+    from rich.console import Console
+
     from coordexp.artifacts.compared_runs import compare_folders
     from coordexp.artifacts.comparison_files import write_comparison
-    from coordexp.artifacts.comparison_summary import print_comparison
+    from coordexp.artifacts.comparison_summary import render_lines
     from coordexp.artifacts.folders import FolderError, check_writable
     from coordexp.evaluation.bootstrap import Resampling
     from coordexp.evaluation.report import EvaluationError
@@ -44,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except (EvaluationError, FolderError) as error:
         sys.stderr.write(f"compare: {error}\n")
         return 1
-    print_comparison(compared, everything=args.all)
+    console = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
+    for line in render_lines(compared, everything=args.all):
+        console.print(line)
     return 0
 
 

@@ -7,7 +7,6 @@ is compared with, and how the file names images and categories. Bad input is one
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from coordexp.data.regions import IgnoreRegion
 from coordexp.evaluation.detections import build_truth
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.types import Detection, FileImage, FileRow, ImageTruth
+from coordexp.spec import ContractFileError, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -84,9 +84,9 @@ def _category_map(path: Path, jsonl: Path, digest: str) -> Mapping[str, str] | N
     """The category map of the manifest beside the records; None without a map, and without a cook's manifest."""
     beside = jsonl.parent / MANIFEST_NAME
     try:
-        manifest = json.loads(beside.read_text(encoding="utf-8"))
+        manifest = read_json(beside)
         cooked_from, mapping = manifest["annotations_sha256"], manifest["options"]["category_map"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ContractFileError, LookupError, TypeError):
         # Whatever else is called manifest.json is not ours to judge.
         return None
     if cooked_from != digest:

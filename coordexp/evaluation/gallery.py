@@ -190,7 +190,7 @@ def _dashed(pen: ImageDraw.ImageDraw, box: Box, color: Color) -> None:
 def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, placed: list[Box]) -> None:
     """A tag at the box: above it, else inside its top, below it or inside its bottom, where none is."""
     canvas_width, canvas_height = pen.im.size
-    font = _font(12)
+    font = load_font(12)
     width = pen.textlength(text, font=font) + 8
     x = max(0.0, min(box[0] - 1, canvas_width - width))
     choices = [box[1] - _LABEL_HEIGHT - 1, box[1] + 2, box[3] + 3, box[3] - _LABEL_HEIGHT - 1]
@@ -211,21 +211,21 @@ def _overlap(first: Box, second: Box) -> bool:
 
 def _draw_caption(pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int, int], outcome: _Outcome) -> None:
     caption = plain(item.truth.sample_id if item.caption is None else item.caption)
-    pen.text(corner, _shortened(caption, 46), fill=_FAINT, font=_font(11))
+    pen.text(corner, _shortened(caption, 46), fill=_FAINT, font=load_font(11))
     x, y = float(corner[0]), corner[1] + 18
     parts = [(outcome.found, "found", CLOSE), (outcome.wrong, "wrong", WRONG), (outcome.missed, "missed", MISSED)]
     if item.partial:
         parts.append((outcome.ignored, "not scored", IGNORED))
     for number, name, color in parts:
         text = f"{number} {name}"
-        pen.text((x, y), text, fill=color if number else _FAINT, font=_font(14))
-        x += pen.textlength(text, font=_font(14)) + 18
+        pen.text((x, y), text, fill=color if number else _FAINT, font=load_font(14))
+        x += pen.textlength(text, font=load_font(14)) + 18
     if item.prediction.parse.failure is not None:
-        pen.text((x, y + 2), f"does not parse: {item.prediction.parse.failure}", fill=WRONG, font=_font(11))
+        pen.text((x, y + 2), f"does not parse: {item.prediction.parse.failure}", fill=WRONG, font=load_font(11))
 
 
 def _draw_header(pen: ImageDraw.ImageDraw, title: str, *, partial: bool) -> None:
-    pen.text((_GAP, 10), plain(title, _TITLE_LETTERS), fill=_INK, font=_font(18))
+    pen.text((_GAP, 10), plain(title, _TITLE_LETTERS), fill=_INK, font=load_font(18))
     legend = (
         (_solid, CLOSE, f"prediction, IoU ≥ {CLOSE_IOU}"),
         (_solid, LOOSE, "prediction, IoU ≥ 0.5"),
@@ -248,8 +248,8 @@ def _draw_header(pen: ImageDraw.ImageDraw, title: str, *, partial: bool) -> None
 
 def _draw_legend_text(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> float:
     """Write beside the sign at `at`; returns where the next sign begins."""
-    pen.text((at[0] + 34, at[1]), text, fill=_INK, font=_font(12), anchor="lm")
-    return at[0] + 34 + pen.textlength(text, font=_font(12)) + 22
+    pen.text((at[0] + 34, at[1]), text, fill=_INK, font=load_font(12), anchor="lm")
+    return at[0] + 34 + pen.textlength(text, font=load_font(12)) + 22
 
 
 def _shortened(text: str, limit: int) -> str:
@@ -257,7 +257,8 @@ def _shortened(text: str, limit: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of captions and labels, read once."""
     return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 

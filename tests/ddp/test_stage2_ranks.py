@@ -118,7 +118,9 @@ def test_a_rank_that_fails_ends_the_run_with_its_message(stage2_kit: Stage2Kit, 
     order = epoch_order(len(records), load_config(path).training.seed, 0)
     broken = records[order[3]]
     assert order[3] in part_of_step(order[:4], Shard(1, 2))[1], "the second rank's record"
-    (tmp_path / "train" / broken.images[0]).write_bytes(b"no picture")
+    picture = tmp_path / "train" / broken.images[0]
+    # Its head is whole, so that it is found when it is decoded, and by the rank that decodes it.
+    picture.write_bytes(picture.read_bytes()[:-40])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "coordexp.entrypoints.train", "--config", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}

@@ -92,7 +92,7 @@ def pushing(rank: int) -> Any:
     """The backend of each rank: what it pushes is asked for by every rank alike, and known to every rank."""
     peer = Peer()
     url = "http://127.0.0.1:1"
-    client = SimpleNamespace(weight_loads={url: 0}, retries=0, batch_size=2)
+    client = SimpleNamespace(weight_loads={url: 0}, retries=0, batch_size=2, watch=None)
     told = Told(PushReport(1, 12, "a" * 64, 0.1, 0.125, {url: 1}), PushReport(1, 12, "b" * 64, 0.1, 0.0625, {url: 2}))
     sync = WeightSync(told if rank == 0 else None)  # type: ignore[arg-type]
     backend = VllmServerBackend(client, sync, SimpleNamespace(), "float32")  # type: ignore[arg-type]

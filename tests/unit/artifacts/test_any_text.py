@@ -182,7 +182,7 @@ def test_report_and_predictions_are_there_before_anything_is_drawn(
         raise fault
 
     monkeypatch.setattr(ImageFont, "truetype", broken)
-    gallery._font.cache_clear()
+    gallery.load_font.cache_clear()
     write_evaluation(tmp_path / "out", evaluation, about(tmp_path))
     assert there[0] == ["predictions.jsonl", "report.json"]
     assert "0.png is left out of the gallery" in caplog.text

@@ -101,7 +101,7 @@ class Client:
 
     def __init__(self, scorer: TeacherScorer) -> None:
         self.weight_loads: dict[str, int] = {}
-        self.retries, self.batch_size = 2, 5
+        self.retries, self.batch_size, self.watch = 2, 5, None
         self.servers = [SimpleNamespace(guarded=False)]
         self._scorer = scorer
 

@@ -56,5 +56,5 @@ def test_lengths_are_the_same_by_as_many_processes_as_are_allowed(
 def test_a_record_that_cannot_be_encoded_is_named(records: list[Record], cut_encoder: Encoder, processes: int) -> None:
     reserved = CoordObject("<|im_end|>", "bbox_2d", (1, 2, 3, 4))
     bad = [*records[:-1], dataclasses.replace(records[-1], objects=(reserved,))]
-    with pytest.raises(EncodeError, match=rf"records\.jsonl:{len(bad)}: the desc '<\|im_end\|>' holds"):
+    with pytest.raises(EncodeError, match=rf"records\.jsonl:{len(bad)}: objects\[0\]\.desc: desc '<\|im_end\|>' holds"):
         measure(bad, cut_encoder, processes, "train")

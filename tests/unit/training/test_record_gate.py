@@ -71,7 +71,7 @@ def test_a_file_that_is_wrong_throughout_does_not_fill_the_screen(stage1_kit: St
 @pytest.mark.invariant("TRAIN-075")
 def test_records_that_the_run_does_not_draw_do_not_stop_it_for_a_limit(stage1_kit: Stage1Kit) -> None:
     custom: dict[str, object] = {"val_jsonl": None, "train_sample_limit": 3}
-    whole = stage1_kit.write("drawn", custom=custom | {"train_jsonl": str(stage1_kit.train)})
+    whole = stage1_kit.write("drawn_within_a_limit", custom=custom | {"train_jsonl": str(stage1_kit.train)})
     used = {
         int(source.rpartition(":")[2])
         for source in build_foundation(load_config(whole)).samples["train"].records.sample_ids

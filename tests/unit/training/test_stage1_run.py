@@ -203,8 +203,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(stage1_ki
 
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"records\.jsonl:\d+"):
-        run(stage1_kit, "broken", model={"model": str(broken)})
-    path = stage1_kit.write("broken_again", model={"model": str(broken)})
+        run(stage1_kit, "not_finite", model={"model": str(broken)})
+    path = stage1_kit.write("not_finite_again", model={"model": str(broken)})
     done = subprocess.run(
         [sys.executable, "-m", "coordexp.entrypoints.train", "--config", str(path)],
         capture_output=True,
