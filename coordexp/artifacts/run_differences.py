@@ -43,6 +43,9 @@ WITHOUT_EFFECT = (
     "*timeout_s",
     # Cooking's own account of the data: the records' digest decides.
     "data.*.cook_manifest.*",
+    "data.*.image_root",
+    # The same facts, said again as a list to follow.
+    "reproducibility.*",
 )
 """Keys of a run manifest that change no number of a run, as shell patterns."""
 
