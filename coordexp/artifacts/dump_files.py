@@ -6,7 +6,6 @@ fails. Contract ids: ART-060, ART-061, ART-062.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from coordexp.artifacts.files import write_bytes
+from coordexp.artifacts.files import render_json_line, write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +118,7 @@ class DumpFiles:
                 text += "training goes on"
                 self._warn(SKIPPED, text, self.key, self.folder, free / _GIB, self.bounds.min_free_gib)
                 return SKIPPED
-            write_bytes(self.folder / name, b"".join(map(render_line, make())), durable=False)
+            write_bytes(self.folder / name, b"".join(map(render_json_line, make())), durable=False)
         except OSError as error:
             text = "%s: %s cannot be written (%s); its events are counted as failed, and training goes on"
             self._warn(FAILED, text, self.key, self.folder / name, error)
@@ -130,15 +129,3 @@ class DumpFiles:
         if outcome not in self._warned:
             self._warned.add(outcome)
             _LOG.warning(text, *arguments)
-
-
-def render_line(document: Mapping[str, Any]) -> bytes:
-    """A document as a line of JSON in UTF-8. A lone surrogate, which UTF-8 has no bytes for, is written as JSON's own
-    escape, so every text comes back as it was.
-    """
-    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The documents of such a file. Lines end at a line feed alone: a text may hold other ends of lines as they are."""
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]

@@ -52,8 +52,27 @@ def write_json(path: Path, value: Any) -> Path:
 
 def write_json_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> Path:
     """Write one JSON object a line, in the order given."""
-    lines = (_encode(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in values)
-    return write_bytes(path, b"".join(lines))
+    return write_bytes(path, b"".join(map(render_json_line, values)))
+
+
+def render_json_line(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a line of UTF-8, whatever its texts hold."""
+    return _encode(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines; raises `ValueError` with file and line for one that is no JSON.
+
+    Lines end at a line feed alone: a text may hold other ends of lines as they are.
+    """
+    values = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line:
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: no JSON: {error}") from error
+    return values
 
 
 def _encode(document: str) -> bytes:

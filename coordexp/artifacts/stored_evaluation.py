@@ -6,12 +6,12 @@ scoring them again gives the report again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME
+from coordexp.artifacts.files import read_json_lines
 from coordexp.coordjson import NO_CUT, DroppedObject, ParsedRollout
 from coordexp.data.regions import IgnoreRegion
 from coordexp.evaluation.report import EvaluationError
@@ -84,14 +84,16 @@ def read_answers(path: Path) -> StoredAnswers:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        content = path.read_bytes().splitlines()
+        found = read_json_lines(path)
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror}); name a file that evaluate wrote") from error
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
     lines = []
-    for number, line in enumerate(content, 1):
+    for number, line in enumerate(found, 1):
         try:
-            lines.append(check("evaluation-prediction", json.loads(line)))
-        except (ValueError, ContractViolation) as error:
+            lines.append(check("evaluation-prediction", line))
+        except ContractViolation as error:
             raise EvaluationError(f"{path}:{number}: no line of an evaluation: {error}") from error
     if not lines:
         raise EvaluationError(f"{path}: holds no line; name a file that evaluate wrote")

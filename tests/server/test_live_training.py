@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordexp.artifacts.dump_files import OBSERVED as DUMPED
-from coordexp.artifacts.dump_files import read_lines
+from coordexp.artifacts.files import read_json_lines
 from coordexp.rollout.vllm_server import OBSERVED
 from coordexp.spec import check
 from tests.ddp.ranks import read_log, train
@@ -71,7 +71,7 @@ def check_requests(live: Live, folder: Path, log: list[dict[str, float]]) -> Non
         "step_000003.jsonl",
     ]
     for path in (folder / "requests").iterdir():
-        lines = [check("request-dump", line) for line in read_lines(path)]
+        lines = [check("request-dump", line) for line in read_json_lines(path)]
         assert live.key.encode() not in path.read_bytes()
         # The epoch's last step has two records.
         asked = 2 if path.name == "step_000003.jsonl" else 3

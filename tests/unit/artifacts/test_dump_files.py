@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordexp.artifacts.dump_files import Cadence, DumpBounds, DumpFiles, read_lines, render_line
+from coordexp.artifacts.dump_files import Cadence, DumpBounds, DumpFiles
+from coordexp.artifacts.files import read_json_lines, render_json_line
 from coordexp.metrics.accumulator import MetricAccumulator
 
 BOUNDS = DumpBounds(every_steps=3, max_events=2, max_samples=1, max_chars=10, min_free_gib=0.0)
@@ -143,7 +144,7 @@ def test_a_fault_of_the_program_is_no_fault_of_the_disk(tmp_path: Path) -> None:
 @pytest.mark.invariant("ART-062")
 @given(st.text(st.characters()))
 def test_every_text_comes_back_as_it_was(text: str) -> None:
-    line = render_line({"text": text})
+    line = render_json_line({"text": text})
     assert line.count(b"\n") == 1 and line.endswith(b"\n")
     assert json.loads(line.decode("utf-8")) == {"text": text}
 
@@ -153,4 +154,4 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
 def test_what_a_model_can_write_is_a_line_of_a_file(text: str, tmp_path: Path) -> None:
     dump = files(tmp_path)
     dump.write("train", "a.jsonl", lambda: [{text: [text]}, {"b": text}])
-    assert read_lines(tmp_path / "a.jsonl") == [{text: [text]}, {"b": text}]
+    assert read_json_lines(tmp_path / "a.jsonl") == [{text: [text]}, {"b": text}]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from coordexp.artifacts.dump_files import OBSERVED, DumpBounds, read_lines
+from coordexp.artifacts.dump_files import OBSERVED, DumpBounds
+from coordexp.artifacts.files import read_json_lines
 from coordexp.config import load_config
 from coordexp.data.records import read_records
 from coordexp.spec import check
@@ -36,7 +37,7 @@ class Ran:
     warnings: list[str]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        return [check("rollout-dump", line) for line in read_lines(self.folder / "rollouts" / name)]
+        return [check("rollout-dump", line) for line in read_json_lines(self.folder / "rollouts" / name)]
 
     def outcomes(self) -> list[tuple[int, float, float, float]]:
         """Step, and dumps written, skipped and failed, of every line that tells of them."""
@@ -176,7 +177,7 @@ def test_what_an_evaluation_does_not_score_is_told_as_such(cut_encoder: Encoder,
     )
     dump = RolloutDump(tmp_path, cut_encoder.pieces, DumpBounds(1, 1, 1, 10**6, 0.0))
     assert dump.evaluation(3, scored, [record], [output])["rollout/dumps_written_total"] == (1.0, 0.0)
-    (line,) = (check("rollout-dump", line) for line in read_lines(tmp_path / "rollouts/eval_000003.jsonl"))
+    (line,) = (check("rollout-dump", line) for line in read_json_lines(tmp_path / "rollouts/eval_000003.jsonl"))
     assert [item["fate"] for item in line["objects"]] == ["matched", "ignored", "fp", "fp", "ignored"]
     assert (line["missed"], line["ignore"], line["text"]) == ([1], [region], output.text)
     counts = scored.report.detection

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from coordexp.artifacts.dump_files import DumpBounds, read_lines
+from coordexp.artifacts.dump_files import DumpBounds
+from coordexp.artifacts.files import read_json_lines
 from coordexp.rollout.seeding import evaluation_seed_base, request_seed
 from coordexp.rollout.wire import RolloutServerError
 from coordexp.spec import check
@@ -40,7 +41,7 @@ class Asked:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         assert KEY.encode() not in (self.folder / name).read_bytes()
-        return [check("request-dump", line) for line in read_lines(self.folder / name)]
+        return [check("request-dump", line) for line in read_json_lines(self.folder / name)]
 
     def train(self, *steps: int) -> None:
         for step in steps:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordexp.artifacts.dump_files import OBSERVED as DUMPED
-from coordexp.artifacts.dump_files import read_lines
+from coordexp.artifacts.files import read_json_lines
 from coordexp.config import ConfigError, load_config
 from coordexp.data.errors import RecordError
 from coordexp.data.records import read_records
@@ -164,7 +164,7 @@ def test_checkpoints_can_be_ranked_by_what_the_model_answers(ran: Ran, stage2_ki
 
 def dumped(ran: Ran, name: str) -> list[dict[str, Any]]:
     """The lines of one of its dumps, each as its contract has it."""
-    return [check("rollout-dump", line) for line in read_lines(ran.folder / "rollouts" / name)]
+    return [check("rollout-dump", line) for line in read_json_lines(ran.folder / "rollouts" / name)]
 
 
 @pytest.mark.invariant("TRAIN-034")
