@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from coordexp.data.annotation_text import check_text, read_bytes, syntax_error
 from coordexp.data.errors import DataError
 from coordexp.data.texts import desc_fault, normalize_desc
+from coordexp.spec import RepeatedKeyError, unique_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,9 +48,9 @@ def load_category_map(path: Path) -> dict[str, str]:
     """COCO category names to descs from a JSON object; raises `DataError`."""
     text = check_text(read_bytes(path, _MAP_FORM), str(path), _MAP_FORM)
     try:
-        mapping = json.loads(text.content, object_pairs_hook=_unique_pairs)
-    except _RepeatedName as error:
-        raise DataError(f"{path}: the category {error} is written twice. Keep one of them") from error
+        mapping = json.loads(text.content, object_pairs_hook=unique_pairs)
+    except RepeatedKeyError as error:
+        raise DataError(f"{path}: the category {error.keys[0]!r} is written twice. Keep one of them") from error
     except (ValueError, RecursionError) as error:
         raise syntax_error(text, str(error)) from error
     if not isinstance(mapping, dict):
@@ -60,19 +61,6 @@ def load_category_map(path: Path) -> dict[str, str]:
                 f"{path}: {name!r} stands for {json.dumps(desc)[:60]}, not a text. Write the desc in quotes"
             )
     return mapping
-
-
-class _RepeatedName(ValueError):
-    """A map that names a category twice, of which a decoder would drop one without a word."""
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _RepeatedName(repr(key))
-        found[key] = value
-    return found
 
 
 def category_names(coco: CocoFile, mapping: Mapping[str, str] | None, source: Path | str) -> Names:

@@ -16,6 +16,7 @@ from coordexp.coords.codec import MAX_BIN, parse_coord_token
 from coordexp.data.errors import Finding
 from coordexp.data.regions import scope_findings
 from coordexp.data.texts import desc_fault
+from coordexp.spec import RepeatedKeyError, unique_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,19 +30,16 @@ REMOVED_OBJECT_KEYS = {
 }
 
 
-class _DuplicateKey(ValueError):
-    """A JSON object that names a key twice, of which a decoder would silently drop one."""
-
-
 def find_problems(line: bytes) -> list[Finding]:
     """All findings of one line, in reading order."""
     if not line.strip():
         return [Finding("empty_line", "", "the line is empty", "Remove it: each line holds one record.")]
     try:
-        payload = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+        payload = json.loads(line.decode("utf-8"), object_pairs_hook=unique_pairs, parse_constant=_refuse_constant)
         json.dumps(payload, ensure_ascii=False).encode("utf-8")
-    except _DuplicateKey as error:
-        return [Finding("duplicate_key", "", f"the key {error} is written twice in one object", "Keep one of them.")]
+    except RepeatedKeyError as error:
+        message = f"the key {error.keys[0]!r} is written twice in one object"
+        return [Finding("duplicate_key", "", message, "Keep one of them.")]
     except (ValueError, RecursionError) as error:
         return [
             Finding("invalid_json", "", f"not one UTF-8 JSON value: {error}", "Write one strict JSON object a line.")
@@ -50,14 +48,6 @@ def find_problems(line: bytes) -> list[Finding]:
         message = f"a record is a JSON object, got {_kind(payload)}"
         return [Finding("record_type", "", message, 'Write {"images": …, "width": …, "height": …, "objects": …}.')]
     return list(_record_findings(payload))
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKey(repr(next(key for key in keys if keys.count(key) > 1)))
-    return found
 
 
 def _refuse_constant(text: str) -> Any:

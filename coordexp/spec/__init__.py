@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordexp.spec.declarations import load_cases, load_invariants, load_requirements, read_grammar
-from coordexp.spec.documents import read_json, read_yaml
+from coordexp.spec.documents import RepeatedKeyError, read_json, read_yaml, unique_pairs
 from coordexp.spec.root import ROOT_VARIABLE, contract_path, contracts_root
 from coordexp.spec.schemas import check, read_schema, schema_ids, schema_path, violations
 from coordexp.spec.types import (
@@ -25,6 +25,7 @@ __all__ = [
     "ContractViolation",
     "Invariant",
     "Mutant",
+    "RepeatedKeyError",
     "Requirement",
     "Violation",
     "check",
@@ -39,5 +40,6 @@ __all__ = [
     "read_yaml",
     "schema_ids",
     "schema_path",
+    "unique_pairs",
     "violations",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from coordexp.spec.types import ContractFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -40,19 +42,31 @@ def read_yaml(path: Path) -> Any:
         raise ContractFileError(f"{path}: {error}") from error
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object that names keys twice, of which a decoder drops all but the last without a word.
+
+    `keys` are those, in the order of their first appearance.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(f"duplicate key {', '.join(map(repr, sorted(self.keys)))}")
+
+
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` of `json.loads` that raises `RepeatedKeyError`."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise RepeatedKeyError([key for key, count in Counter(key for key, _ in pairs).items() if count > 1])
+    return mapping
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file. Raises `ContractFileError` for bad syntax and duplicate keys."""
-
-    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            raise ContractFileError(f"{path}: duplicate key {', '.join(map(repr, twice))}")
-        return mapping
-
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse_duplicates)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_pairs)
+    except RepeatedKeyError as error:
+        raise ContractFileError(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ContractFileError(f"{path}:{error.lineno}: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -309,6 +309,7 @@ FAULTS = {
     "EngineError": "of the engine in the learner's process; its backend makes a RolloutError of it",
     "Interrupted": "the launcher's, of a signal; it becomes the exit code",
     "LaunchError": "the launcher's, which shows it before a run begins",
+    "RepeatedKeyError": "of one JSON object; whoever reads the file tells it",
     "SavedWeightsError": "of files just written; saving makes a TrainingError of it, and export shows it",
     "Stage2Ended": "the quick start's, which shows it",
     "SupervisionError": "the launcher's, which shows it",
