@@ -88,6 +88,11 @@ class CocoFile(msgspec.Struct, frozen=True):
     annotations: list[CocoAnnotation]
     categories: list[CocoCategory]
 
+    @property
+    def federated(self) -> bool:
+        """Whether not every category was looked for in every image, as in LVIS."""
+        return any(image.neg_category_ids is not None for image in self.images)
+
 
 _Entry = TypeVar("_Entry", CocoImage, CocoAnnotation, CocoCategory)
 

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from coordexp.data.errors import DataError
-from coordexp.data.pictures import ExifPolicy, PictureError, read_picture
+from coordexp.data.pictures import UNDECIDED, ExifPolicy, PictureError, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 COPIED_FORMATS = {"PNG": ".png", "JPEG": ".jpg"}
-UNDECIDED = "exif_ambiguous"
-"""The reason that ends cooking: dropping the image would hide a question that concerns all others of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,8 @@ class ImageJob:
 class ImageOutcome:
     """An image that was `written`, with all that was done to it (`adjustments`, of `cooking_types.ADJUSTMENTS`).
 
-    Or one that was not: `reason` is one of `cooking_types.RECORD_DROPS` or `UNDECIDED`, `message` names the file and
-    says what is wrong and what to do.
+    Or one that was not: `reason` is one of `cooking_types.RECORD_DROPS` or `pictures.UNDECIDED`, `message` names the
+    file and says what is wrong and what to do.
     """
 
     written: Path | None = None

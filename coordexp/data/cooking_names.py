@@ -10,6 +10,7 @@ import difflib
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from coordexp.data.annotation_text import check_text, read_bytes, syntax_error
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from coordexp.data.coco import CocoCategory, CocoFile, Identifier
+    from coordexp.data.coco import CocoCategory, CocoFile, CocoImage, Identifier
 
 _MAP_FORM = 'a category map, {"coco name": "desc"}'
 _SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
     """The desc of each category id; ids that the map leaves out are absent. `normalized` are the ids whose desc is not
     what was written; `warnings` name categories that became one desc unasked."""
@@ -36,12 +37,27 @@ class Names:
     normalized: frozenset[Identifier] = frozenset()
     warnings: tuple[str, ...] = ()
 
-    def by_desc(self) -> dict[str, set[Identifier]]:
-        """The category ids that each desc stands for."""
+    def partly_annotated(self, images: Iterable[CocoImage]) -> list[str]:
+        """The descs of which `images`, entries of one file, say that not all objects are annotated; sorted."""
+        return self._named({number for image in images for number in image.not_exhaustive_category_ids or ()})
+
+    def verified_absent(self, images: Iterable[CocoImage]) -> list[str]:
+        """The descs that `images`, entries of one file, list as looked for and not there; sorted.
+
+        Of categories that share a desc one may be there where another is not, so all of them have to be listed.
+        """
+        absent = {number for image in images for number in image.neg_category_ids or ()}
+        return [desc for desc in self._named(absent) if self._ids_of[desc] <= absent]
+
+    @cached_property
+    def _ids_of(self) -> Mapping[str, set[Identifier]]:
         groups: dict[str, set[Identifier]] = defaultdict(set)
         for number, desc in self.descs.items():
             groups[desc].add(number)
-        return dict(groups)
+        return groups
+
+    def _named(self, categories: Iterable[Identifier]) -> list[str]:
+        return sorted({self.descs[number] for number in categories if number in self.descs})
 
 
 def load_category_map(path: Path) -> dict[str, str]:

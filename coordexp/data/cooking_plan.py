@@ -63,16 +63,14 @@ class Plan:
     counts: DropCounts = field(default_factory=DropCounts)
     _stems: dict[Path, str] = field(default_factory=dict)
     _root: Path = field(init=False)
-    _verifies: bool = False
-    _ids_of: dict[str, set[Identifier]] = field(default_factory=dict)
+    _federated: bool = False
 
     def __post_init__(self) -> None:
         self._root = self.source.images.resolve()
 
     def dishes(self, coco: CocoFile) -> Iterator[Dish | None]:
         """One item for each image in file order: a dish, or None when it is dropped or merged (and counted)."""
-        self._verifies = any(image.neg_category_ids is not None for image in coco.images)
-        self._ids_of = self.names.by_desc()
+        self._federated = coco.federated
         for plate in self._plates(coco):
             self.counts.adjusted["image_merged"] += len(plate.images) - 1
             yield from (None for _ in plate.images[1:])
@@ -157,15 +155,12 @@ class Plan:
         if len(ids) > 1:
             metadata["image_ids"] = ids
         whole = (0.0, 0.0, float(frame.cooked[0]), float(frame.cooked[1]))
-        partly = {number for image in plate.images for number in image.not_exhaustive_category_ids or ()}
-        descs = sorted({self.names.descs[number] for number in partly if number in self.names.descs})
-        regions = [*cooked.regions, *(IgnoreRegion(desc, whole) for desc in descs)]
+        partly = self.names.partly_annotated(plate.images)
+        regions = [*cooked.regions, *(IgnoreRegion(desc, whole) for desc in partly)]
         if regions:
             metadata[IGNORE_KEY] = [region.as_json() for region in regions]
-        if self._verifies:
-            absent = {number for image in plate.images for number in image.neg_category_ids or ()}
-            listed = {self.names.descs[number] for number in absent if number in self.names.descs}
-            metadata[ABSENT_KEY] = sorted(desc for desc in listed if self._ids_of[desc] <= absent)
+        if self._federated:
+            metadata[ABSENT_KEY] = self.names.verified_absent(plate.images)
         return metadata
 
     def _record_drop(self, cooked: CookedObjects) -> tuple[str, str] | None:

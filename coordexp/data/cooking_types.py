@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from coordexp.data.pictures import UNDECIDED, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from coordexp.data.pictures import ExifPolicy
     from coordexp.data.regions import IgnoreRegion
 
 OBJECT_DROPS = (
@@ -25,15 +28,7 @@ OBJECT_IGNORES = ("crowd", "ignore")
 RECORD_DROPS = (
     "max_objects",
     "empty",
-    "missing_image",
-    "unreadable_image",
-    "not_an_image",
-    "truncated_image",
-    "corrupt_image",
-    "unsupported_depth",
-    "unsupported_colour",
-    "decompression_bomb",
-    "size_mismatch",
+    *(reason for reason in get_args(Reason) if reason != UNDECIDED),
     "extreme_aspect",
 )
 EXAMPLES_KEPT = 20
@@ -78,7 +73,7 @@ class CookOptions:
     category_map: Mapping[str, str] | None = None
     geometry: Literal["bbox_2d", "poly"] = "bbox_2d"
     keep_empty: bool = True
-    exif: Literal["apply", "ignore"] | None = None
+    exif: ExifPolicy | None = None
     background: bool = False
 
     def as_json(self) -> dict[str, Any]:

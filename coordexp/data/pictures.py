@@ -36,6 +36,8 @@ Reason = Literal[
     "size_mismatch",
     "exif_ambiguous",
 ]
+UNDECIDED: Reason = "exif_ambiguous"
+"""The reason that ends cooking: dropping the image would hide a question that concerns all others of its kind."""
 COOK = "python -m coordexp.entrypoints.cook"
 LARGEST_PIXELS = 178_956_970
 """Width times height that is decoded: half a gigabyte of RGB. Pillow and vLLM stop there too."""
@@ -309,7 +311,7 @@ def _choose_turn(
         return displayed == declared
     if exif is None:
         words = f"{sizes}: the declared {_sized(declared)} fits both, so which of them the boxes belong to is not known"
-        raise PictureError("exif_ambiguous", path, words, _EXIF_REMEDY)
+        raise PictureError(UNDECIDED, path, words, _EXIF_REMEDY)
     return exif == "apply"
 
 

@@ -22,7 +22,7 @@ from coordexp.evaluation.types import Detection, FileImage, FileRow, ImageTruth
 from coordexp.spec import ContractFileError, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from coordexp.data.types import Record
@@ -150,14 +150,14 @@ class _Images:
     """The images of a file with their annotations."""
 
     def __init__(self, coco: CocoFile, names: Names) -> None:
-        self._descs, self._ids_of = names.descs, names.by_desc()
+        self._names, self._descs = names, names.descs
         self._images: dict[Identifier, CocoImage] = {image.id: image for image in coco.images}
         self._rows: dict[Identifier, list[tuple[int, CocoAnnotation]]] = defaultdict(list)
         for place, annotation in enumerate(coco.annotations):
             if annotation.category_id in self._descs:
                 self._rows[annotation.image_id].append((place, annotation))
         self._end = len(coco.annotations)
-        self._federated = any(image.neg_category_ids is not None for image in coco.images)
+        self._federated = coco.federated
 
     def __contains__(self, number: object) -> bool:
         return number in self._images
@@ -169,7 +169,7 @@ class _Images:
         objects = [(place, a) for place, a in rows if not a.ignored]
         regions = [(place, a) for place, a in rows if a.ignored]
         whole = (0.0, 0.0, float(images[0].width), float(images[0].height))
-        partly = self._named(one for image in images for one in image.not_exhaustive_category_ids or ())
+        partly = self._names.partly_annotated(images)
         own = build_truth(record)
         return replace(
             own,
@@ -180,7 +180,7 @@ class _Images:
                 *(IgnoreRegion(self._descs[a.category_id], _corners(a.bbox)) for _, a in regions),
                 *(IgnoreRegion(desc, whole) for desc in partly),
             ),
-            verified_absent=self._absent(images),
+            verified_absent=frozenset(self._names.verified_absent(images)) if self._federated else None,
             annotated=FileImage(
                 ids[0],
                 (record.width, record.height),
@@ -190,16 +190,6 @@ class _Images:
                 ),
             ),
         )
-
-    def _absent(self, images: Sequence[CocoImage]) -> frozenset[str] | None:
-        if not self._federated:
-            return None
-        absent = {one for image in images for one in image.neg_category_ids or ()}
-        # Of categories that share a desc one may be there where another is not.
-        return frozenset(desc for desc in self._named(absent) if self._ids_of[desc] <= absent)
-
-    def _named(self, categories: Iterable[Any]) -> list[str]:
-        return sorted({self._descs[number] for number in categories if number in self._descs})
 
 
 def _row(place: int, annotation: CocoAnnotation) -> FileRow:
