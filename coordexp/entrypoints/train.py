@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from coordexp.config import ConfigError, config_warnings, load_config
+from coordexp.training.ranks import is_first_rank
 
 if TYPE_CHECKING:
     from coordexp.config import Config
@@ -55,11 +55,6 @@ TRAINERS: Mapping[str, Callable[[Config], FinishedRun]] = {
     "stage2_rollout_aligned": train_rollout_aligned,
 }
 """What trains which `custom.trainer_variant`; each imports its trainer when it is asked."""
-
-
-def is_first_rank() -> bool:
-    """Whether this process speaks for the run: the first of torchrun's, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from coordexp.losses.defaults import describe_objective
 from coordexp.losses.manifest import Manifest, checksum, resolved_document
 from coordexp.training.arguments import world_size
 from coordexp.training.preflight import partial_notes
+from coordexp.training.ranks import is_first_rank
 from coordexp.training.server_connect import vllm_mode
 from coordexp.training.server_launch import read_server_launch
 
@@ -43,7 +44,7 @@ class Beginnings:
 
 def read_beginnings(config: Config, samples: Mapping[Role, RunSamples]) -> Beginnings | None:
     """Of rank 0, which writes the manifest; None on the others. Raises `ArtifactError` for what it could not tell."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_rank():
         return None
     mode = vllm_mode(config)
     server = read_server_launch(os.environ)

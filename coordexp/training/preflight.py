@@ -35,6 +35,7 @@ from coordexp.forward.segments import SegmentAttentionError, load_kernel
 from coordexp.packing.backend import UnprovenBackend, check_packing_backend
 from coordexp.spec import ContractFileError, read_json
 from coordexp.training.arguments import world_size
+from coordexp.training.ranks import is_first_rank
 
 if TYPE_CHECKING:
     from coordexp.coords.vocab import CoordVocab
@@ -56,16 +57,11 @@ def check_run(config: Config) -> WholeModel:
         problems += check(config)
     problems += _attention_problems(config, model)
     problems += _served_problems(config, model)
-    if _speaks():
+    if is_first_rank():
         problems += _folder_problems(config, model)
     if problems or model is None:
         raise ConfigError(str(config.sources.path), problems)
     return model
-
-
-def _speaks() -> bool:
-    """Whether this process is the first of torchrun's, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def check_vocabulary(config: Config, coords: CoordVocab, model: WholeModel) -> None:
@@ -89,7 +85,7 @@ def check_vocabulary(config: Config, coords: CoordVocab, model: WholeModel) -> N
 def _starting_point(config: Config) -> tuple[WholeModel | None, list[Problem]]:
     try:
         model = check_whole_model(resolve_input(config, "model.model", config.model.model))
-        if _speaks():
+        if is_first_rank():
             check_recorded_weights(model.folder)
     except ConfigError as error:
         return None, list(error.problems)

@@ -6,13 +6,13 @@ any weight is.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from coordexp.data.errors import RecordError
 from coordexp.data.reports import progress
 from coordexp.data.shared_images import ImageSet, SharedImages, find_shared_images
 from coordexp.encode.record_check import find_refusals
+from coordexp.training.ranks import is_first_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def shared_images(samples: Mapping[Role, RunSamples]) -> SharedImages | None:
     """The images that the run both trains and validates on, looked for by the first rank; None without a validation,
     and on the other ranks.
     """
-    if "val" not in samples or os.environ.get("RANK", "0") != "0":
+    if "val" not in samples or not is_first_rank():
         return None
     train, val = (ImageSet(samples[role].records, samples[role].file.image_root) for role in ("train", "val"))
     return find_shared_images(train, val)
