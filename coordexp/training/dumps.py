@@ -4,7 +4,7 @@ run lies; out: the dumps of rank 0. Contract ids: ART-060, ROLL-072.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coordexp.artifacts.dump_files import DumpBounds
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordexp.config import Config
+    from coordexp.config.rollout_sections import DebugDumpConfig, MonitorDumpConfig
     from coordexp.encode.pieces import PieceTable
 
 
@@ -46,30 +47,23 @@ def _monitor(config: Config, run: Path, pieces: PieceTable) -> RolloutDump | Non
     if section is None or not section.monitor_dump.enabled:
         return None
     asked = section.monitor_dump
-    bounds = DumpBounds(
-        every_steps=_or_logging_steps(config, asked.every_steps),
-        max_events=asked.max_events,
-        max_samples=asked.max_samples,
-        max_chars=asked.max_text_chars,
-        min_free_gib=asked.min_free_gib,
-    )
-    return RolloutDump(run, pieces, bounds)
+    return RolloutDump(run, pieces, _bounds(config, asked, asked.max_text_chars))
 
 
 def _requests(config: Config, run: Path) -> RequestDump | None:
     if not uses_servers(config) or not server_section(config).debug_dump.enabled:
         return None
     asked = server_section(config).debug_dump
-    bounds = DumpBounds(
-        every_steps=_or_logging_steps(config, asked.every_steps),
-        max_events=asked.max_events,
-        max_samples=asked.max_samples,
-        max_chars=asked.max_chars,
-        min_free_gib=asked.min_free_gib,
-        first_step=asked.dump_first_step,
-    )
+    bounds = replace(_bounds(config, asked, asked.max_chars), first_step=asked.dump_first_step)
     return RequestDump(run, bounds, config.training.seed, shared_key())
 
 
-def _or_logging_steps(config: Config, written: int | None) -> int:
-    return config.training.logging_steps if written is None else written
+def _bounds(config: Config, asked: MonitorDumpConfig | DebugDumpConfig, max_chars: int) -> DumpBounds:
+    """What both sections ask for alike; without `every_steps` it is `training.logging_steps`."""
+    return DumpBounds(
+        every_steps=config.training.logging_steps if asked.every_steps is None else asked.every_steps,
+        max_events=asked.max_events,
+        max_samples=asked.max_samples,
+        max_chars=max_chars,
+        min_free_gib=asked.min_free_gib,
+    )
