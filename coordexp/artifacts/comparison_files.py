@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from coordexp.artifacts.comparison_summary import render_number
 from coordexp.artifacts.evaluation_files import PICTURE_FAULTS
 from coordexp.artifacts.files import write_json, write_text
 from coordexp.data.pictures import read_picture
@@ -57,7 +58,7 @@ def _render_page(document: Mapping[str, Any], pages: Sequence[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": _number, "plain": plain}
+    environment.filters |= {"number": render_number, "plain": plain}
     differences = document["differences"]
     return environment.get_template(f"{PAGE_NAME}.jinja").render(
         first=plain(document["first"]),
@@ -100,9 +101,3 @@ def _draw(compared: Compared, number: int) -> str:
     content = io.BytesIO()
     render_gallery(items, columns=2).save(content, "PNG", optimize=True)
     return base64.b64encode(content.getvalue()).decode("ascii")
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -53,7 +53,7 @@ def _difference_lines(differences: Sequence[Difference], *, everything: bool) ->
 def _numbers_table(document: Mapping[str, Any]) -> Table:
     table = Table("", "A", "B")
     for name, pair in document["numbers"].items():
-        table.add_row(name, *(_share(value) for value in pair))
+        table.add_row(name, *(render_number(value) for value in pair))
     return table
 
 
@@ -76,12 +76,13 @@ def _class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("", "objects", "A", "B", "A alone finds", "B alone finds"):
         table.add_column(name, justify="right" if name else "left")
     for row in rows[:SHOWN_CLASSES]:
-        cells = (str(row["objects"]), _share(row["first"]), _share(row["second"]))
+        cells = (str(row["objects"]), render_number(row["first"]), render_number(row["second"]))
         table.add_row(plain(row["desc"]), *cells, str(row["only_first"]), str(row["only_second"]))
     return table
 
 
-def _share(value: float | None) -> str:
+def render_number(value: float | None) -> str:
+    """A number of a comparison as a cell; a dash for one that is not defined."""
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

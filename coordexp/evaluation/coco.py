@@ -44,18 +44,8 @@ SUMMARY_NAMES = (
     "AR_medium",
     "AR_large",
 )
-UNLIMITED_NAMES = (
-    "mAP",
-    "mAP50",
-    "mAP75",
-    "mAP_small",
-    "mAP_medium",
-    "mAP_large",
-    "AR",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-)
+UNLIMITED_NAMES = (*SUMMARY_NAMES[:6], "AR", *SUMMARY_NAMES[9:])
+"""The same over all predictions, where one average recall is left."""
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _AT_50, _AT_75 = 0, 5
 

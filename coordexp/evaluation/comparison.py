@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordexp.evaluation.bootstrap import Interval, bootstrap_difference, match_detections
+from coordexp.evaluation.coco import evaluate_fast
 from coordexp.evaluation.matching import match_image, scored_predictions
 from coordexp.evaluation.report import evaluate_detections
 
@@ -65,7 +66,7 @@ def compare_answers(
     resampling: Resampling,
 ) -> Comparison:
     """Compare two answers to each image of `truth`; all three follow each other."""
-    reports = [evaluate_detections(truth, answers) for answers in (first, second)]
+    reports = [evaluate_detections(truth, answers, coco=evaluate_fast) for answers in (first, second)]
     found = tuple(_found_once(truth, first, second))
     matches = [match_detections(truth, answers) for answers in (first, second)]
     interval = bootstrap_difference(matches[0], matches[1], len(truth), resampling)

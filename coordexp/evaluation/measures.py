@@ -13,12 +13,12 @@ import numpy as np
 from coordexp.evaluation.matching import ignored_predictions, match_pairs
 from coordexp.evaluation.types import THRESHOLDS, MatchCounts, Measures
 from coordexp.geometry.boxes import pairwise_iou
-from coordexp.matching.duplicates import NEAR_IOU
+from coordexp.matching.duplicates import near_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from coordexp.evaluation.types import Detection, ImageTruth
+    from coordexp.evaluation.types import Box, Detection, ImageTruth
 
 IMAGE_SIZE_SHARE = 0.95
 """Share of the image's area from which a box counts as one of the image's size."""
@@ -73,18 +73,13 @@ class MeasureTally:
         self._whole.update(one.desc for one in found if _area(one) >= area)
 
 
-def repeated(found: Sequence[Detection]) -> Iterator[str]:
-    """The description of each box that nearly repeats an earlier one of the same description."""
-    if len(found) < 2:
-        return
-    boxes = np.array([one.box for one in found])
-    # Equal boxes repeat each other whether they have an area or not.
-    close = (pairwise_iou(boxes, boxes) >= NEAR_IOU) | (boxes[:, None] == boxes[None]).all(axis=2)
-    close = np.tril(close, -1)
-    for later, earlier in zip(*np.nonzero(close), strict=True):
-        close[later, earlier] = found[later].desc == found[earlier].desc
-    for number in np.flatnonzero(close.any(axis=1)):
-        yield found[number].desc
+def repeated(found: Sequence[Detection]) -> Counter[str]:
+    """How many boxes of each description nearly repeat an earlier one of the same."""
+    groups: defaultdict[str, list[Box]] = defaultdict(list)
+    for one in found:
+        groups[one.desc].append(one.box)
+    copies = {name: near_copies(np.array(boxes)).any(axis=1).sum() for name, boxes in groups.items() if len(boxes) > 1}
+    return Counter({name: int(count) for name, count in copies.items()})
 
 
 def _fate(number: int, taken: Collection[int], ignored: Collection[int]) -> str:

@@ -14,7 +14,10 @@ from coordexp.matching.costs import box_overlaps, enclosing_boxes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from coordexp.coords.types import CoordObject
+    from coordexp.geometry.boxes import Boxes
 
 NEAR_IOU = 0.9
 """Lowest IoU, of boxes in bins, at which an object of the same description is a near-copy."""
@@ -39,8 +42,15 @@ def count_near_duplicates(objects: Iterable[CoordObject]) -> NearDuplicates:
         named[unicodedata.normalize("NFC", obj.desc)].append(obj)
     copies = pairs = 0
     for group in named.values():
-        boxes = enclosing_boxes(group)
-        earlier = np.tril(box_overlaps(boxes, boxes) >= NEAR_IOU, k=-1)
+        earlier = near_copies(enclosing_boxes(group))
         copies += int(earlier.any(axis=1).sum())
         pairs += int(earlier.sum())
     return NearDuplicates(copies, pairs)
+
+
+def near_copies(boxes: Boxes) -> NDArray[np.bool_]:
+    """Which boxes [N, N] of one description nearly repeat which earlier ones: row i repeats column j < i.
+
+    Equal boxes do whether they have an area or not. The unit plays no part.
+    """
+    return np.tril(box_overlaps(boxes, boxes) >= NEAR_IOU, k=-1)
