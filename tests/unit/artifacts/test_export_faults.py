@@ -156,6 +156,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     assert code == 1 and told == ""
     line = shown.strip().splitlines()[-1]
     assert line.startswith("export: ") and FAULTS[fault].format(folder=folder, base=base) in line, line
+    assert "Traceback" not in shown
     assert (fault is taken) == out.exists() and not list(folder.parent.glob(".partial-out"))
 
 
