@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class Trained:
     @property
     def run(self) -> Path:
         return self.final.parent
+
+
+@pytest.fixture
+def own_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test captures is the command's own: a handler of a library that was first imported in another test holds
+    that test's closed stream, and logging would show a traceback of it.
+    """
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,7 @@ def copied(trained: Callable[[str], Trained], tmp_path: Path) -> tuple[Path, Pat
 
 @pytest.mark.invariant("ART-024")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.usefixtures("own_words_alone")
 def test_bad_input_is_one_message_and_leaves_nothing(
     copied: tuple[Path, Path], fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:

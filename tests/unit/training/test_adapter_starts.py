@@ -39,6 +39,7 @@ def adapter(request: pytest.FixtureRequest, stage1_kit: Stage1Kit, tmp_path: Pat
 
 
 @pytest.mark.invariant("TRAIN-083")
+@pytest.mark.usefixtures("own_words_alone")
 def test_training_and_its_dry_run_name_the_command(
     adapter: tuple[Path, str],
     stage1_kit: Stage1Kit,

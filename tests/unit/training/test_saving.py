@@ -212,6 +212,7 @@ def change_tokenizer(folder: Path) -> None:
 
 @pytest.mark.invariant("TRAIN-082")
 @pytest.mark.parametrize("fault", ["weights", "tokenizer", "record"])
+@pytest.mark.usefixtures("own_words_alone")
 def test_a_start_from_a_changed_checkpoint_says_what_has_changed(
     stage1_kit: Stage1Kit,
     tmp_path: Path,
