@@ -155,3 +155,14 @@ def test_what_a_model_can_write_is_a_line_of_a_file(text: str, tmp_path: Path) -
     dump = files(tmp_path)
     dump.write("train", "a.jsonl", lambda: [{text: [text]}, {"b": text}])
     assert read_json_lines(tmp_path / "a.jsonl") == [{text: [text]}, {"b": text}]
+
+
+@pytest.mark.invariant("ART-062")
+def test_a_line_ends_at_a_line_feed_alone_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    """JSON lets other ends of lines stand in a text, and other writers leave them there."""
+    path = tmp_path / "others.jsonl"
+    path.write_bytes('{"a": "one\u2028two\x85three"}\n\n{"a": 2}\n'.encode())
+    assert read_json_lines(path) == [{"a": "one\u2028two\x85three"}, {"a": 2}]
+    path.write_bytes(b'{"a": 1}\n{"a": ')
+    with pytest.raises(ValueError, match=r"others\.jsonl:2: no JSON"):
+        read_json_lines(path)

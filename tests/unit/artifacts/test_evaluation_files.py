@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -267,13 +268,33 @@ def test_a_gallery_of_some_images_shows_each_chosen_one_with_its_own_box(tmp_pat
 
 
 @pytest.mark.invariant("ART-081")
-def test_stored_answers_scored_again_give_the_report_again(cut_encoder, tmp_path):
-    evaluation = evaluate(cut_encoder, tmp_path)
+def test_stored_answers_scored_again_give_the_report_again(cut_encoder, tmp_path, monkeypatch):
+    """A malformed tail, a missing container, a dropped object and sampled answers all have to come back."""
+    tail = render_answer((NEAR_CROSS,))[:-2] + ", 5]}"
+    dropped = render_answer((NEAR_CIRCLE,))[:-2] + ', {"desc": ""}]}'
+    monkeypatch.setattr(sys.modules[__name__], "TEXTS", (dropped, "no answer", tail))
+    greedy = evaluate(cut_encoder, tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "TEXTS", (render_answer((NEAR_CIRCLE, LOST)), dropped, "no answer"))
+    sampled = evaluate(cut_encoder, tmp_path)
+    drawn = (sampled.scored.predictions,)
+    scored = replace(
+        greedy.scored,
+        samples=drawn,
+        report=evaluate_detections(
+            greedy.scored.truth, greedy.scored.predictions, score_mode="confidence", samples=drawn
+        ),
+    )
+    evaluation = replace(greedy, scored=scored, samples=(sampled.outputs,))
     stored = read_evaluation(write_evaluation(tmp_path / "out", evaluation, about(tmp_path)))
+    told = render_report(scored.report)
+    assert (told["malformed_tails"], told["invalid_rollouts"], told["token_limit"]) == (1, 1, 2), "the premises"
+    assert sum(told["dropped_objects"].values()) == 1 and 0 < told["samples"]["parse_rate"] < 1, "the premises"
     answers = stored.answers
-    again = evaluate_detections(answers.truth, answers.predictions, score_mode=evaluation.report.score_mode)
-    assert render_report(again) == render_report(replace_ceilings(evaluation.report))
-    assert stored.report["malformed_tails"] + stored.report["invalid_rollouts"] > 0, "a fault that must come back"
+    again = evaluate_detections(
+        answers.truth, answers.predictions, score_mode=scored.report.score_mode, samples=answers.samples
+    )
+    assert render_report(again) == told
+    assert {key: stored.report[key] for key in told} == told
     assert [path.name for path in answers.images] == ["second.png", "first.png", "third.png"]
 
 
@@ -284,9 +305,3 @@ def rounded(value):
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return {key: rounded(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def replace_ceilings(report):
-    """The report without ceilings, which belong to the records."""
-    splits = {name: replace(split, ceiling=None) for name, split in report.splits.items()}
-    return replace(report, ceiling=None, splits=splits)
