@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME
+from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME, WrittenAnswer
 from coordexp.artifacts.files import read_json_lines
 from coordexp.coordjson import NO_CUT, DroppedObject, ParsedRollout
 from coordexp.data.regions import IgnoreRegion
@@ -22,17 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordexp.coordjson.rollout_types import Failure
+    from coordexp.evaluation.types import ScorePolicy
 
 
 @dataclass(frozen=True, eq=False)
 class StoredAnswers:
-    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files) and each of `samples` follow them."""
+    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files) and each of `samples` follow them.
+
+    `written` and each of `sampled` are what stands of the answers themselves, which is kept and not read.
+    """
 
     path: Path
     truth: tuple[ImageTruth, ...]
     predictions: tuple[ImagePrediction, ...]
     images: tuple[Path, ...]
     samples: tuple[tuple[ImagePrediction, ...], ...] = ()
+    written: tuple[WrittenAnswer, ...] = ()
+    sampled: tuple[tuple[WrittenAnswer, ...], ...] = ()
+    score_mode: ScorePolicy = "given"
 
     def chosen(self, places: Sequence[int]) -> StoredAnswers:
         """The same, of the images at these places alone, in their order."""
@@ -42,6 +49,8 @@ class StoredAnswers:
             predictions=tuple(self.predictions[at] for at in places),
             images=tuple(self.images[at] for at in places),
             samples=tuple(tuple(sample[at] for at in places) for sample in self.samples),
+            written=tuple(self.written[at] for at in places),
+            sampled=tuple(tuple(sample[at] for at in places) for sample in self.sampled),
         )
 
 
@@ -73,12 +82,19 @@ def read_answers(path: Path) -> StoredAnswers:
     counts = {len(line.get("samples", ())) for line in lines}
     if len(counts) > 1:
         raise EvaluationError(f"{path}: some lines hold {max(counts)} sampled answers and some {min(counts)}")
+    modes = {line.get("score_mode", "given") for line in lines}
+    if len(modes) > 1:
+        raise EvaluationError(f"{path}: its lines have scores of several kinds: {', '.join(sorted(modes))}")
+    drawn = range(max(counts, default=0))
     return StoredAnswers(
         path,
         tuple(_truth(line) for line in lines),
         tuple(_prediction(line) for line in lines),
         tuple(Path(line["image"]) for line in lines),
-        tuple(tuple(_sample(line, number) for line in lines) for number in range(max(counts, default=0))),
+        tuple(tuple(_sample(line, number) for line in lines) for number in drawn),
+        tuple(_written(line) for line in lines),
+        tuple(tuple(_written(line["samples"][number]) for line in lines) for number in drawn),
+        modes.pop(),
     )
 
 
@@ -89,15 +105,28 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror}); name a file that evaluate wrote") from error
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    lines = []
+    lines: list[dict[str, Any]] = []
+    first: dict[str, int] = {}
     for number, line in enumerate(found, 1):
         try:
             lines.append(check("evaluation-prediction", line))
         except ContractViolation as error:
             raise EvaluationError(f"{path}:{number}: no line of an evaluation: {error}") from error
+        before = first.setdefault(line["sample_id"], number)
+        if before != number:
+            raise EvaluationError(
+                f"{path}:{number}: answers {line['sample_id']!r} a second time, after line {before}; keep one of them"
+            )
+        turned = next((one["box"] for one in line["predictions"] if not _in_order(one["box"])), None)
+        if turned is not None:
+            raise EvaluationError(f"{path}:{number}: the box {turned} is x1, y1, x2, y2 with x1 > x2 or y1 > y2")
     if not lines:
         raise EvaluationError(f"{path}: holds no line; name a file that evaluate wrote")
     return lines
+
+
+def _in_order(box: Sequence[float]) -> bool:
+    return box[0] <= box[2] and box[1] <= box[3]
 
 
 def _truth(line: Mapping[str, Any]) -> ImageTruth:
@@ -123,6 +152,8 @@ def _file_image(found: Mapping[str, Any]) -> FileImage:
 
 def _prediction(line: Mapping[str, Any]) -> ImagePrediction:
     facts, failure = line.get("parse", {}), line["failure"]
+    if line["text"] is None:
+        return ImagePrediction(line["sample_id"], _detections(line["predictions"]), made_elsewhere=True)
     parsed = ParsedRollout(
         elements=tuple(_dropped(drop) for drop in line["dropped"]),
         length=line["response_tokens"],
@@ -133,7 +164,14 @@ def _prediction(line: Mapping[str, Any]) -> ImagePrediction:
         failure=None if failure is None else failure["reason"],
     )
     limit = facts.get("token_limit", line["finish_reason"] == "length")
-    return ImagePrediction(line["sample_id"], _detections(line["predictions"]), parsed, limit, line["response_tokens"])
+    return ImagePrediction(
+        line["sample_id"],
+        _detections(line["predictions"]),
+        parsed,
+        limit,
+        line["response_tokens"],
+        _unmapped(line),
+    )
 
 
 def _sample(line: Mapping[str, Any], number: int) -> ImagePrediction:
@@ -146,7 +184,18 @@ def _sample(line: Mapping[str, Any], number: int) -> ImagePrediction:
         parsed,
         found["finish_reason"] == "length",
         found["response_tokens"],
+        _unmapped(found),
     )
+
+
+def _unmapped(found: Mapping[str, Any]) -> frozenset[str] | None:
+    return frozenset(found["unmapped"]) if "unmapped" in found else None
+
+
+def _written(found: Mapping[str, Any]) -> WrittenAnswer:
+    failure = found.get("failure")
+    message = None if failure is None else failure["message"]
+    return WrittenAnswer(found["text"], found["finish_reason"], found["response_tokens"], message)
 
 
 def _dropped(drop: Mapping[str, Any]) -> DroppedObject:
@@ -155,7 +204,12 @@ def _dropped(drop: Mapping[str, Any]) -> DroppedObject:
 
 
 def _detections(found: Sequence[Mapping[str, Any]]) -> tuple[Detection, ...]:
-    return tuple(Detection(one["desc"], _box(one["box"]), one["score"]) for one in found)
+    return tuple(
+        Detection(
+            one["desc"], _box(one["box"]), one["score"], one.get("said"), _box(one["bbox"]) if "bbox" in one else None
+        )
+        for one in found
+    )
 
 
 def _box(values: Sequence[float]) -> Box:

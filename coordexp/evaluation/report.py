@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import engine_version, evaluate_coco
 from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches, scored_predictions
 from coordexp.evaluation.measures import MeasureTally
+from coordexp.evaluation.names import count_names, most_frequent
 from coordexp.evaluation.recall import measure_samples
 from coordexp.evaluation.types import (
     AnswerLengths,
@@ -26,17 +27,18 @@ from coordexp.evaluation.types import (
     ImageTruth,
     MatchCounts,
     Measures,
+    NameCounts,
     SampledRecall,
+    ScorePolicy,
     TruthKind,
 )
 from coordexp.spec import check
 
-if TYPE_CHECKING:
-    from coordexp.evaluation.detections import ScoreMode
-
 CocoEvaluator = Callable[[Sequence[ImageTruth], Mapping[str, ImagePrediction]], CocoMetrics]
 """COCO's numbers of images and their predictions, by sample id."""
 SCHEMA_VERSION = 1
+NAMES_LISTED = 20
+"""Descriptions without a category that a report lists, the most frequent first; all are counted."""
 _NOTHING = MatchCounts(0, 0, 0)
 
 
@@ -48,7 +50,7 @@ def evaluate_detections(
     ground_truth: Sequence[ImageTruth],
     predictions: Sequence[ImagePrediction],
     *,
-    score_mode: ScoreMode = "constant",
+    score_mode: ScorePolicy = "constant",
     samples: Sequence[Sequence[ImagePrediction]] = (),
     coco: CocoEvaluator = evaluate_coco,
 ) -> DetectionReport:
@@ -77,7 +79,7 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
 def _compare(
     truth: Sequence[ImageTruth],
     answers: Mapping[str, ImagePrediction],
-    score_mode: ScoreMode,
+    score_mode: ScorePolicy,
     coco: CocoMetrics,
     samples: Sequence[Mapping[str, ImagePrediction]],
 ) -> DetectionReport:
@@ -87,12 +89,13 @@ def _compare(
     found = [detection for answer in answers.values() for detection in answer.detections]
     pairs = [(image, scored_predictions(image, answers[image.sample_id].detections)) for image in truth]
     tally = MeasureTally(pairs)
+    # By sample, so that the examples of faults do not depend on the order of the answers.
+    written = [sample for sample in sorted(answers) if not answers[sample].made_elsewhere]
     return DetectionReport(
         images=len(truth),
         ground_truth_objects=sum(len(image.objects) for image in truth),
         predicted_objects=len(found),
-        # By sample, so that the examples do not depend on the order of the answers.
-        parses=tally_rollouts(answers[sample].parse for sample in sorted(answers)),
+        parses=tally_rollouts(answers[sample].parse for sample in written),
         token_limit=sum(answer.token_limit for answer in answers.values()),
         unknown_desc=sum(detection.desc not in annotated for detection in found),
         score_mode=score_mode,
@@ -105,6 +108,7 @@ def _compare(
         left_out=len(found) - sum(len(scored) for _, scored in pairs),
         truth=_kind(truth),
         samples=measure_samples(truth, answers, samples) if samples else None,
+        names=count_names(answers.values()),
     )
 
 
@@ -139,6 +143,7 @@ def _document(report: DetectionReport) -> dict[str, Any]:
     return {
         **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
         **({} if report.ceiling is None else {"ceiling": _ceiling_document(report.ceiling)}),
+        **({} if report.names is None else {"names": _name_document(report.names)}),
         "truth": report.truth,
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
@@ -176,6 +181,17 @@ def _length_document(lengths: AnswerLengths) -> dict[str, Any]:
         "generated_tokens_mean": lengths.generated,
         "ground_truth_tokens_mean": lengths.ground_truth,
         "ratio": lengths.ratio,
+    }
+
+
+def _name_document(names: NameCounts) -> dict[str, Any]:
+    listed = most_frequent(names.unmapped, NAMES_LISTED)
+    return {
+        "exact": names.exact,
+        "normalized": sum(names.normalized.values()),
+        "unmapped": sum(names.unmapped.values()),
+        "unmapped_descs": [{"desc": desc, "predictions": count} for desc, count in listed],
+        "unmapped_descs_beyond": len(names.unmapped) - len(listed),
     }
 
 
