@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run; 0 on success, 1 with a line on stderr for bad input."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    given = [f"--{name.replace('_', '-')}" for name in GENERATION if getattr(args, name) not in (None, False)]
+    # By identity: a 0 that was written is given.
+    asked = ((name, getattr(args, name)) for name in GENERATION)
+    given = [f"--{name.replace('_', '-')}" for name, value in asked if value is not None and value is not False]
     if args.predictions is not None and given:
         parser.error(
             f"{', '.join(given)}: --predictions FILE makes no answers; leave out what decides how they are made"

@@ -21,6 +21,8 @@ from coordexp.data.records import read_records
 from coordexp.entrypoints.evaluate import main
 from coordexp.evaluation.annotated import read_annotations
 from coordexp.evaluation.coco import SUMMARY_NAMES
+from coordexp.evaluation.names import CategoryNames
+from coordexp.evaluation.report import evaluate_detections, render_report
 from coordexp.evaluation.runner import GenerationSettings, evaluate_model
 from coordexp.evaluation.sampling import SampleSettings
 from coordexp.evaluation.summary import render_names
@@ -378,7 +380,7 @@ def test_a_line_that_is_none_of_an_evaluation_is_refused(
 def test_a_turned_box_other_records_and_the_file_itself_are_refused(
     kitchen: Kitchen, cut_encoder: Encoder, tmp_path: Path, capsys: Any
 ) -> None:
-    jsonl, annotations, about = cooked(kitchen, tmp_path)
+    jsonl, _, about = cooked(kitchen, tmp_path)
     made = write_evaluation(tmp_path / "e", spoken(cut_encoder, jsonl, None), about) / "predictions.jsonl"
     kept = made.read_bytes()
     assert main(["--predictions", str(made), "--limit", "1", "--out", str(made.parent)]) == 1
@@ -507,5 +509,5 @@ def test_a_report_lists_twenty_names_without_a_category_and_counts_the_others() 
     ]
     assert len(names["unmapped_descs"]) == 20 and names["unmapped_descs_beyond"] == 5
     line = render_names(report)
-    assert line is not None and line.endswith("'thing 18' 1 and 5 more descriptions")
+    assert line is not None and line.endswith("'thing 19' 1 and 5 more descriptions")
     assert (report.detection.true_positives, report.detection.false_positives) == (1, 26)
