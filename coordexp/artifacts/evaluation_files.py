@@ -294,7 +294,7 @@ def _write_gallery(path: Path, content: EvaluationContent) -> None:
         _LOG.warning("%s is not written: none of its pictures can be drawn", plain(str(path)))
         return
     try:
-        render_gallery(items, title=title).save(page, "PNG", optimize=True)
+        render_gallery(items, title=title).save(page, "PNG")
     except PICTURE_FAULTS as error:
         _LOG.warning("%s is not written: it cannot be drawn (%s)", plain(str(path)), plain(str(error)))
         return

@@ -75,10 +75,7 @@ def _properties(known: Mapping[str, Verdict], other: Verdict) -> Verdict:
     def fits(value: Any) -> bool:
         if not isinstance(value, dict):
             return True
-        for key, part in value.items():
-            if not known.get(key, other)(part):
-                return False
-        return True
+        return all(known.get(key, other)(part) for key, part in value.items())
 
     return fits
 
