@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,11 +36,12 @@ def add_ceiling(report: DetectionReport, truth: Sequence[ImageTruth], records: S
     model was taught for `truth[i]`.
     """
     answers = {image.sample_id: perfect_answer(record, image) for record, image in zip(records, truth, strict=True)}
+    reached = [_reach(image, answers[image.sample_id]) for image in truth]
     splits = {
-        name: dataclasses.replace(split, ceiling=_ceiling([image for image in truth if image.split == name], answers))
+        name: dataclasses.replace(split, ceiling=_ceiling([one for one in reached if one.image.split == name], answers))
         for name, split in report.splits.items()
     }
-    return dataclasses.replace(report, ceiling=_ceiling(truth, answers), splits=splits)
+    return dataclasses.replace(report, ceiling=_ceiling(reached, answers), splits=splits)
 
 
 def perfect_answer(record: Record, image: ImageTruth) -> ImagePrediction:
@@ -47,23 +49,36 @@ def perfect_answer(record: Record, image: ImageTruth) -> ImagePrediction:
     return in_truth_pixels(image, ImagePrediction(image.sample_id, build_truth(record).objects))
 
 
-def _ceiling(truth: Sequence[ImageTruth], answers: Mapping[str, ImagePrediction]) -> Ceiling:
-    coco = evaluate_fast(truth, {image.sample_id: answers[image.sample_id] for image in truth})
-    counts = MatchCounts(0, 0, 0)
-    without_area = unmatchable = 0
-    for image in truth:
-        found = scored_predictions(image, answers[image.sample_id].detections)
-        counts += count_matches(image.objects, found, regions=image.ignore)
-        own = [obj.box for obj in image.objects]
-        rounded = [_rounded(box, image) for box in own]
-        without_area += sum(box[0] == box[2] or box[1] == box[3] for box in rounded)
-        unmatchable += int((_own_iou(own, rounded) < IOU_THRESHOLD).sum())
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """What the perfect answer gets of one image."""
+
+    image: ImageTruth
+    counts: MatchCounts
+    without_area: int
+    unmatchable: int
+
+
+def _reach(image: ImageTruth, answer: ImagePrediction) -> _Reached:
+    own = [obj.box for obj in image.objects]
+    rounded = [_rounded(box, image) for box in own]
+    return _Reached(
+        image,
+        count_matches(image.objects, scored_predictions(image, answer.detections), regions=image.ignore),
+        sum(box[0] == box[2] or box[1] == box[3] for box in rounded),
+        int((_own_iou(own, rounded) < IOU_THRESHOLD).sum()),
+    )
+
+
+def _ceiling(reached: Sequence[_Reached], answers: Mapping[str, ImagePrediction]) -> Ceiling:
+    truth = [one.image for one in reached]
+    coco = evaluate_fast(truth, answers)
     return Ceiling(
         summary={name: coco.summary[name] for name in SUMMARY_NAMES},
         unlimited={name: coco.unlimited[name] for name in SUMMARY_NAMES},
-        f1=counts.f1,
-        without_area=without_area,
-        unmatchable=unmatchable,
+        f1=sum((one.counts for one in reached), MatchCounts(0, 0, 0)).f1,
+        without_area=sum(one.without_area for one in reached),
+        unmatchable=sum(one.unmatchable for one in reached),
         images_over_limit=sum(_most(image) > coco.limit for image in truth),
     )
 

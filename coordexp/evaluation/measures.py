@@ -6,6 +6,7 @@ In: the truth and the scored predictions of each image. Out: `Measures` of the w
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from coordexp.geometry.boxes import pairwise_iou
 from coordexp.matching.duplicates import near_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,21 +25,60 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE_SHARE = 0.95
 """Share of the image's area from which a box counts as one of the image's size."""
-Compared = tuple["ImageTruth", "Sequence[Detection]"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMeasures:
+    """One image: the descriptions of its predictions and objects; of the predictions that are matched, and that regions
+    stand for, at each threshold; of those that nearly repeat one, and of those of its size.
+    """
+
+    said: Sequence[str]
+    there: Sequence[str]
+    hits: Sequence[Sequence[str]]
+    ignored: Sequence[Sequence[str]]
+    again: Counter[str]
+    whole: Sequence[str]
+
+
+def measure_image(image: ImageTruth, found: Sequence[Detection]) -> ImageMeasures:
+    """Match the scored predictions of an image at every threshold."""
+    names, wanted = [one.desc for one in found], [one.desc for one in image.objects]
+    iou = pairwise_iou([one.box for one in found], [one.box for one in image.objects])
+    if iou.size:
+        iou = np.where(np.array(names, dtype=object)[:, None] == np.array(wanted, dtype=object), iou, -1.0)
+    matched = list(matched_rows(iou))
+    apart = [ignored_predictions(found, image.ignore, set(rows)) for rows in matched] if image.ignore else []
+    area = IMAGE_SIZE_SHARE * image.width * image.height
+    return ImageMeasures(
+        names,
+        wanted,
+        [[names[row] for row in rows] for rows in matched],
+        [[names[row] for row in rows] for rows in apart],
+        repeated(found),
+        [one.desc for one in found if _area(one) >= area],
+    )
 
 
 class MeasureTally:
-    """Adds images up, each matched at every threshold; descriptions are apart, as a match has the same one."""
+    """Adds images up; descriptions are apart, as a match has the same one."""
 
-    def __init__(self, images: Sequence[Compared]) -> None:
+    def __init__(self, images: Iterable[ImageMeasures]) -> None:
         self._hits: list[Counter[str]] = [Counter() for _ in THRESHOLDS]
         self._ignored: list[Counter[str]] = [Counter() for _ in THRESHOLDS]
         self._said: Counter[str] = Counter()
         self._there: Counter[str] = Counter()
         self._again: Counter[str] = Counter()
         self._whole: Counter[str] = Counter()
-        for image, found in images:
-            self._add(image, found)
+        for image in images:
+            self._said.update(image.said)
+            self._there.update(image.there)
+            for number, names in enumerate(image.hits):
+                self._hits[number].update(names)
+            for number, names in enumerate(image.ignored):
+                self._ignored[number].update(names)
+            self._again.update(image.again)
+            self._whole.update(image.whole)
 
     def measures_of(self, names: Collection[str]) -> Mapping[str, Measures]:
         """Measures of each of these descriptions."""
@@ -65,22 +105,6 @@ class MeasureTally:
             self._again.total(),
             self._whole.total(),
         )
-
-    def _add(self, image: ImageTruth, found: Sequence[Detection]) -> None:
-        names, wanted = [one.desc for one in found], [one.desc for one in image.objects]
-        self._said.update(names)
-        self._there.update(wanted)
-        iou = pairwise_iou([one.box for one in found], [one.box for one in image.objects])
-        if iou.size:
-            iou = np.where(np.array(names, dtype=object)[:, None] == np.array(wanted, dtype=object), iou, -1.0)
-        for number, rows in enumerate(matched_rows(iou)):
-            self._hits[number].update(names[row] for row in rows)
-            if image.ignore:
-                apart = ignored_predictions(found, image.ignore, set(rows))
-                self._ignored[number].update(names[row] for row in apart)
-        self._again.update(repeated(found))
-        area = IMAGE_SIZE_SHARE * image.width * image.height
-        self._whole.update(one.desc for one in found if _area(one) >= area)
 
 
 def matched_rows(iou: NDArray[np.float64]) -> Iterator[list[int]]:

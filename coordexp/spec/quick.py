@@ -1,4 +1,4 @@
-"""A quick yes to the question whether a value fits a schema. Enters: a schema; leaves: a function of values. SPEC-012.
+"""A quick yes to the question whether a value fits a schema. Enters: a schema; leaves: a function of values. EVAL-092.
 
 True means that the value fits. False means that it may not: whoever needs to know, and why, asks the validator. Files
 of thousands of lines are checked line by line, and a validator takes longer for that than the evaluation they are of.
@@ -7,7 +7,7 @@ of thousands of lines are checked line by line, and a validator takes longer for
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Verdict = Callable[[Any], bool]
@@ -39,12 +39,37 @@ class QuickCheck:
             parts.append(_any([self.build(part, own) for part in schema["anyOf"]]))
         if "allOf" in schema:
             parts += [self.build(part, own) for part in schema["allOf"]]
+        if "propertyNames" in schema:
+            parts.append(_keys(self.build(schema["propertyNames"], own)))
         if "items" in schema:
             parts.append(_items(self.build(schema["items"], own)))
+        if schema.get("unevaluatedProperties", True) is not True:
+            parts.append(self._closed(schema, own))
         if "properties" in schema or "additionalProperties" in schema:
             known = {key: self.build(part, own) for key, part in schema.get("properties", {}).items()}
             parts.append(_properties(known, self.build(schema.get("additionalProperties", True), own)))
         return parts[0] if len(parts) == 1 else lambda value: all(part(value) for part in parts)
+
+    def _closed(self, schema: Mapping[str, Any], own: str) -> Verdict:
+        """Whether a value has no other key than those that the schema and what it refers to name."""
+        if schema["unevaluatedProperties"] is not False:
+            return _unsure
+        names: list[frozenset[str]] = []
+
+        def fits(value: Any) -> bool:
+            if not names:
+                names.append(frozenset(self._named(schema, own)))
+            return not isinstance(value, dict) or value.keys() <= names[0]
+
+        return fits
+
+    def _named(self, schema: Mapping[str, Any], own: str) -> Iterator[str]:
+        yield from schema.get("properties", ())
+        for part in schema.get("allOf", ()):
+            yield from self._named(part, own)
+        if "$ref" in schema:
+            meant, part = self._resolve(schema["$ref"], own)
+            yield from self._named(part, meant)
 
     def _reference(self, reference: str, own: str) -> Verdict:
         key = (own, reference)
@@ -69,6 +94,10 @@ def _any(parts: list[Verdict]) -> Verdict:
 
 def _items(item: Verdict) -> Verdict:
     return lambda value: not isinstance(value, list) or all(map(item, value))
+
+
+def _keys(name: Verdict) -> Verdict:
+    return lambda value: not isinstance(value, dict) or all(map(name, value))
 
 
 def _properties(known: Mapping[str, Verdict], other: Verdict) -> Verdict:
@@ -124,7 +153,9 @@ def _unique(wanted: bool) -> Verdict:
     return fits
 
 
-def _length(kind: type, holds: Callable[[int, int], bool]) -> Callable[[int], Verdict]:
+def _length(
+    kind: type[list[Any] | str | dict[str, Any]], holds: Callable[[int, int], bool]
+) -> Callable[[int], Verdict]:
     return lambda limit: lambda value: not isinstance(value, kind) or holds(len(value), limit)
 
 
@@ -150,4 +181,15 @@ _KEYWORDS: Mapping[str, Callable[[Any], Verdict]] = {
     "exclusiveMinimum": _bound(lambda value, limit: value > limit),
     "exclusiveMaximum": _bound(lambda value, limit: value < limit),
 }
-_APPLICATORS = frozenset({"$ref", "anyOf", "allOf", "items", "properties", "additionalProperties"})
+_APPLICATORS = frozenset(
+    {
+        "$ref",
+        "anyOf",
+        "allOf",
+        "items",
+        "propertyNames",
+        "properties",
+        "additionalProperties",
+        "unevaluatedProperties",
+    }
+)
