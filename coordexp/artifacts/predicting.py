@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.evaluation_files import PICTURE_FAULTS
 from coordexp.artifacts.files import hash_weights, write_bytes
-from coordexp.artifacts.prediction_files import DRAWN_NAME, AnswerFolder, PredictionError, render_line
+from coordexp.artifacts.prediction_files import DRAWN_NAME, AnswerFolder, PredictionError, render_line, writing
 from coordexp.data.pictures import read_picture
 from coordexp.encode.vocabulary import fingerprint_tokenizer
 from coordexp.evaluation.gallery import render_answer
 from coordexp.evaluation.plain_text import plain
-from coordexp.evaluation.prediction import PredictionJob, Predictor, Unanswered
+from coordexp.evaluation.prediction import Predictor, Unanswered
 from coordexp.evaluation.types import Detection
 from coordexp.rollout.server_plugin.repeats import digest_limits
 
@@ -36,7 +36,7 @@ _KEPT = "-_.()[] "
 
 
 def predict(
-    job: PredictionJob,
+    predictor: Predictor,
     names: Sequence[str],
     folder: Path,
     *,
@@ -48,7 +48,6 @@ def predict(
     `draw` asks for a drawn picture of each. Raises `PredictionError`, `FolderError` and
     `coordexp.evaluation.job.INPUT_ERRORS`.
     """
-    predictor = Predictor(job)
     answers = AnswerFolder(folder, _settings(predictor))
     shown = folder / _SHOWN_NAME
     try:
@@ -83,7 +82,8 @@ def _answer_all(
         shown = answers.folder / _SHOWN_NAME
         # One that was killed has left its last batch there.
         shutil.rmtree(shown, ignore_errors=True)
-        shown.mkdir()
+        with writing(answers.folder):
+            shown.mkdir()
         found, unread = predictor.answer(batch, shown, told)
         lines = [render_line(answer) for answer in found]
         answers.append(lines)

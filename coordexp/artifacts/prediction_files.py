@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.files import hash_file, read_json_lines, render_json_line, write_json, write_json_lines
 from coordexp.artifacts.folders import check_writable
@@ -20,6 +21,7 @@ from coordexp.spec import ContractFileError, ContractViolation, check, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from io import FileIO
 
     from coordexp.evaluation.prediction import Answer, Unanswered
 
@@ -71,14 +73,14 @@ class AnswerFolder:
         self.folder = check_writable(folder)
         # Looked at before anything is written: what is refused stays as it was.
         known = _known_settings(folder, settings["answering"])
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._stream = _locked(folder / ANSWERS_NAME)
         self.lines: dict[str, dict[str, Any]] = {line["image"]: line for line in self._read_lines()}
         sizes = dict.fromkeys([*(known or settings)["decode_batch_sizes"], *settings["decode_batch_sizes"]])
-        write_json(
-            folder / SETTINGS_NAME,
-            check("prediction-settings", {**(known or settings), "decode_batch_sizes": list(sizes)}),
-        )
+        document = check("prediction-settings", {**(known or settings), "decode_batch_sizes": list(sizes)})
+        with writing(folder):
+            write_json(folder / SETTINGS_NAME, document)
 
     def _read_lines(self) -> list[dict[str, Any]]:
         path = self.folder / ANSWERS_NAME
@@ -111,15 +113,12 @@ class AnswerFolder:
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write lines behind those that stand there; a kill after this takes none of them."""
         added = list(lines)
-        try:
-            self._stream.write(b"".join(map(render_json_line, added)))
-            self._stream.flush()
+        left = memoryview(b"".join(map(render_json_line, added)))
+        with writing(self.folder):
+            # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+            while left:
+                left = left[self._stream.write(left) :]
             os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise PredictionError(
-                f"{self.folder / ANSWERS_NAME}: cannot be written ({error.strerror}). What stands there is kept: free "
-                "some room, and run the same command again"
-            ) from error
         self.lines.update({line["image"]: dict(line) for line in added})
 
     def begin(self) -> None:
@@ -130,19 +129,31 @@ class AnswerFolder:
     def finish(self, names: Sequence[str], left: Sequence[Unanswered]) -> dict[str, Any]:
         """Bring the lines into the order of `names`, write the COCO files, then the summary, which is returned."""
         ordered = [self.lines[name] for name in names if name in self.lines]
-        if list(self.lines.values()) != ordered:
-            write_json_lines(self.folder / ANSWERS_NAME, ordered)
-        ids = {name: number for number, name in enumerate(names, 1)}
-        images, results = render_coco(ordered, ids)
-        write_json(self.folder / IMAGES_NAME, check("prediction-images", images))
-        write_json(self.folder / RESULTS_NAME, check("evaluation-coco-results", results))
+        images, results = render_coco(ordered, {name: number for number, name in enumerate(names, 1)})
         summary: dict[str, Any] = check("prediction-summary", _summary(names, ordered, left))
-        write_json(self.folder / SUMMARY_NAME, summary)
+        with writing(self.folder):
+            if list(self.lines.values()) != ordered:
+                write_json_lines(self.folder / ANSWERS_NAME, ordered)
+            write_json(self.folder / IMAGES_NAME, check("prediction-images", images))
+            write_json(self.folder / RESULTS_NAME, check("evaluation-coco-results", results))
+            write_json(self.folder / SUMMARY_NAME, summary)
         return summary
 
     def close(self) -> None:
         """Let another process have the folder."""
         self._stream.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Errors of the disk as a `PredictionError`: what stands in the folder is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise PredictionError(
+            f"{folder}: cannot be written into ({error.strerror}). The answers that stand there are kept: make room, "
+            "and the same command goes on"
+        ) from error
 
 
 def hash_picture(name: str) -> str:
@@ -235,8 +246,8 @@ def _differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield f"{key}: {known[key]!r} there, {value!r} now"
 
 
-def _locked(path: Path) -> BinaryIO:
-    stream = path.open("ab")
+def _locked(path: Path) -> FileIO:
+    stream = path.open("ab", buffering=0)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

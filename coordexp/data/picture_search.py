@@ -72,7 +72,7 @@ def _matched(pattern: str, outside: str) -> list[str]:
     matches = [match for match in found if not os.path.isdir(match)]
     files = list(_visible(map(os.path.normpath, matches), outside))
     if not files:
-        among = f"{len(matches)} files, none of them with" if matches else "no file with"
+        among = f"other files ({len(matches)}), none with" if matches else "no file with"
         raise DataError(
             f"{pattern}: is no file, and as a glob it matches {among} a picture's name ({_SHOWN}, …); "
             "`**` reaches the folders below, and a folder can be named as it is"

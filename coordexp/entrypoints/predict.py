@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.config import load_config
     from coordexp.data.picture_search import find_pictures
     from coordexp.evaluation.job import INPUT_ERRORS, EvaluationError
-    from coordexp.evaluation.prediction import build_prediction_job
+    from coordexp.evaluation.prediction import Predictor, build_prediction_job
     from coordexp.evaluation.summary import show_progress
     from coordexp.rollout.grammar import build_expression
     from coordexp.rollout.types import Decoding
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         job = build_prediction_job(config, args.checkpoint, decoding, args.batch_size, args.server)
         names = find_pictures(args.images, args.out)[: args.limit]
         with show_progress("answering") as progress:
-            summary = predict(job, names, args.out, draw=not args.no_pictures, progress=progress)
+            summary = predict(Predictor(job), names, args.out, draw=not args.no_pictures, progress=progress)
     except (*INPUT_ERRORS, FolderError, PredictionError) as error:
         sys.stderr.write(f"predict: {error}\n")
         return 1

@@ -309,7 +309,8 @@ def _with_caption(canvas: Image.Image, caption: str, boxes: int, failure: str | 
     for text, color in ((left, _INK), (fault, WRONG)):
         pen.text((x, y), text, fill=color, font=font, anchor="lm")
         x += (pen.textlength(text, font=font) + 16) if text else 0
-    letters = int((page.width - x) / pen.textlength("m", font=font))
-    if letters > 1:
-        pen.text((x, y), _shortened(caption, letters), fill=_FAINT, font=font, anchor="lm")
+    letters = len(caption)
+    while letters > 1 and pen.textlength(_shortened(caption, letters), font=font) > page.width - x - 8:
+        letters -= 1
+    pen.text((x, y), _shortened(caption, letters), fill=_FAINT, font=font, anchor="lm")
     return page

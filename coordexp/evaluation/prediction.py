@@ -172,12 +172,12 @@ class AnswerBackend(Protocol):
 
 class Predictor:
     """Answers pictures as `job` says. The folder, and the server, are checked when it is made; the model is loaded with
-    the first pictures.
+    the first pictures, unless a `backend` stands for it.
 
     Raises one of `coordexp.evaluation.job.INPUT_ERRORS` for bad input.
     """
 
-    def __init__(self, job: PredictionJob) -> None:
+    def __init__(self, job: PredictionJob, backend: AnswerBackend | None = None) -> None:
         self.job = job
         whole = check_whole_model(check_recorded_weights(job.checkpoint))
         self.encoder: Encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
@@ -190,7 +190,7 @@ class Predictor:
         if job.server is not None:
             self._server = connect(job.server, expected_checkpoint(self._served, self.encoder.tokenizer))
             self._limit, self._limit_name = served_length(self._server), "the server's max_model_len"
-        self._backend: AnswerBackend | None = None
+        self._backend = backend
         # What leaves no room for the smallest picture leaves none for any.
         self._check_length(ShownPicture("the smallest picture", (1, 1), (SMALLEST, SMALLEST)))
 
@@ -229,7 +229,10 @@ class Predictor:
             self._check_length(picture)
         except RolloutError as error:
             return Unanswered(name, "prompt_too_long", str(error))
-        resize_image(image, size).save(target, format="PNG", compress_level=1)
+        try:
+            resize_image(image, size).save(target, format="PNG", compress_level=1)
+        except OSError as error:
+            raise EvaluationError(f"{target}: cannot be written ({error.strerror}); make room for it") from error
         return picture
 
     def _check_length(self, picture: ShownPicture) -> None:
