@@ -42,12 +42,11 @@ def find_pictures(names: Sequence[str], outside: Path) -> list[str]:
 
 
 def _files_of(name: str, outside: str) -> list[str]:
-    if not os.path.lexists(name):
-        # A shell leaves what stands in quotes as it is.
-        name = os.path.expanduser(name)
     if not name.strip():
         raise DataError("an empty name stands for no picture; name a folder, a glob or a file")
     if os.path.isdir(name):
+        if _lies_in(os.path.realpath(name), outside):
+            raise DataError(f"{name}: lies in the folder of the answers, {outside}; name another folder for those")
         files = list(_walk(name, outside))
         if not files:
             raise DataError(
@@ -58,6 +57,8 @@ def _files_of(name: str, outside: str) -> list[str]:
         return files
     if os.path.lexists(name):
         return [os.path.normpath(name)]
+    if name.startswith("~"):
+        raise DataError(f"{name}: does not exist; a shell leaves ~ in quotes as it is, so write the whole path")
     if glob.has_magic(name):
         return _matched(name, outside)
     raise DataError(f"{name}: does not exist; name a folder, a file, or a glob in quotes such as 'photos/*.jpg'")

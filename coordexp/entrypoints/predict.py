@@ -50,8 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.artifacts.predicting import PredictionError, predict
     from coordexp.config import load_config
     from coordexp.data.picture_search import find_pictures
-    from coordexp.evaluation.job import INPUT_ERRORS, EvaluationError
+    from coordexp.evaluation.job import INPUT_ERRORS
     from coordexp.evaluation.prediction import Predictor, build_prediction_job
+    from coordexp.evaluation.report import EvaluationError
     from coordexp.evaluation.summary import show_progress
     from coordexp.rollout.grammar import build_expression
     from coordexp.rollout.types import Decoding

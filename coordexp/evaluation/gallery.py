@@ -98,11 +98,17 @@ def _draw_item(page: Image.Image, item: GalleryItem, corner: tuple[int, int], ti
     scale = min(tile / width, tile / height)
     size = (round(width * scale), round(height * scale))
     canvas = item.picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    # A box lies in 0..width-1, as bins do: its last coordinate is the canvas's last column.
-    scales = ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
-    outcome = _draw_boxes(canvas, item, scales)
+    outcome = _draw_boxes(canvas, item, _edge_scales(size, (width, height)))
     page.paste(canvas, (corner[0] + (tile - size[0]) // 2, corner[1] + (tile - size[1]) // 2))
     _draw_caption(ImageDraw.Draw(page), item, (corner[0] + 12, corner[1] + tile + 6), outcome)
+
+
+def _edge_scales(size: tuple[int, int], own: tuple[int, int]) -> tuple[float, float]:
+    """Of a canvas of `size` over a picture of size `own`: a box lies in 0..width-1, as bins do, and its last coordinate
+    is the canvas's last column.
+    """
+    width, height = own
+    return ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
 
 
 def _draw_boxes(canvas: Image.Image, item: GalleryItem, scale: tuple[float, float]) -> _Outcome:
@@ -288,7 +294,7 @@ def render_answer(
     scale = min(max(longest, _LEAST_SIDE), _MOST_SIDE) / longest
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    scales = ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
+    scales = _edge_scales(size, picture.size)
     pen, placed = ImageDraw.Draw(canvas), list[Box]()
     kinds = list(dict.fromkeys(found.desc for found in detections))
     shown = [(found, _scaled(found.box, scales), KINDS[kinds.index(found.desc) % len(KINDS)]) for found in detections]

@@ -218,13 +218,13 @@ class Predictor:
             return Unanswered(name, error.reason, str(error))
         except OSError as error:
             return Unanswered(name, "unreadable_image", f"{name} cannot be read ({error.strerror})")
-        size = cooked_size(*image.size, self.job.max_pixels, FACTOR)
+        wide, high = image.size
+        size = cooked_size(wide, high, self.job.max_pixels, FACTOR)
         if size is None:
-            wide, high = image.size
             text = f"{name} has {wide}x{high} pixels, and nothing like it is within {self.job.max_pixels} pixels, "
             text += f"multiples of {FACTOR} and sides of 1 to {MAX_ASPECT} at most. Cut it into pieces, or leave it out"
             return Unanswered(name, "image_aspect", text)
-        picture = ShownPicture(name, image.size, size, digest)
+        picture = ShownPicture(name, (wide, high), size, digest)
         try:
             self._check_length(picture)
         except RolloutError as error:
