@@ -318,3 +318,20 @@ def test_a_full_disk_is_one_message(photos: Path, tmp_path: Path) -> None:
     predictor, speaker = speaking([written("cup")])
     predict(predictor, names, folder)
     assert lines_of(folder)[0] == line and speaker.asked == names[1:]
+
+
+@pytest.mark.invariant("EVAL-077")
+def test_a_picture_whose_prompt_leaves_no_room_is_named_alone(tmp_path: Path) -> None:
+    """The smallest picture has room for one token less than is asked for by the largest."""
+    for name, side in (("a small", 64), ("b large", 256)):
+        Image.new("RGB", (side, side), "white").save(tmp_path / f"{name}.png")
+    names = [str(tmp_path / "a small.png"), str(tmp_path / "b large.png")]
+    with pytest.raises(RolloutError, match="the smallest picture") as refused:
+        Predictor(build_prediction_job(load_config(CONFIG), TINY, Decoding(5000), 2))
+    room = int(str(refused.value).partition("lower max_new_tokens to ")[2].partition(" ")[0])
+    _, speaker = speaking([written("cup")])
+    job = build_prediction_job(load_config(CONFIG), TINY, Decoding(room), 2)
+    summary = predict(Predictor(job, speaker), names, tmp_path / "out")
+    assert speaker.asked == names[:1]
+    ((name, reason),) = [(each["image"], each["reason"]) for each in summary["unanswered"]]
+    assert (name, reason) == (names[1], "prompt_too_long")
