@@ -1,7 +1,8 @@
 """Draws ground truth and predictions over their images. In: pictures and boxes in pixels; out: one picture (RGB).
 
 A dashed outline is ground truth (dark: found, magenta: missed), a solid one a prediction, coloured by the IoU of its
-match, or light where it counts neither way; a hatched area is not scored. Contract ids: EVAL-010, EVAL-017, EVAL-047.
+match, or light where it counts neither way; a hatched area is not scored. Contract ids: EVAL-010, EVAL-017, EVAL-047,
+EVAL-076.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from coordexp.evaluation.matching import ignored_predictions, match_image, scored_predictions
 from coordexp.evaluation.plain_text import plain
-from coordexp.evaluation.types import Box, ImagePrediction, ImageTruth
+from coordexp.evaluation.types import Box, Detection, ImagePrediction, ImageTruth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,9 @@ _GAP, _HEADER, _CAPTION = 16, 76, 52
 _LEGEND_ROW, _LABEL_LETTERS, _TITLE_LETTERS = 24, 40, 120
 _LABEL_HEIGHT = 17
 _LEGEND_WIDTH = 848
+_LEAST_SIDE, _MOST_SIDE, _BAND = 480, 1600, 24
+KINDS = ((16, 110, 210), (16, 140, 72), (196, 70, 0), (150, 40, 170), (0, 128, 140), (190, 24, 60), (110, 90, 0))
+"""Colours of descriptions where a box is neither right nor wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +98,17 @@ def _draw_item(page: Image.Image, item: GalleryItem, corner: tuple[int, int], ti
     scale = min(tile / width, tile / height)
     size = (round(width * scale), round(height * scale))
     canvas = item.picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    # A box lies in 0..width-1, as bins do: its last coordinate is the canvas's last column.
-    scales = ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
-    outcome = _draw_boxes(canvas, item, scales)
+    outcome = _draw_boxes(canvas, item, _edge_scales(size, (width, height)))
     page.paste(canvas, (corner[0] + (tile - size[0]) // 2, corner[1] + (tile - size[1]) // 2))
     _draw_caption(ImageDraw.Draw(page), item, (corner[0] + 12, corner[1] + tile + 6), outcome)
+
+
+def _edge_scales(size: tuple[int, int], own: tuple[int, int]) -> tuple[float, float]:
+    """Of a canvas of `size` over a picture of size `own`: a box lies in 0..width-1, as bins do, and its last coordinate
+    is the canvas's last column.
+    """
+    width, height = own
+    return ((size[0] - 1) / max(1, width - 1), (size[1] - 1) / max(1, height - 1))
 
 
 def _draw_boxes(canvas: Image.Image, item: GalleryItem, scale: tuple[float, float]) -> _Outcome:
@@ -269,3 +279,44 @@ def pick_examples(truth: Sequence[ImageTruth], count: int) -> tuple[int, ...]:
     if count >= len(truth):
         return tuple(range(len(truth)))
     return tuple(number * len(truth) // count for number in range(count))
+
+
+def render_answer(
+    picture: Image.Image, detections: Sequence[Detection], caption: str, failure: str | None = None
+) -> Image.Image:
+    """The picture with every box of an answer, its description and its score, where nothing is known of the truth.
+
+    Boxes are in pixels of `picture`, which is drawn smaller or larger where its size needs that; a colour stands for a
+    description. Below it stand how many boxes there are, the `failure` of an answer that does not parse, and `caption`.
+    """
+    width, height = picture.size
+    longest = max(width, height)
+    scale = min(max(longest, _LEAST_SIDE), _MOST_SIDE) / longest
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    scales = _edge_scales(size, picture.size)
+    pen, placed = ImageDraw.Draw(canvas), list[Box]()
+    kinds = list(dict.fromkeys(found.desc for found in detections))
+    shown = [(found, _scaled(found.box, scales), KINDS[kinds.index(found.desc) % len(KINDS)]) for found in detections]
+    for _, box, color in shown:
+        _solid(pen, box, color)
+    for found, box, color in shown:
+        _label(pen, box, f"{plain(found.desc, _LABEL_LETTERS)} {found.score:.2f}", color, placed)
+    return _with_caption(canvas, plain(caption), len(shown), failure)
+
+
+def _with_caption(canvas: Image.Image, caption: str, boxes: int, failure: str | None) -> Image.Image:
+    page = Image.new("RGB", (max(canvas.width, _LEAST_SIDE), canvas.height + _BAND), _CARD)
+    page.paste(canvas, ((page.width - canvas.width) // 2, 0))
+    pen, font = ImageDraw.Draw(page), load_font(12)
+    left = f"{boxes} object{'' if boxes == 1 else 's'}"
+    fault = "" if failure is None else f"does not parse: {failure}"
+    x, y = 8.0, canvas.height + _BAND / 2
+    for text, color in ((left, _INK), (fault, WRONG)):
+        pen.text((x, y), text, fill=color, font=font, anchor="lm")
+        x += (pen.textlength(text, font=font) + 16) if text else 0
+    letters = len(caption)
+    while letters > 1 and pen.textlength(_shortened(caption, letters), font=font) > page.width - x - 8:
+        letters -= 1
+    pen.text((x, y), _shortened(caption, letters), fill=_FAINT, font=font, anchor="lm")
+    return page
