@@ -7,6 +7,7 @@ over them, and what was left out. A picture that cannot be drawn is named, and c
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -79,7 +80,7 @@ def write_gallery(
             part = Part(f"{number:02}-{source.kind}", _name(source.path, place), source, len(answers))
             parts.append(part)
             for batch in range(0, len(answers), SHEET_IMAGES):
-                entries += _draw_sheet(writer, part, answers[batch : batch + SHEET_IMAGES])
+                entries += _draw_sheet(writer, part, answers[batch : batch + SHEET_IMAGES], wanted.order)
                 done += len(answers[batch : batch + SHEET_IMAGES])
                 if progress is not None:
                     progress(done, total)
@@ -92,9 +93,9 @@ def write_gallery(
     return page
 
 
-def _draw_sheet(writer: _Writer, part: Part, answers: tuple[Shown, ...]) -> Iterator[Entry]:
+def _draw_sheet(writer: _Writer, part: Part, answers: tuple[Shown, ...], order: Order) -> Iterator[Entry]:
     """The pictures of up to `SHEET_IMAGES` answers, each alone and all on one sheet."""
-    drawn = list[tuple[Shown, GalleryItem]]()
+    drawn: list[tuple[Shown, GalleryItem]] = []
     for answer in answers:
         try:
             item = _item(part.source, answer)
@@ -111,7 +112,8 @@ def _draw_sheet(writer: _Writer, part: Part, answers: tuple[Shown, ...]) -> Iter
     if drawn:
         first, last = part.drawn + 1, part.drawn + len(drawn)
         part.drawn = last
-        title = f"{part.name[-_TITLE_NAME:]} · {part.source.kind} · {first} to {last} of {len(part.source.answers)}"
+        words = "worst first" if order == "worst" else "as in the files"
+        title = f"{part.name[-_TITLE_NAME:]} · {part.source.kind} · {words} · {first} to {last}"
         sheet = f"{SHEETS}/{part.key}-{len(part.sheets) + 1:02}.png"
         writer.write(sheet, render_gallery([item for _, item in drawn], title=title))
         part.sheets.append(sheet)
@@ -120,7 +122,7 @@ def _draw_sheet(writer: _Writer, part: Part, answers: tuple[Shown, ...]) -> Iter
 def _item(source: Source, answer: Shown) -> GalleryItem:
     """Raises one of `PICTURE_FAULTS`, among them `PictureError`, where there is no picture to draw on."""
     if source.unknown is not None and not answer.image.is_absolute():
-        raise ValueError(source.unknown)
+        raise EvaluationError(source.unknown)
     picture = read_picture(answer.image, (answer.truth.width, answer.truth.height)).image
     return GalleryItem(picture, answer.truth, answer.prediction, _caption(answer), answer.judgement)
 
@@ -133,7 +135,7 @@ def _caption(answer: Shown) -> str:
 
 def _why(answer: Shown, error: BaseException) -> str:
     where = "" if answer.image.is_absolute() or not isinstance(error, PictureError) else " (from the current folder)"
-    named = str(error) if isinstance(error, PictureError) else f"{answer.image} cannot be drawn ({error})"
+    named = str(error) if isinstance(error, PictureError | EvaluationError) else f"{answer.image}: {error}"
     return f"{answer.place}: {named}{where}"
 
 
@@ -144,7 +146,7 @@ def _undrawable(page: Page) -> str:
 
 
 def _name(path: Path, place: Path) -> str:
-    return path.name if path == place else str(path.relative_to(place))
+    return os.path.basename(os.path.abspath(path)) if path == place else str(path.relative_to(place))
 
 
 def _clear(folder: Path) -> None:

@@ -93,9 +93,10 @@ def write_page(folder: Path, page: Page) -> Path:
     )
     environment.filters |= {"number": render_number, "plain": plain, "rgb": _rgb}
     ranks = {entry: rank for rank, entry in enumerate(page.ranked)}
-    rows = [_row(entry, place, ranks[entry]) for place, entry in enumerate(page.entries)]
-    if page.order == "worst":
-        rows.sort(key=lambda row: row["rank"])
+    filed = (answer for part in page.parts for answer in part.source.answers)
+    places = {answer: place for place, answer in enumerate(filed)}
+    rows = [_row(entry, places[entry.answer], ranks[entry]) for entry in page.entries]
+    rows.sort(key=lambda row: row["rank" if page.order == "worst" else "place"])
     text = environment.get_template(f"{PAGE_NAME}.jinja").render(
         page=page,
         rows=rows,

@@ -121,7 +121,7 @@ def _find(place: Path) -> dict[Path, Kind]:
     found: dict[Path, Kind] = {}
     for folder, below, names in os.walk(place, onerror=_refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        dumps = Path(folder).resolve().name == FOLDER
+        dumps = os.path.basename(os.path.abspath(folder)) == FOLDER
         for name in sorted(names):
             kind = _kind_of(name, dumps=dumps)
             if kind is not None:
@@ -188,7 +188,8 @@ def _dumps(mode: Mode, folder: Path, paths: Sequence[Path]) -> Source:
     """The dumps of one mode in a run's folder of them."""
     root, unknown = Path(), None
     try:
-        root = image_root(folder.parent, mode)
+        # The folder may be the current one, or a link: the manifest lies beside it by name.
+        root = image_root(Path(os.path.abspath(folder)).parent, mode)
     except EvaluationError as error:
         unknown = str(error)
     rollouts = ((path, number, found) for path in paths for number, found in enumerate(read_rollouts(path), 1))

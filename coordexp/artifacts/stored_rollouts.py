@@ -67,14 +67,12 @@ def image_root(run: Path, mode: str) -> Path:
     Raises `EvaluationError` where the run's manifest does not say it.
     """
     where = run / MANIFEST_NAME
-    try:
-        data = read_run_manifest(run)["data"]
-    except FileNotFoundError as error:
+    if not where.is_file():
         raise EvaluationError(
             f"{where} is not there, which says where the images of its {FOLDER}/ lie; put it back beside that folder"
-        ) from error
-    except OSError as error:
-        raise EvaluationError(f"{where} cannot be read ({error.strerror})") from error
+        )
+    try:
+        data = read_run_manifest(run)["data"]
     except (ContractFileError, ContractViolation) as error:
         raise EvaluationError(f"{where} is no run manifest of this version: {error}") from error
     if _ROLES[mode] not in data:

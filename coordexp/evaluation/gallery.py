@@ -231,7 +231,8 @@ def _draw_caption(pen: ImageDraw.ImageDraw, item: GalleryItem, corner: tuple[int
         pen.text((x, y), text, fill=color if number else _FAINT, font=load_font(14))
         x += pen.textlength(text, font=load_font(14)) + 18
     if item.prediction.parse.failure is not None:
-        pen.text((x, y + 2), f"does not parse: {item.prediction.parse.failure}", fill=WRONG, font=load_font(11))
+        fault = plain(item.prediction.parse.failure, _LABEL_LETTERS)
+        pen.text((x, y + 2), f"does not parse: {fault}", fill=WRONG, font=load_font(11))
 
 
 def _draw_header(pen: ImageDraw.ImageDraw, title: str, *, partial: bool, stated: bool) -> None:
