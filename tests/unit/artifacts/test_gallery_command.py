@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from coordexp.artifacts.files import write_json_lines
-from coordexp.evaluation.gallery import CLOSE, LOOSE, MISSED, WRONG
+from coordexp.evaluation.gallery import CLOSE, FOUND, IGNORED, LOOSE, MISSED, WRONG
 from coordexp.evaluation.plain_text import plain
 from coordexp.spec import check
 from tests.plugins.left import EVAL, MATCHED, SCORED, SOURCES, TRAIN, Cards, counts, of_kind, told
@@ -74,14 +74,11 @@ def test_what_a_dump_states_is_drawn_and_not_matched_again(left: Left) -> None:
     assert left.draw("--order", "file", place=left.folder / EVAL) == 0
     card = left.page("rollouts/gallery").cards[0]
     assert counts(card) == (1, 1, 1) and "1 not scored, F1 0.5000" in card["text"]
-    for words in (
-        "matched cat IoU 0.31, annotated as ox",
-        "not scored emu",
-        "wrong dog",
-        "missed dog",
-        "dropped [1, 2]",
-    ):
-        assert words in " ".join(card["text"].split()), words
+    fates = "matched cat IoU 0.31, annotated as ox", "not scored emu", "wrong dog", "missed dog", "dropped [1, 2]"
+    assert all(words in " ".join(card["text"].split()) for words in fates)
+    with Image.open(left.folder / "rollouts/gallery/sheets/01-eval-01.png") as sheet:
+        first = dict((colour, count) for count, colour in sheet.crop((16, 100, 400, 484)).getcolors(1 << 24))
+    assert all(first.get(colour, 0) > 100 for colour in (LOOSE, IGNORED, WRONG, MISSED, FOUND)) and CLOSE not in first
 
 
 @pytest.mark.invariant("EVAL-078")
