@@ -135,7 +135,9 @@ def _caption(answer: Shown) -> str:
 
 def _why(answer: Shown, error: BaseException) -> str:
     where = "" if answer.image.is_absolute() or not isinstance(error, PictureError) else " (from the current folder)"
-    named = str(error) if isinstance(error, PictureError | EvaluationError) else f"{answer.image}: {error}"
+    named = (
+        str(error) if isinstance(error, PictureError | EvaluationError) else f"{answer.image} cannot be drawn: {error}"
+    )
     return f"{answer.place}: {named}{where}"
 
 

@@ -156,17 +156,20 @@ def _greedy(answers: StoredAnswers) -> Iterator[Shown]:
 def _sampled(answers: StoredAnswers) -> Iterator[Shown]:
     for number, line in enumerate(answers.lines):
         for place, sample in enumerate(answers.samples):
-            stored = line["samples"][place]
-            # Which fault it has first is not stored.
-            unnamed = replace(sample[number], parse=replace(sample[number].parse, failure=None))
-            fault = None if stored["strict"] else "truncated" if stored["truncated"] else "not well-formed"
-            yield _answer(answers, number, unnamed, (stored["text"], fault, place + 1))
+            parsed = sample[number].parse
+            fault = None if parsed.strict else "truncated" if parsed.truncated else "not well-formed"
+            # Which fault it has first is not stored, so the picture names none.
+            unnamed = replace(sample[number], parse=replace(parsed, failure=None))
+            yield _answer(answers, number, unnamed, (line["samples"][place]["text"], fault, place + 1))
 
 
 def _answer(
-    answers: StoredAnswers, number: int, prediction: ImagePrediction, told: tuple[str, str | None, int | None]
+    answers: StoredAnswers, number: int, prediction: ImagePrediction, told: tuple[str | None, str | None, int | None]
 ) -> Shown:
-    """The answer to image `number`, judged in the pixels of its report; `told` is text, fault and sample."""
+    """The answer to image `number`, judged in the pixels of its report; `told` is text, fault and sample.
+
+    Boxes that were made elsewhere have no text.
+    """
     text, fault, sample = told
     judgement = judge_image(answers.truth[number], prediction.detections)
     truth, prediction = on_shown_image(answers.truth[number], prediction)
@@ -177,8 +180,8 @@ def _answer(
         truth=truth,
         prediction=prediction,
         judgement=judgement,
-        text=text,
-        letters=len(text),
+        text=text or "",
+        letters=len(text or ""),
         fault=fault,
         sample=sample,
     )
