@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StoredAnswers:
-    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files) and each of `samples` follow them."""
+    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files), each of `samples`, and `lines` (as
+    the file has them) follow them.
+    """
 
     path: Path
     truth: tuple[ImageTruth, ...]
     predictions: tuple[ImagePrediction, ...]
     images: tuple[Path, ...]
     samples: tuple[tuple[ImagePrediction, ...], ...] = ()
+    lines: tuple[Mapping[str, Any], ...] = ()
 
     def chosen(self, places: Sequence[int]) -> StoredAnswers:
         """The same, of the images at these places alone, in their order."""
@@ -42,6 +45,7 @@ class StoredAnswers:
             predictions=tuple(self.predictions[at] for at in places),
             images=tuple(self.images[at] for at in places),
             samples=tuple(tuple(sample[at] for at in places) for sample in self.samples),
+            lines=tuple(self.lines[at] for at in places) if self.lines else (),
         )
 
 
@@ -79,6 +83,7 @@ def read_answers(path: Path) -> StoredAnswers:
         tuple(_prediction(line) for line in lines),
         tuple(Path(line["image"]) for line in lines),
         tuple(tuple(_sample(line, number) for line in lines) for number in range(max(counts, default=0))),
+        tuple(lines),
     )
 
 
