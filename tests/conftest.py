@@ -21,6 +21,7 @@ if (Path(__file__).parent / "plugins" / "models.py").is_file():
         "tests.plugins.launches",
         "tests.plugins.demo",
         "tests.plugins.exported",
+        "tests.plugins.left",
     ]
 
 _TOLERATED = [HealthCheck.too_slow, HealthCheck.data_too_large]

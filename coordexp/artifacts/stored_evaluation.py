@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StoredAnswers:
-    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files) and each of `samples` follow them.
-
-    `written` and each of `sampled` are what stands of the answers themselves, which is kept and not read.
+    """The lines of a predictions.jsonl; `truth`, `predictions`, `images` (files), each of `samples`, and `lines` (as
+    the file has them) follow them.
     """
 
     path: Path
@@ -37,9 +36,25 @@ class StoredAnswers:
     predictions: tuple[ImagePrediction, ...]
     images: tuple[Path, ...]
     samples: tuple[tuple[ImagePrediction, ...], ...] = ()
-    written: tuple[WrittenAnswer, ...] = ()
-    sampled: tuple[tuple[WrittenAnswer, ...], ...] = ()
-    score_mode: ScorePolicy = "given"
+    lines: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def score_mode(self) -> ScorePolicy:
+        """Where the scores come from, as all lines say; files of before do not say it."""
+        mode: ScorePolicy = self.lines[0].get("score_mode", "given")
+        return mode
+
+    @property
+    def written(self) -> tuple[WrittenAnswer, ...]:
+        """What stands of the answers themselves, which is kept and not read."""
+        return tuple(map(_written, self.lines))
+
+    @property
+    def sampled(self) -> tuple[tuple[WrittenAnswer, ...], ...]:
+        """The same of the sampled answers."""
+        return tuple(
+            tuple(_written(line["samples"][number]) for line in self.lines) for number in range(len(self.samples))
+        )
 
     def chosen(self, places: Sequence[int]) -> StoredAnswers:
         """The same, of the images at these places alone, in their order."""
@@ -49,8 +64,7 @@ class StoredAnswers:
             predictions=tuple(self.predictions[at] for at in places),
             images=tuple(self.images[at] for at in places),
             samples=tuple(tuple(sample[at] for at in places) for sample in self.samples),
-            written=tuple(self.written[at] for at in places),
-            sampled=tuple(tuple(sample[at] for at in places) for sample in self.sampled),
+            lines=tuple(self.lines[at] for at in places) if self.lines else (),
         )
 
 
@@ -85,16 +99,13 @@ def read_answers(path: Path) -> StoredAnswers:
     modes = {line.get("score_mode", "given") for line in lines}
     if len(modes) > 1:
         raise EvaluationError(f"{path}: its lines have scores of several kinds: {', '.join(sorted(modes))}")
-    drawn = range(max(counts, default=0))
     return StoredAnswers(
         path,
         tuple(_truth(line) for line in lines),
         tuple(_prediction(line) for line in lines),
         tuple(Path(line["image"]) for line in lines),
-        tuple(tuple(_sample(line, number) for line in lines) for number in drawn),
-        tuple(_written(line) for line in lines),
-        tuple(tuple(_written(line["samples"][number]) for line in lines) for number in drawn),
-        modes.pop(),
+        tuple(tuple(_sample(line, number) for line in lines) for number in range(max(counts, default=0))),
+        tuple(lines),
     )
 
 

@@ -85,6 +85,10 @@ def cook_image(job: ImageJob) -> ImageOutcome:
         shutil.copyfile(job.source, target)
         return ImageOutcome(target, ("image_copied",))
     target = job.stem.with_name(job.stem.name + ".png")
-    image = picture.image.resize(job.cooked, Image.Resampling.BICUBIC) if resized else picture.image
-    image.save(target, format="PNG", compress_level=1)
+    resize_image(picture.image, job.cooked).save(target, format="PNG", compress_level=1)
     return ImageOutcome(target, ("image_resized" if resized else "image_reencoded", *picture.adjustments))
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image at the size it is cooked to; as it is where it has that size."""
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

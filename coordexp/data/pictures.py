@@ -1,8 +1,8 @@
 """The one reader of image files: a file and the size that is declared for it in, RGB of 8 bits a channel out.
 
 Cooking, checking, training, rollout requests and galleries ask here, so that all see the same pixels: transparency laid
-on white, EXIF orientations as the declared size decides, the first frame. What cannot be read soundly is refused by
-name, never guessed at. Contract ids: DATA-030..DATA-036.
+on white, EXIF orientations as the declared size decides (all, where none is declared), the first frame. What cannot be
+read soundly is refused by name, never guessed at. Contract ids: DATA-030..DATA-036, EVAL-071.
 """
 
 from __future__ import annotations
@@ -150,14 +150,17 @@ class _Facts:
     frames: bool
 
 
-def read_picture(path: Path, declared: tuple[int, int], exif: ExifPolicy | None = None) -> Picture:
+def read_picture(path: Path, declared: tuple[int, int] | None, exif: ExifPolicy | None = None) -> Picture:
     """The picture in the file, whose width and height are `declared`. Raises `PictureError`.
 
-    `exif` decides an EXIF orientation that the declared size does not: without it, that is refused.
+    `exif` decides an EXIF orientation that the declared size does not: without it, that is refused. Where None is
+    declared, it is the picture as viewers show it, every orientation applied.
     """
     with _stream(path) as stream:
         opened, facts = _open(stream, path)
         orientation = _load(opened, facts, path)
+        if declared is None:
+            declared, exif = _displayed(facts.stored, orientation), "apply"
         turn = _choose_turn(path, (facts.stored, orientation), declared, exif)
         flat = _turned(_as_rgb(opened, facts), facts, (orientation, turn))
     if flat.size != declared:
@@ -300,7 +303,7 @@ def _choose_turn(
         hint = ", as if the two were exchanged" if stored[::-1] == declared else ""
         words = f"has {_sized(stored)} pixels, and its width and height are declared as {_sized(declared)}{hint}"
         raise PictureError("size_mismatch", path, words, _SIZE_REMEDY)
-    displayed = stored[::-1] if orientation in _SIDEWAYS else stored
+    displayed = _displayed(stored, orientation)
     sizes = (
         f"has {_sized(stored)} pixels as stored and {_sized(displayed)} as displayed (EXIF orientation {orientation})"
     )
@@ -313,6 +316,10 @@ def _choose_turn(
         words = f"{sizes}: the declared {_sized(declared)} fits both, so which of them the boxes belong to is not known"
         raise PictureError(UNDECIDED, path, words, _EXIF_REMEDY)
     return exif == "apply"
+
+
+def _displayed(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return stored[::-1] if orientation in _SIDEWAYS else stored
 
 
 def _load(opened: Image.Image, facts: _Facts, path: Path) -> int:

@@ -84,10 +84,14 @@ def main(argv: list[str] | None = None) -> int:
             for line in dry_run(config):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             return 0
+        from coordexp.training.process_group import end_process_group
+
         log_progress()
         run = TRAINERS[config.custom.trainer_variant](config)
     except INPUT_ERRORS as error:
         return refuse(console, error)
+    # After a failure the other ranks may wait in a collective: the launcher ends them.
+    end_process_group()
     console.print(f"weights: {run.checkpoint}", highlight=False, soft_wrap=True)
     return 0
 

@@ -136,7 +136,7 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     encoder = build_encoder(load_processor(job.checkpoint), job.encoding)
     check_images(encoder, records)
     check_recorded_vocabulary(job.checkpoint, encoder.tokenizer)
-    check_coord_ids(job, encoder.coords, whole.rows)
+    check_coord_ids(job.checkpoint, job.coord_ids, encoder.coords, whole.rows)
     model = load_merged_model(job.checkpoint, job.torch_dtype, job.attn_impl)
     backend = HfBackend(
         model,
@@ -148,29 +148,35 @@ def evaluate_checkpoint(job: EvaluationJob, progress: Progress | None = None) ->
     return evaluate_model(backend, encoder, records, job.generation, progress, annotations)
 
 
-def check_coord_ids(job: EvaluationJob, coords: CoordVocab, rows: int) -> None:
-    """Raise `EvaluationError` unless the tokenizer's coord ids are rows of the model, and those that were trained."""
+def check_coord_ids(checkpoint: Path, trained: tuple[int, int] | None, coords: CoordVocab, rows: int) -> None:
+    """Raise `EvaluationError` unless the tokenizer's coord ids are rows of the model, and the ones that were trained,
+    where the configuration names those.
+    """
     found = (coords.first, coords.ids[-1])
     if found[1] >= rows:
         raise EvaluationError(
-            f"{job.checkpoint}: its tokenizer's coord tokens end at {found[1]}, and the model has {rows} rows; "
+            f"{checkpoint}: its tokenizer's coord tokens end at {found[1]}, and the model has {rows} rows; "
             "evaluate a checkpoint with the tokenizer that it was trained with"
         )
-    if job.coord_ids is not None and job.coord_ids != found:
+    if trained is not None and trained != found:
         raise EvaluationError(
-            f"{job.checkpoint}: its tokenizer's coord tokens are {found[0]}..{found[1]}, and the configuration's "
-            f"custom.coord_offset.ids says {job.coord_ids[0]}..{job.coord_ids[1]}; give the configuration that trained "
+            f"{checkpoint}: its tokenizer's coord tokens are {found[0]}..{found[1]}, and the configuration's "
+            f"custom.coord_offset.ids says {trained[0]}..{trained[1]}; give the configuration that trained "
             "the checkpoint, or correct the range"
         )
 
 
-def load_merged_model(checkpoint: Path, torch_dtype: str, attn_impl: str) -> Qwen3VLForConditionalGeneration:
-    """A whole Qwen3-VL checkpoint in eval mode; an adapter or an unreadable folder raises `EvaluationError`."""
+def load_merged_model(
+    checkpoint: Path, torch_dtype: str, attn_impl: str, device: str | None = None
+) -> Qwen3VLForConditionalGeneration:
+    """A whole Qwen3-VL checkpoint in eval mode on `device` (the GPU, or the CPU where there is none); an adapter or an
+    unreadable folder raises `EvaluationError`.
+    """
     register_segments()
     model = _loaded(
         checkpoint, Qwen3VLForConditionalGeneration, dtype=getattr(torch, torch_dtype), attn_implementation=attn_impl
     )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _loaded(checkpoint: Path, kind: Any, **options: Any) -> Any:

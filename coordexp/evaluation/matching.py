@@ -7,6 +7,7 @@ not scored, regions and categories that nobody looked for, counts neither way (E
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,31 @@ if TYPE_CHECKING:
 
 REGION_COVERAGE = 0.5
 """Lowest share of a prediction's own area inside a region at which the region stands for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of an image's predictions: with whom each is matched, and the numbers of those that count neither
+    way. All others are false positives.
+    """
+
+    matches: tuple[Match, ...]
+    ignored: frozenset[int] = frozenset()
+
+    def count(self, objects: int, predictions: int) -> MatchCounts:
+        """TP, FP and FN of so many annotated objects and predictions."""
+        pairs, aside = len(self.matches), len(self.ignored)
+        return MatchCounts(pairs, predictions - pairs - aside, objects - pairs, aside)
+
+
+def judge_image(image: ImageTruth, predictions: Sequence[Detection]) -> Judgement:
+    """What became of each of `predictions`; those in a region, or of a category that nobody looked for, count neither
+    way.
+    """
+    matches = match_image(image.objects, predictions)
+    aside = {number for number, one in enumerate(predictions) if not scored_predictions(image, [one])}
+    inside = ignored_predictions(predictions, image.ignore, {match.prediction for match in matches})
+    return Judgement(matches, inside | aside)
 
 
 def match_image(

@@ -14,9 +14,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.dump_files import Cadence, DumpBounds, DumpFiles
+from coordexp.artifacts.stored_rollouts import EVAL, FILE_NAMES, TRAIN
 from coordexp.rollout.seeding import evaluation_seed_base
 from coordexp.spec import check
-from coordexp.training.rollout_dump import EVAL, FILE_NAMES, TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordexp.artifacts.dump_files import Cadence, DumpBounds, DumpFiles
+from coordexp.artifacts.stored_rollouts import EVAL, FALSE, FILE_NAMES, FOLDER, IGNORED, MATCHED, SECTION, TRAIN
 from coordexp.coordjson import DroppedObject
 from coordexp.data.regions import read_scope
-from coordexp.evaluation.matching import ignored_predictions, match_image, scored_predictions
+from coordexp.evaluation.matching import judge_image
 from coordexp.spec import check
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from coordexp.metrics.accumulator import State
     from coordexp.rollout.types import RolloutOutput
     from coordexp.training.rollout_metrics import TrainedRollout
-
-FOLDER = "rollouts"
-SECTION = "rollout_matching.monitor_dump"
-TRAIN, EVAL = "train", "eval"
-IGNORED = "ignored"
-FILE_NAMES = {TRAIN: "step_{:06}.jsonl", EVAL: "eval_{:06}.jsonl"}
-"""Name of an event's file, by its mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +129,9 @@ class RolloutDump:
             if isinstance(element, DroppedObject):
                 yield {"fate": element.reason, "excerpt": element.excerpt}
                 continue
-            line = {"fate": IGNORED if number in answer.ignored else "fp", **self._object(element.item)}
+            line = {"fate": IGNORED if number in answer.ignored else FALSE, **self._object(element.item)}
             if number in matches:
-                line |= {"fate": "matched", "truth": matches[number].truth, "iou": min(1.0, matches[number].iou)}
+                line |= {"fate": MATCHED, "truth": matches[number].truth, "iou": min(1.0, matches[number].iou)}
             number += 1
             yield line
 
@@ -150,7 +144,5 @@ class RolloutDump:
 
 def _judged(record: Record, output: RolloutOutput, truth: ImageTruth, found: ImagePrediction) -> Answer:
     """An answer of an evaluation, as the evaluation judges it."""
-    matches = match_image(truth.objects, found.detections)
-    aside = {number for number, one in enumerate(found.detections) if not scored_predictions(truth, [one])}
-    inside = ignored_predictions(found.detections, truth.ignore, {match.prediction for match in matches})
-    return Answer(record, output, found.parse, matches, frozenset(aside | inside))
+    judged = judge_image(truth, found.detections)
+    return Answer(record, output, found.parse, judged.matches, judged.ignored)

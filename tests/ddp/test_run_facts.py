@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.ddp, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
-# Runs the trainer's command and says, a line a call, which rank hashed or wrote what.
+# Runs the trainer's command and says, a line a call, which rank hashed or wrote what, and which threads Gloo has.
 WITNESS = """
 import os, sys
 from pathlib import Path
@@ -39,7 +39,24 @@ for module, name in ((run_manifest, "hash_file"), (manifest, "write_run_manifest
                      (run_inputs, "find_record_files")):
     witnessed(module, name)
 from coordexp.entrypoints.train import main
-sys.exit(main(sys.argv[1:]))
+from coordexp.training import stage1
+
+def count_threads(when):
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    with open({log!r}, "a") as stream:
+        stream.write(f"{{os.environ['RANK']}} {{when}}:{{sum('gloo' in name for name in names)}}\\n")
+
+train_to_end = stage1.train_to_end
+
+def counted(trainer):
+    run = train_to_end(trainer)
+    count_threads("trained")
+    return run
+
+stage1.train_to_end = counted
+code = main(sys.argv[1:])
+count_threads("ended")
+sys.exit(code)
 """
 
 
@@ -169,3 +186,12 @@ def test_rank_0_alone_hashes_and_writes_and_each_line_is_judged_once(told: dict[
     for rank in ("0", "1"):
         assert calls.count((rank, "check_line")) == 14 + 3
         assert calls.count((rank, "find_record_files")) == 1
+
+
+@pytest.mark.invariant("TRAIN-084")
+def test_no_thread_of_the_process_group_outlives_the_run(told: dict[str, Any]) -> None:
+    """One that frees a tensor while the interpreter ends aborts a rank that has trained to its end."""
+    counted = dict(line.split()[1].split(":") for line in told["witness"] if ":" in line)
+    ranks = sorted(line for line in told["witness"] if "ended:" in line)
+    assert int(counted["trained"]) > 0, "the group has threads while the trainer is there"
+    assert ranks == ["0 ended:0", "1 ended:0"]

@@ -1,38 +1,33 @@
-"""vLLM opens what a run with coord offsets exports, and answers as transformers does."""
+"""vLLM opens each whole folder of a run with coord offsets, saved or exported, and answers as transformers does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from coordexp.config import load_config
 from coordexp.encode.prompts import render_prompt
+from coordexp.encode.whole_model import check_whole_model
 from coordexp.entrypoints.export import main as export
+from tests.plugins.exported import Trained
 from tests.plugins.folder_readers import transformers_answers, vllm_answers
-from tests.plugins.stage2 import EARLY
-
-if TYPE_CHECKING:
-    from tests.plugins.stage1 import Stage1Kit
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(400), pytest.mark.xdist_group("exported_folder")]
 TEXT = render_prompt("desc_first", "sorted").user
 
 
 @pytest.mark.invariant("BRIDGE-016")
-def test_vllm_answers_from_an_exported_folder_as_transformers_does(stage1_kit: Stage1Kit, tmp_path: Path) -> None:
-    from coordexp.training.stage1 import run_stage1
-
-    path = stage1_kit.write(
-        "exported_to_vllm",
-        model={"model": str(EARLY)},
-        tuner={"tuner_type": "lora", "lora_rank": 4},
-        custom={"coord_offset": {"enabled": True, "tie_head": False, "embed_lr": 0.02, "head_lr": 0.02}},
-    )
-    out = tmp_path / "whole"
-    assert export([str(run_stage1(load_config(path)).checkpoint), "--out", str(out)]) == 0
-    pictures = sorted((stage1_kit.train.parent / "images").glob("*.png"))[:14]
-    (found,) = vllm_answers([out], pictures, TEXT, tmp_path / "engine")
-    assert found == transformers_answers(out, pictures, TEXT)
-    assert len({tuple(answer) for answer in found}) > len(found) // 2, "answers are about the pictures"
+def test_vllm_answers_from_a_whole_folder_as_transformers_does(
+    trained: Callable[[str], Trained], tmp_path: Path
+) -> None:
+    """A tied and an untied one as training saves them, and one that was exported from an adapter and its offsets."""
+    folders = [trained("full-offsets").final, trained("full-own-head").final, tmp_path / "whole"]
+    assert export([str(trained("dora-own-head").run), "--out", str(folders[-1])]) == 0
+    assert [check_whole_model(folder).tied for folder in folders] == [True, False, False]
+    pictures = sorted(trained("full-offsets").pictures[0].parent.glob("*.png"))[:14]
+    found = vllm_answers(folders, pictures, TEXT, tmp_path / "engine")
+    for folder, answers in zip(folders, found, strict=True):
+        assert answers == transformers_answers(folder, pictures, TEXT), folder
+        assert len({tuple(answer) for answer in answers}) > len(answers) // 2, "answers are about the pictures"
+    assert found[0] != found[1] != found[2], "three models"
