@@ -20,6 +20,7 @@ from coordexp.artifacts.folders import FolderError
 from coordexp.coordjson import describe_failure
 from coordexp.data.pictures import read_picture
 from coordexp.evaluation.coco import file_box, ranked_predictions
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.detections import on_shown_image
 from coordexp.evaluation.gallery import GalleryItem, pick_examples, render_gallery
 from coordexp.evaluation.plain_text import plain
@@ -113,6 +114,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: EvaluatedFiles
     return write_content(folder, content)
 
 
+@without_collecting()
 def write_content(folder: Path, content: EvaluationContent) -> Path:
     """Write the files of an evaluation, whoever answered, into `folder` and return it."""
     lines = b"".join(render_json_line(check("evaluation-prediction", line)) for line in _lines(content))

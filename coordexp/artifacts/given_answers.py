@@ -29,6 +29,7 @@ from coordexp.data.records import read_records
 from coordexp.evaluation.annotated import AnnotatedSet, read_all_annotations, read_annotations
 from coordexp.evaluation.ceiling import add_ceiling
 from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.detections import build_truth, in_truth_pixels, on_shown_image
 from coordexp.evaluation.elsewhere import predictions_of
 from coordexp.evaluation.report import EvaluationError, evaluate_detections
@@ -65,6 +66,7 @@ class GivenAnswers:
             raise EvaluationError(f"the limit must be at least 1, got {self.limit}")
 
 
+@without_collecting()
 def score_given(given: GivenAnswers) -> EvaluationContent:
     """The evaluation of `given`, its report with a ceiling where there are records. Raises as the module says."""
     content = read_bytes(given.predictions, FORM)

@@ -14,6 +14,7 @@ from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME, W
 from coordexp.artifacts.files import read_json_lines
 from coordexp.coordjson import NO_CUT, DroppedObject, ParsedRollout
 from coordexp.data.regions import IgnoreRegion
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.types import Box, Detection, FileImage, FileRow, ImagePrediction, ImageTruth
 from coordexp.spec import ContractFileError, ContractViolation, check, read_json
@@ -90,6 +91,7 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
     return StoredEvaluation(folder, report, read_answers(folder / PREDICTIONS_NAME))
 
 
+@without_collecting()
 def read_answers(path: Path) -> StoredAnswers:
     """The lines of a predictions.jsonl. Raises `EvaluationError` with file and line."""
     lines = _read_lines(path)

@@ -15,6 +15,7 @@ import numpy as np
 
 from coordexp.coords.codec import bin_to_pixel, pixel_to_bin
 from coordexp.evaluation.coco import evaluate_fast
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.detections import build_truth, in_truth_pixels, rescale
 from coordexp.evaluation.matching import count_matches, scored_predictions
 from coordexp.evaluation.types import IOU_THRESHOLD, Ceiling, ImagePrediction, MatchCounts
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SUMMARY_NAMES = ("mAP", "mAP50", "mAP75")
 
 
+@without_collecting()
 def add_ceiling(report: DetectionReport, truth: Sequence[ImageTruth], records: Sequence[Record]) -> DetectionReport:
     """`report`, on the images of `truth`, with the ceiling of the whole and of each split; `records[i]` is what the
     model was taught for `truth[i]`.

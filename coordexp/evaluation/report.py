@@ -12,6 +12,7 @@ from typing import Any
 
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import engine_version, evaluate_coco
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches, scored_predictions
 from coordexp.evaluation.measures import ImageMeasures, MeasureTally, measure_image
@@ -45,6 +46,7 @@ class EvaluationError(ValueError):
     """Ground truth and predictions that do not belong together."""
 
 
+@without_collecting()
 def evaluate_detections(
     ground_truth: Sequence[ImageTruth],
     predictions: Sequence[ImagePrediction],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from coordexp.evaluation.ceiling import add_ceiling
 from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import (
     ScoreMode,
@@ -157,6 +158,7 @@ def evaluate_model(
     )
 
 
+@without_collecting()
 def score_outputs(
     parser: RolloutParser,
     truth: Sequence[ImageTruth],
