@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,16 +65,32 @@ def render_json_line(value: Mapping[str, Any]) -> bytes:
 def read_json_lines(path: Path) -> list[Any]:
     """The values of a file of JSON lines; raises `ValueError` with file and line for one that is no JSON.
 
-    Lines end at a line feed alone: a text may hold other ends of lines as they are.
+    Lines end at a line feed alone: a text may hold other ends of lines as they are. NaN and infinities are no JSON.
     """
     values = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line:
+            # A function of one's own for every float takes as long as all the rest.
+            careful = _finite if _MAY_OVERFLOW.search(line) else None
             try:
-                values.append(json.loads(line))
+                values.append(json.loads(line, parse_constant=_refuse_constant, parse_float=careful))
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: no JSON: {error}") from error
     return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is larger than any number here can be")
+    return value
 
 
 def _encode(document: str) -> bytes:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME
+from coordexp.artifacts.evaluation_files import PREDICTIONS_NAME, REPORT_NAME, WrittenAnswer
 from coordexp.artifacts.files import read_json_lines
 from coordexp.coordjson import NO_CUT, DroppedObject, ParsedRollout
 from coordexp.data.regions import IgnoreRegion
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.types import Box, Detection, FileImage, FileRow, ImagePrediction, ImageTruth
 from coordexp.spec import ContractFileError, ContractViolation, check, read_json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordexp.coordjson.rollout_types import Failure
+    from coordexp.evaluation.types import ScorePolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,24 @@ class StoredAnswers:
     images: tuple[Path, ...]
     samples: tuple[tuple[ImagePrediction, ...], ...] = ()
     lines: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def score_mode(self) -> ScorePolicy:
+        """Where the scores come from, as all lines say; files of before do not say it."""
+        mode: ScorePolicy = self.lines[0].get("score_mode", "given")
+        return mode
+
+    @property
+    def written(self) -> tuple[WrittenAnswer, ...]:
+        """What stands of the answers themselves, which is kept and not read."""
+        return tuple(map(_written, self.lines))
+
+    @property
+    def sampled(self) -> tuple[tuple[WrittenAnswer, ...], ...]:
+        """The same of the sampled answers."""
+        return tuple(
+            tuple(_written(line["samples"][number]) for line in self.lines) for number in range(len(self.samples))
+        )
 
     def chosen(self, places: Sequence[int]) -> StoredAnswers:
         """The same, of the images at these places alone, in their order."""
@@ -71,12 +91,16 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
     return StoredEvaluation(folder, report, read_answers(folder / PREDICTIONS_NAME))
 
 
+@without_collecting()
 def read_answers(path: Path) -> StoredAnswers:
     """The lines of a predictions.jsonl. Raises `EvaluationError` with file and line."""
     lines = _read_lines(path)
     counts = {len(line.get("samples", ())) for line in lines}
     if len(counts) > 1:
         raise EvaluationError(f"{path}: some lines hold {max(counts)} sampled answers and some {min(counts)}")
+    modes = {line.get("score_mode", "given") for line in lines}
+    if len(modes) > 1:
+        raise EvaluationError(f"{path}: its lines have scores of several kinds: {', '.join(sorted(modes))}")
     return StoredAnswers(
         path,
         tuple(_truth(line) for line in lines),
@@ -94,15 +118,28 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror}); name a file that evaluate wrote") from error
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    lines = []
+    lines: list[dict[str, Any]] = []
+    first: dict[str, int] = {}
     for number, line in enumerate(found, 1):
         try:
             lines.append(check("evaluation-prediction", line))
         except ContractViolation as error:
             raise EvaluationError(f"{path}:{number}: no line of an evaluation: {error}") from error
+        before = first.setdefault(line["sample_id"], number)
+        if before != number:
+            raise EvaluationError(
+                f"{path}:{number}: answers {line['sample_id']!r} a second time, after line {before}; keep one of them"
+            )
+        turned = next((one["box"] for one in line["predictions"] if not _in_order(one["box"])), None)
+        if turned is not None:
+            raise EvaluationError(f"{path}:{number}: the box {turned} is x1, y1, x2, y2 with x1 > x2 or y1 > y2")
     if not lines:
         raise EvaluationError(f"{path}: holds no line; name a file that evaluate wrote")
     return lines
+
+
+def _in_order(box: Sequence[float]) -> bool:
+    return box[0] <= box[2] and box[1] <= box[3]
 
 
 def _truth(line: Mapping[str, Any]) -> ImageTruth:
@@ -128,6 +165,8 @@ def _file_image(found: Mapping[str, Any]) -> FileImage:
 
 def _prediction(line: Mapping[str, Any]) -> ImagePrediction:
     facts, failure = line.get("parse", {}), line["failure"]
+    if line["text"] is None:
+        return ImagePrediction(line["sample_id"], _detections(line["predictions"]), made_elsewhere=True)
     parsed = ParsedRollout(
         elements=tuple(_dropped(drop) for drop in line["dropped"]),
         length=line["response_tokens"],
@@ -138,7 +177,14 @@ def _prediction(line: Mapping[str, Any]) -> ImagePrediction:
         failure=None if failure is None else failure["reason"],
     )
     limit = facts.get("token_limit", line["finish_reason"] == "length")
-    return ImagePrediction(line["sample_id"], _detections(line["predictions"]), parsed, limit, line["response_tokens"])
+    return ImagePrediction(
+        line["sample_id"],
+        _detections(line["predictions"]),
+        parsed,
+        limit,
+        line["response_tokens"],
+        _unmapped(line),
+    )
 
 
 def _sample(line: Mapping[str, Any], number: int) -> ImagePrediction:
@@ -151,7 +197,18 @@ def _sample(line: Mapping[str, Any], number: int) -> ImagePrediction:
         parsed,
         found["finish_reason"] == "length",
         found["response_tokens"],
+        _unmapped(found),
     )
+
+
+def _unmapped(found: Mapping[str, Any]) -> frozenset[str] | None:
+    return frozenset(found["unmapped"]) if "unmapped" in found else None
+
+
+def _written(found: Mapping[str, Any]) -> WrittenAnswer:
+    failure = found.get("failure")
+    message = None if failure is None else failure["message"]
+    return WrittenAnswer(found["text"], found["finish_reason"], found["response_tokens"], message)
 
 
 def _dropped(drop: Mapping[str, Any]) -> DroppedObject:
@@ -160,7 +217,12 @@ def _dropped(drop: Mapping[str, Any]) -> DroppedObject:
 
 
 def _detections(found: Sequence[Mapping[str, Any]]) -> tuple[Detection, ...]:
-    return tuple(Detection(one["desc"], _box(one["box"]), one["score"]) for one in found)
+    return tuple(
+        Detection(
+            one["desc"], _box(one["box"]), one["score"], one.get("said"), _box(one["bbox"]) if "bbox" in one else None
+        )
+        for one in found
+    )
 
 
 def _box(values: Sequence[float]) -> Box:

@@ -1,7 +1,8 @@
-"""What is wrong with an annotation file that is JSON but not COCO's: one message a fault, with its JSON path.
+"""What is wrong with a file of annotations or results that is JSON but not COCO's: one message a fault, with its path.
 
 Enters: the untyped payload. Leaves: `DataError` that names the place, what it holds, the ids of the annotation and its
-image, and what to write. `coordexp.data.coco` is the quick way to the same verdict. Contract ids: DATA-042.
+image, and what to write. `coordexp.data.coco` and `coordexp.data.coco_results` are the quick way to the same verdict.
+Contract ids: DATA-042.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coordexp.data.annotation_text import JsonText
 
 COCO_FORM = 'COCO-style annotations, {"images": […], "annotations": […], "categories": […]}'
+RESULTS_FORM = 'COCO results, a list of {"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}'
 _LISTS = ("images", "annotations", "categories")
 _OTHER_FORMS = (
     (("shapes", "imagePath"), "LabelMe's form for one image"),
@@ -53,9 +55,20 @@ def coco_error(payload: Any, source: str, reported: str) -> DataError:
     """The first fault of `payload` and how many follow; `reported` is the decoder's word, where no rule finds one."""
     if not isinstance(payload, dict):
         return DataError(f"{source}: {_describe_value(payload)}, not {COCO_FORM}. Write such an object")
-    faults = list(islice(coco_faults(payload), _COUNTED_FAULTS))
+    return _first_fault(coco_faults(payload), source, f"not {COCO_FORM}: {reported}. Write it as COCO does")
+
+
+def results_error(payload: Any, source: str, reported: str) -> DataError:
+    """The same of COCO results."""
+    if not isinstance(payload, list):
+        return DataError(f"{source}: the file holds {kind_of(payload)}, not {RESULTS_FORM}. Write such a list")
+    return _first_fault(result_faults(payload), source, f"not {RESULTS_FORM}: {reported}. Write it as COCO does")
+
+
+def _first_fault(found: Iterator[CocoFault], source: str, otherwise: str) -> DataError:
+    faults = list(islice(found, _COUNTED_FAULTS))
     if not faults:
-        return DataError(f"{source}: not {COCO_FORM}: {reported}. Write it as COCO does")
+        return DataError(f"{source}: {otherwise}")
     more = len(faults) - 1
     least = "at least " if len(faults) == _COUNTED_FAULTS else ""
     return DataError(f"{source}: {faults[0]}" + (f"; faults after it: {least}{more}" if more else ""))
@@ -81,6 +94,27 @@ def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
                 yield from _ENTRY_RULES[key](entry, at)
             else:
                 yield CocoFault(at, "", f"it is an object, got {kind_of(entry)}", "Write it as COCO does")
+
+
+def result_faults(payload: list[Any]) -> Iterator[CocoFault]:
+    """Every fault of COCO results in reading order, at its place in the list (from 0)."""
+    for index, entry in enumerate(payload):
+        at = f"[{index}]"
+        if not isinstance(entry, dict):
+            yield CocoFault(at, "", f"it is an object, got {kind_of(entry)}", "Write it as COCO does")
+            continue
+        ids = _ids(entry, "image", "image_id")
+        yield from _id_faults(entry, "image_id", at, ids)
+        yield from _id_faults(entry, "category_id", at, ids)
+        boxes = list(_box_faults(entry, f"{at}.bbox", ids))
+        yield from boxes
+        if not boxes and min(entry["bbox"][2:]) < 0:
+            message = f"width and height are 0 or more, got {shown(entry['bbox'])}"
+            yield CocoFault(f"{at}.bbox", ids, message, "Write [x, y, width, height], not two corners, in pixels")
+        if "score" not in entry:
+            yield CocoFault(f"{at}.score", ids, "missing", "Write how sure the detector was: COCO ranks by it")
+        elif not _is_number(entry["score"]):
+            yield CocoFault(f"{at}.score", ids, f"a score is a number, got {kind_of(entry['score'])}", "Write a number")
 
 
 def check_top_keys(text: JsonText) -> None:

@@ -1,7 +1,8 @@
-"""Records' truth from the annotation file that they were cooked from, in its own pixels. EVAL-045, EVAL-046.
+"""Truth from an annotation file, in its own pixels. EVAL-045, EVAL-046, EVAL-088.
 
-Enter: the file, the records, and the manifest of cooking where one lies beside them. Leaves: what each record's answer
-is compared with, and how the file names images and categories. Bad input is one `EvaluationError`.
+Enter: the file, and the records that were cooked from it, with the manifest of cooking where one lies beside them; or
+the file alone, all of whose images count then. Leaves: what each image's answer is compared with, and how the file
+names images and categories. Bad input is one `EvaluationError`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from coordexp.data.coco import CocoAnnotation, CocoFile, CocoImage, Identifier, load_coco
@@ -17,6 +18,7 @@ from coordexp.data.cooking import MANIFEST_NAME
 from coordexp.data.cooking_names import Names, category_names
 from coordexp.data.regions import IgnoreRegion
 from coordexp.evaluation.detections import build_truth
+from coordexp.evaluation.names import CategoryNames
 from coordexp.evaluation.report import EvaluationError
 from coordexp.evaluation.types import Detection, FileImage, FileRow, ImageTruth
 from coordexp.spec import ContractFileError, read_json
@@ -34,10 +36,12 @@ ID_KEY, IDS_KEY = "image_id", "image_ids"
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedSet:
-    """An annotation file with the truths of the records, in their order.
+    """An annotation file with the truths of the records, in their order, or of its own images.
 
     `categories` gives the category id of a description, the first where several categories share it (`shared` of them
-    do). `left_out` are names of categories that the category map has none for; they are not evaluated.
+    do). `left_out` are names of categories that the category map has none for; they are not evaluated. `images` are the
+    ids of all its images, `descs` the description of each category id that is evaluated, and `unused` the other ids.
+    `files` are the names of the images of `truths`, where these are the file's own.
     """
 
     path: Path
@@ -47,6 +51,15 @@ class AnnotatedSet:
     shared: int
     left_out: tuple[str, ...]
     images_without_record: int
+    images: frozenset[Identifier] = frozenset()
+    descs: Mapping[Identifier, str] = field(default_factory=dict)
+    unused: frozenset[Identifier] = frozenset()
+    files: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> CategoryNames:
+        """How descriptions of answers find its categories."""
+        return CategoryNames(frozenset(self.categories), frozenset(self.left_out))
 
     def with_lengths(self, plain: Sequence[ImageTruth]) -> tuple[ImageTruth, ...]:
         """The truths with the answer lengths of those of the records themselves."""
@@ -66,17 +79,57 @@ def read_annotations(path: Path, jsonl: Path, records: Sequence[Record]) -> Anno
     _check_descs(records, descs, path)
     images = _Images(coco, names)
     ids = _image_ids(records, images, path)
+    truths = tuple(images.truth(build_truth(record), own) for record, own in zip(records, ids, strict=True))
+    rest = len(coco.images) - sum(len(own) for own in ids)
+    return _annotated_set(_Source(path, digest, coco, descs), truths, rest)
+
+
+def read_all_annotations(path: Path, limit: int | None = None) -> AnnotatedSet:
+    """The truth of the images of an annotation file, or of its first ones, in its order; each image was seen as it is.
+
+    Raises `DataError` for a file that cannot be read, `EvaluationError` for one without images.
+    """
+    coco, content = load_coco(path)
+    if not coco.images:
+        raise EvaluationError(f"--annotations {path}: the file has no images, so there is nothing to evaluate")
+    names = category_names(coco, None, path)
+    images = _Images(coco, names)
+    truths = tuple(images.truth(_plain(image), (image.id,)) for image in coco.images[:limit])
+    source = _Source(path, hashlib.sha256(content).hexdigest(), coco, names.descs)
+    whole = _annotated_set(source, truths, len(coco.images) - len(truths))
+    return replace(whole, files=tuple(image.name for image in coco.images[:limit]))
+
+
+def _plain(image: CocoImage) -> ImageTruth:
+    """The image with nothing on it, called by its file and its id, wherever the annotation file lies."""
+    return ImageTruth(f"{image.name} (image id {image.id})", int(image.width), int(image.height), ())
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """An annotation file as it was read, and the descriptions of its categories."""
+
+    path: Path
+    sha256: str
+    coco: CocoFile
+    descs: Mapping[Identifier, str]
+
+
+def _annotated_set(source: _Source, truths: tuple[ImageTruth, ...], rest: int) -> AnnotatedSet:
     categories: dict[str, Identifier] = {}
-    for number, desc in descs.items():
+    for number, desc in source.descs.items():
         categories.setdefault(desc, number)
     return AnnotatedSet(
-        path=path,
-        sha256=digest,
-        truths=tuple(images.truth(record, own) for record, own in zip(records, ids, strict=True)),
+        path=source.path,
+        sha256=source.sha256,
+        truths=truths,
         categories=categories,
-        shared=len(descs) - len(categories),
-        left_out=tuple(sorted(kind.name for kind in coco.categories if kind.id not in descs)),
-        images_without_record=len(coco.images) - sum(len(own) for own in ids),
+        shared=len(source.descs) - len(categories),
+        left_out=tuple(sorted(kind.name for kind in source.coco.categories if kind.id not in source.descs)),
+        images_without_record=rest,
+        images=frozenset(image.id for image in source.coco.images),
+        descs=source.descs,
+        unused=frozenset(kind.id for kind in source.coco.categories if kind.id not in source.descs),
     )
 
 
@@ -162,15 +215,16 @@ class _Images:
     def __contains__(self, number: object) -> bool:
         return number in self._images
 
-    def truth(self, record: Record, ids: tuple[Identifier, ...]) -> ImageTruth:
-        """What the record's answer is compared with: everything that the file has under `ids`."""
+    def truth(self, own: ImageTruth, ids: tuple[Identifier, ...]) -> ImageTruth:
+        """What an answer is compared with: everything that the file has under `ids`. `own` has the size that was seen,
+        and a record's name and split.
+        """
         images = [self._images[number] for number in ids]
         rows = sorted((row for number in ids for row in self._rows[number]), key=lambda row: row[0])
         objects = [(place, a) for place, a in rows if not a.ignored]
         regions = [(place, a) for place, a in rows if a.ignored]
         whole = (0.0, 0.0, float(images[0].width), float(images[0].height))
         partly = self._names.partly_annotated(images)
-        own = build_truth(record)
         return replace(
             own,
             width=int(images[0].width),
@@ -183,7 +237,7 @@ class _Images:
             verified_absent=frozenset(self._names.verified_absent(images)) if self._federated else None,
             annotated=FileImage(
                 ids[0],
-                (record.width, record.height),
+                (own.width, own.height),
                 (
                     *(_row(place, a) for place, a in [*objects, *regions]),
                     *(FileRow(whole, whole[2] * whole[3], self._end) for _ in partly),

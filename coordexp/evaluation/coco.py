@@ -3,8 +3,8 @@
 Ground truth and predictions enter in pixels, COCO's twelve numbers leave; an engine's printing is discarded.
 pycocotools is quoted, hotcoco gives the same digits in a fraction of the time. Regions that are not scored enter as
 crowds. Equal scores are ordered by content (sample id, then box, then description), so the result does not depend on
-the order of the input; where the truth is an annotation file's, rows stand as in that file, so that pycocotools on the
-file itself says the same.
+the order of the input; where the truth is an annotation file's, rows stand as in that file, and so do results made
+elsewhere, so that pycocotools on the files themselves says the same.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ def build_coco_sets(ground_truth: Sequence[ImageTruth], predictions: Mapping[str
             truth.append(_annotation(len(truth), number, kind, row) | {"iscrowd": crowd})
         for detection in ranked_predictions(image, predictions.get(image.sample_id)):
             if detection.desc in category:
-                row = FileRow(xywh(detection.box), _area(detection.box), 0)
+                bbox = file_box(detection)
+                row = FileRow(bbox, bbox[2] * bbox[3], 0)
                 kind = category[detection.desc]
                 found.append(_annotation(len(found), number, kind, row) | {"iscrowd": 0, "score": detection.score})
     frame = {
@@ -191,7 +192,11 @@ def build_coco_sets(ground_truth: Sequence[ImageTruth], predictions: Mapping[str
 
 def ranked_predictions(image: ImageTruth, answer: ImagePrediction | None) -> list[Detection]:
     """The predictions of an image that are scored, in the order in which COCO takes them."""
-    known = () if answer is None else scored_predictions(image, answer.detections)
+    if answer is None:
+        return []
+    known = scored_predictions(image, answer.detections)
+    if answer.made_elsewhere:
+        return sorted(known, key=lambda d: -d.score)
     return sorted(known, key=lambda d: (-d.score, d.box, d.desc))
 
 
@@ -240,6 +245,11 @@ def xywh(box: Box) -> Box:
     """Corners as COCO writes boxes: x, y, width, height."""
     x1, y1, x2, y2 = box
     return x1, y1, x2 - x1, y2 - y1
+
+
+def file_box(detection: Detection) -> Box:
+    """A detection's box as COCO writes it: the very numbers that it came with, where a results file gave them."""
+    return xywh(detection.box) if detection.bbox is None else detection.bbox
 
 
 def _area(box: Box) -> float:

@@ -109,7 +109,7 @@ def rescale(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
 
 
 def _rescaled(found: Iterable[Detection], old: tuple[int, int], new: tuple[int, int]) -> tuple[Detection, ...]:
-    return tuple(replace(detection, box=rescale(detection.box, old, new)) for detection in found)
+    return tuple(replace(detection, box=rescale(detection.box, old, new), bbox=None) for detection in found)
 
 
 def pixel_box(obj: CoordObject, width: int, height: int) -> Box:

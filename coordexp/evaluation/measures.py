@@ -6,6 +6,7 @@ In: the truth and the scored predictions of each image. Out: `Measures` of the w
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,31 +17,77 @@ from coordexp.geometry.boxes import pairwise_iou
 from coordexp.matching.duplicates import near_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from coordexp.evaluation.types import Box, Detection, ImageTruth
 
 IMAGE_SIZE_SHARE = 0.95
 """Share of the image's area from which a box counts as one of the image's size."""
-Compared = tuple["ImageTruth", "Sequence[Detection]"]
-_NOTHING = MatchCounts(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMeasures:
+    """One image: the descriptions of its predictions and objects; of the predictions that are matched, and that regions
+    stand for, at each threshold; of those that nearly repeat one, and of those of its size.
+    """
+
+    said: Sequence[str]
+    there: Sequence[str]
+    hits: Sequence[Sequence[str]]
+    ignored: Sequence[Sequence[str]]
+    again: Counter[str]
+    whole: Sequence[str]
+
+
+def measure_image(image: ImageTruth, found: Sequence[Detection]) -> ImageMeasures:
+    """Match the scored predictions of an image at every threshold."""
+    names, wanted = [one.desc for one in found], [one.desc for one in image.objects]
+    iou = pairwise_iou([one.box for one in found], [one.box for one in image.objects])
+    if iou.size:
+        iou = np.where(np.array(names, dtype=object)[:, None] == np.array(wanted, dtype=object), iou, -1.0)
+    matched = list(matched_rows(iou))
+    apart = [ignored_predictions(found, image.ignore, set(rows)) for rows in matched] if image.ignore else []
+    area = IMAGE_SIZE_SHARE * image.width * image.height
+    return ImageMeasures(
+        names,
+        wanted,
+        [[names[row] for row in rows] for rows in matched],
+        [[names[row] for row in rows] for rows in apart],
+        repeated(found),
+        [one.desc for one in found if _area(one) >= area],
+    )
 
 
 class MeasureTally:
-    """Adds images up, each matched once at every threshold; descriptions are apart, as a match has the same one."""
+    """Adds images up; descriptions are apart, as a match has the same one."""
 
-    def __init__(self, images: Sequence[Compared]) -> None:
-        self._counts: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in THRESHOLDS]
+    def __init__(self, images: Iterable[ImageMeasures]) -> None:
+        self._hits: list[Counter[str]] = [Counter() for _ in THRESHOLDS]
+        self._ignored: list[Counter[str]] = [Counter() for _ in THRESHOLDS]
+        self._said: Counter[str] = Counter()
+        self._there: Counter[str] = Counter()
         self._again: Counter[str] = Counter()
         self._whole: Counter[str] = Counter()
-        for image, found in images:
-            self._add(image, found)
+        for image in images:
+            self._said.update(image.said)
+            self._there.update(image.there)
+            for number, names in enumerate(image.hits):
+                self._hits[number].update(names)
+            for number, names in enumerate(image.ignored):
+                self._ignored[number].update(names)
+            self._again.update(image.again)
+            self._whole.update(image.whole)
 
     def measures_of(self, names: Collection[str]) -> Mapping[str, Measures]:
         """Measures of each of these descriptions."""
         return {
             name: Measures(
-                tuple(_match_counts(counts.get(name, Counter())) for counts in self._counts),
+                tuple(
+                    _match_counts(hits[name], ignored[name], self._said[name], self._there[name])
+                    for hits, ignored in zip(self._hits, self._ignored, strict=True)
+                ),
                 self._again[name],
                 self._whole[name],
             )
@@ -49,28 +96,34 @@ class MeasureTally:
 
     def total(self) -> Measures:
         """Measures over all descriptions."""
+        said, there = self._said.total(), self._there.total()
         return Measures(
-            tuple(sum((_match_counts(one) for one in counts.values()), _NOTHING) for counts in self._counts),
+            tuple(
+                _match_counts(hits.total(), ignored.total(), said, there)
+                for hits, ignored in zip(self._hits, self._ignored, strict=True)
+            ),
             self._again.total(),
             self._whole.total(),
         )
 
-    def _add(self, image: ImageTruth, found: Sequence[Detection]) -> None:
-        names, wanted = [one.desc for one in found], [one.desc for one in image.objects]
-        iou = pairwise_iou([one.box for one in found], [one.box for one in image.objects])
-        if iou.size:
-            iou = np.where(np.array(names, dtype=object)[:, None] == np.array(wanted, dtype=object), iou, -1.0)
-        for counts, threshold in zip(self._counts, THRESHOLDS, strict=True):
-            pairs = match_pairs(iou, threshold)
-            taken, seen = {row for row, _ in pairs}, {column for _, column in pairs}
-            ignored = ignored_predictions(found, image.ignore, taken)
-            for number, name in enumerate(names):
-                counts[name][_fate(number, taken, ignored)] += 1
-            for number, name in enumerate(wanted):
-                counts[name]["missed"] += number not in seen
-        self._again.update(repeated(found))
-        area = IMAGE_SIZE_SHARE * image.width * image.height
-        self._whole.update(one.desc for one in found if _area(one) >= area)
+
+def matched_rows(iou: NDArray[np.float64]) -> Iterator[list[int]]:
+    """The predictions that are matched at each of the thresholds, which rise; `iou` is [P, T]."""
+    pairs: list[tuple[int, int]] = []
+    free = False
+    for threshold in THRESHOLDS:
+        if free:
+            # Nobody had a choice below, so nobody has one here: what is still near enough stays matched.
+            pairs = [pair for pair in pairs if iou[pair] >= threshold]
+        else:
+            pairs = list(match_pairs(iou, threshold))
+            free = not choices(iou >= threshold)
+        yield [row for row, _ in pairs]
+
+
+def choices(feasible: NDArray[np.bool_]) -> bool:
+    """Whether any prediction or object has more than one partner."""
+    return bool(feasible.any() and (feasible.sum(axis=0).max() > 1 or feasible.sum(axis=1).max() > 1))
 
 
 def repeated(found: Sequence[Detection]) -> Counter[str]:
@@ -82,14 +135,8 @@ def repeated(found: Sequence[Detection]) -> Counter[str]:
     return Counter({name: int(count) for name, count in copies.items()})
 
 
-def _fate(number: int, taken: Collection[int], ignored: Collection[int]) -> str:
-    if number in taken:
-        return "hit"
-    return "ignored" if number in ignored else "wrong"
-
-
-def _match_counts(counts: Counter[str]) -> MatchCounts:
-    return MatchCounts(counts["hit"], counts["wrong"], counts["missed"], counts["ignored"])
+def _match_counts(hits: int, ignored: int, said: int, there: int) -> MatchCounts:
+    return MatchCounts(hits, said - hits - ignored, there - hits, ignored)
 
 
 def _area(found: Detection) -> float:

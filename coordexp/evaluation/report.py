@@ -8,35 +8,37 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coordexp.coordjson import tally_rollouts
 from coordexp.evaluation.coco import engine_version, evaluate_coco
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.lengths import measure_lengths
 from coordexp.evaluation.matching import count_matches, scored_predictions
-from coordexp.evaluation.measures import MeasureTally
+from coordexp.evaluation.measures import ImageMeasures, MeasureTally, measure_image
+from coordexp.evaluation.names import count_names, most_frequent
 from coordexp.evaluation.recall import measure_samples
 from coordexp.evaluation.types import (
     AnswerLengths,
     Ceiling,
     CocoMetrics,
-    Detection,
     DetectionReport,
     ImagePrediction,
     ImageTruth,
     MatchCounts,
     Measures,
+    NameCounts,
     SampledRecall,
+    ScorePolicy,
     TruthKind,
 )
 from coordexp.spec import check
 
-if TYPE_CHECKING:
-    from coordexp.evaluation.detections import ScoreMode
-
 CocoEvaluator = Callable[[Sequence[ImageTruth], Mapping[str, ImagePrediction]], CocoMetrics]
 """COCO's numbers of images and their predictions, by sample id."""
 SCHEMA_VERSION = 1
+NAMES_LISTED = 20
+"""Descriptions without a category that a report lists, the most frequent first; all are counted."""
 _NOTHING = MatchCounts(0, 0, 0)
 
 
@@ -44,11 +46,12 @@ class EvaluationError(ValueError):
     """Ground truth and predictions that do not belong together."""
 
 
+@without_collecting()
 def evaluate_detections(
     ground_truth: Sequence[ImageTruth],
     predictions: Sequence[ImagePrediction],
     *,
-    score_mode: ScoreMode = "constant",
+    score_mode: ScorePolicy = "constant",
     samples: Sequence[Sequence[ImagePrediction]] = (),
     coco: CocoEvaluator = evaluate_coco,
 ) -> DetectionReport:
@@ -60,12 +63,13 @@ def evaluate_detections(
     """
     answers = _by_sample(ground_truth, predictions)
     sampled = [_by_sample(ground_truth, sample) for sample in samples]
+    measured = {image.sample_id: _measure(image, answers[image.sample_id]) for image in ground_truth}
     splits = {}
     for name in sorted({image.split for image in ground_truth if image.split is not None}):
         part = [image for image in ground_truth if image.split == name]
         chosen = {image.sample_id: answers[image.sample_id] for image in part}
-        splits[name] = _compare(part, chosen, score_mode, coco(part, chosen), sampled)
-    whole = _compare(ground_truth, answers, score_mode, coco(ground_truth, answers), sampled)
+        splits[name] = _compare(part, chosen, measured, coco(part, chosen), sampled, score_mode)
+    whole = _compare(ground_truth, answers, measured, coco(ground_truth, answers), sampled, score_mode)
     return dataclasses.replace(whole, splits=splits)
 
 
@@ -77,39 +81,52 @@ def render_report(report: DetectionReport) -> dict[str, Any]:
 def _compare(
     truth: Sequence[ImageTruth],
     answers: Mapping[str, ImagePrediction],
-    score_mode: ScoreMode,
+    measured: Mapping[str, _Measured],
     coco: CocoMetrics,
     samples: Sequence[Mapping[str, ImagePrediction]],
+    score_mode: ScorePolicy,
 ) -> DetectionReport:
     known = {obj.desc for image in truth for obj in image.objects}
     annotated = known | {r.desc for image in truth for r in image.ignore}
     annotated |= {name for image in truth for name in image.verified_absent or ()}
     found = [detection for answer in answers.values() for detection in answer.detections]
-    pairs = [(image, scored_predictions(image, answers[image.sample_id].detections)) for image in truth]
-    tally = MeasureTally(pairs)
+    own = [measured[image.sample_id] for image in truth]
+    tally = MeasureTally(one.measures for one in own)
+    # By sample, so that the examples of faults do not depend on the order of the answers.
+    written = [sample for sample in sorted(answers) if not answers[sample].made_elsewhere]
     return DetectionReport(
         images=len(truth),
         ground_truth_objects=sum(len(image.objects) for image in truth),
         predicted_objects=len(found),
-        # By sample, so that the examples do not depend on the order of the answers.
-        parses=tally_rollouts(answers[sample].parse for sample in sorted(answers)),
+        parses=tally_rollouts(answers[sample].parse for sample in written),
         token_limit=sum(answer.token_limit for answer in answers.values()),
         unknown_desc=sum(detection.desc not in annotated for detection in found),
         score_mode=score_mode,
         measures=tally.total(),
-        localization=sum((_count_boxes(image, scored) for image, scored in pairs), _NOTHING),
+        localization=sum((one.localization for one in own), _NOTHING),
         class_measures=tally.measures_of(sorted(known)),
         coco=coco,
         lengths=measure_lengths(truth, answers.values()),
         regions=sum(len(image.ignore) for image in truth),
-        left_out=len(found) - sum(len(scored) for _, scored in pairs),
+        left_out=len(found) - sum(len(one.measures.said) for one in own),
         truth=_kind(truth),
         samples=measure_samples(truth, answers, samples) if samples else None,
+        names=count_names(answers.values()),
     )
 
 
-def _count_boxes(image: ImageTruth, found: Sequence[Detection]) -> MatchCounts:
-    return count_matches(image.objects, found, class_aware=False, regions=image.ignore)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one image counts for in every part that it is of."""
+
+    measures: ImageMeasures
+    localization: MatchCounts
+
+
+def _measure(image: ImageTruth, answer: ImagePrediction) -> _Measured:
+    found = scored_predictions(image, answer.detections)
+    boxes = count_matches(image.objects, found, class_aware=False, regions=image.ignore)
+    return _Measured(measure_image(image, found), boxes)
 
 
 def _kind(truth: Sequence[ImageTruth]) -> TruthKind:
@@ -139,6 +156,7 @@ def _document(report: DetectionReport) -> dict[str, Any]:
     return {
         **({} if report.samples is None else {"samples": _sample_document(report.samples)}),
         **({} if report.ceiling is None else {"ceiling": _ceiling_document(report.ceiling)}),
+        **({} if report.names is None else {"names": _name_document(report.names)}),
         "truth": report.truth,
         "images": report.images,
         "ground_truth_objects": report.ground_truth_objects,
@@ -176,6 +194,17 @@ def _length_document(lengths: AnswerLengths) -> dict[str, Any]:
         "generated_tokens_mean": lengths.generated,
         "ground_truth_tokens_mean": lengths.ground_truth,
         "ratio": lengths.ratio,
+    }
+
+
+def _name_document(names: NameCounts) -> dict[str, Any]:
+    listed = most_frequent(names.unmapped, NAMES_LISTED)
+    return {
+        "exact": names.exact,
+        "normalized": sum(names.normalized.values()),
+        "unmapped": sum(names.unmapped.values()),
+        "unmapped_descs": [{"desc": desc, "predictions": count} for desc, count in listed],
+        "unmapped_descs_beyond": len(names.unmapped) - len(listed),
     }
 
 

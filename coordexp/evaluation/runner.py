@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from coordexp.evaluation.ceiling import add_ceiling
 from coordexp.evaluation.coco import evaluate_coco
+from coordexp.evaluation.collecting import without_collecting
 from coordexp.evaluation.confidence import score_by_coords
 from coordexp.evaluation.detections import (
     ScoreMode,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from coordexp.encode.encoder import Encoder
     from coordexp.encode.rollout_parse import RolloutParser
     from coordexp.evaluation.annotated import AnnotatedSet
+    from coordexp.evaluation.names import CategoryNames
     from coordexp.evaluation.report import CocoEvaluator
     from coordexp.evaluation.types import CocoEngine, DetectionReport, ImagePrediction, ImageTruth
     from coordexp.rollout.types import Progress, RolloutBackend, RolloutOutput, RolloutRequest
@@ -71,10 +73,13 @@ class GenerationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Where a prediction's score comes from; with mode `constant` each has the same."""
+    """Where a prediction's score comes from; with mode `constant` each has the same. With `names` descriptions become
+    the annotation file's.
+    """
 
     mode: ScoreMode
     constant: float = 1.0
+    names: CategoryNames | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,13 +150,15 @@ def evaluate_model(
         samples = [tuple(drawn[at : at + len(requests)]) for at in range(0, len(drawn), len(requests))]
     seconds = time.perf_counter() - started
     coco = partial(evaluate_coco, engine=settings.coco_engine)
-    scored = score_outputs(parser, truth, outputs, Scoring(settings.score_mode), samples, coco=coco)
+    scoring = Scoring(settings.score_mode, names=None if annotations is None else annotations.names)
+    scored = score_outputs(parser, truth, outputs, scoring, samples, coco=coco)
     scored = replace(scored, report=add_ceiling(scored.report, truth, records))
     return Evaluation(
         scored, tuple(requests), tuple(outputs), settings, backend.settings, seconds, tuple(samples), annotations
     )
 
 
+@without_collecting()
 def score_outputs(
     parser: RolloutParser,
     truth: Sequence[ImageTruth],
@@ -178,10 +185,11 @@ def score_outputs(
             raise EvaluationError(
                 f"{len(answers)} answers do not follow the {len(truth)} images one by one; gather them in request order"
             )
-        return tuple(
+        found = (
             in_truth_pixels(image, parse_prediction(output, *image.shown, parser, scorer))
             for output, image in zip(answers, truth, strict=True)
         )
+        return tuple(found if scoring.names is None else map(scoring.names.rename, found))
 
     predictions, sampled = parse(outputs), tuple(parse(sample) for sample in samples)
     report = evaluate_detections(truth, predictions, score_mode=scoring.mode, samples=sampled, coco=coco)

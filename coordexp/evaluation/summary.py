@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from coordexp.evaluation.names import most_frequent
 from coordexp.evaluation.plain_text import plain
+from coordexp.evaluation.report import NAMES_LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from coordexp.evaluation.types import DetectionReport
     from coordexp.rollout.types import BackendSettings, Decoding
     from coordexp.rollout.types import Progress as OnProgress
+
+NAME_LETTERS = 40
 
 
 @contextmanager
@@ -90,11 +94,35 @@ def render_headline(report: DetectionReport) -> str:
 
 def render_truth(report: DetectionReport, annotations: Path | None = None) -> str:
     """What the answers were compared with, `annotations` or the records, in one line."""
+    if report.truth == "annotations" and annotations is None:
+        return "compared with the annotations that stand beside the answers, in their own pixels"
     if report.truth == "annotations":
         return f"compared with {annotations}, in its own pixels"
     return (
         "compared with the records, in 1000 bins of the cooked images; --annotations FILE compares with the file that "
         "they were cooked from"
+    )
+
+
+def render_given(report: DetectionReport) -> str:
+    """Where the scores of answers that were there already come from, in one line."""
+    origin = {
+        "confidence": "mean probability of the coord tokens, as the file has it",
+        "constant": "constant, as in the file",
+        "given": "given by the file",
+    }
+    return f"scores: {origin[report.score_mode]}"
+
+
+def render_names(report: DetectionReport) -> str | None:
+    """The descriptions that mean no category of the annotation file, in one line; None where there are none."""
+    if report.names is None or not report.names.unmapped:
+        return None
+    listed = most_frequent(report.names.unmapped, NAMES_LISTED)
+    beyond = len(report.names.unmapped) - len(listed)
+    names = ", ".join(f"{plain(desc, NAME_LETTERS)!r} {count}" for desc, count in listed)
+    return (
+        f"of no category, and wrong wherever they stand: {names}{f' and {beyond} more descriptions' if beyond else ''}"
     )
 
 
@@ -137,16 +165,8 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     yield "images", str(report.images)
     yield "objects: annotated", str(report.ground_truth_objects)
     yield "objects: predicted", str(report.predicted_objects)
-    yield "answers that parse", _share(report.parse_rate)
-    yield "answers without a container", str(report.parses.invalid_rollouts)
-    yield "answers with a malformed tail", str(report.parses.malformed_tails)
-    yield "answers truncated", str(report.parses.truncated)
-    yield "answers truncated, share", _share(report.truncated_rate)
-    yield "answers cut by the token limit", str(report.token_limit)
-    yield "tokens of an answer, mean", _mean(report.lengths.generated)
-    yield "tokens of the annotated answer, mean", _mean(report.lengths.ground_truth)
-    yield "answers' length / annotated", _share(report.lengths.ratio)
-    yield "objects: dropped", str(sum(report.parses.dropped.values()))
+    if report.parses.answers:
+        yield from _answer_rows(report)
     yield "precision (IoU 0.5, same desc)", _share(report.detection.precision)
     yield "recall", _share(report.detection.recall)
     yield "F1", _share(report.detection.f1)
@@ -166,11 +186,28 @@ def _rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
     if report.left_out:
         yield "predictions of what nobody looked for", str(report.left_out)
     yield "predictions with an unknown desc", str(report.unknown_desc)
+    if report.names is not None:
+        yield "predictions of a category written otherwise", str(sum(report.names.normalized.values()))
+        yield "predictions of no category", str(sum(report.names.unmapped.values()))
     for failure, count in report.parses.failures.items():
         yield f"answer does not parse: {failure}", str(count)
     for reason, count in report.parses.dropped.items():
         if count:
             yield f"object dropped: {reason}", str(count)
+
+
+def _answer_rows(report: DetectionReport) -> Iterator[tuple[str, str]]:
+    """What there is to say of answers, which results made elsewhere are not."""
+    yield "answers that parse", _share(report.parse_rate)
+    yield "answers without a container", str(report.parses.invalid_rollouts)
+    yield "answers with a malformed tail", str(report.parses.malformed_tails)
+    yield "answers truncated", str(report.parses.truncated)
+    yield "answers truncated, share", _share(report.truncated_rate)
+    yield "answers cut by the token limit", str(report.token_limit)
+    yield "tokens of an answer, mean", _mean(report.lengths.generated)
+    yield "tokens of the annotated answer, mean", _mean(report.lengths.ground_truth)
+    yield "answers' length / annotated", _share(report.lengths.ratio)
+    yield "objects: dropped", str(sum(report.parses.dropped.values()))
 
 
 def _share(value: float | None) -> str:

@@ -23,6 +23,8 @@ CocoEngine = Literal["pycocotools", "hotcoco"]
 """What computes COCO's numbers."""
 TruthKind = Literal["records", "annotations"]
 """What answers are compared with: records in bins, or the annotation file that they were cooked from."""
+ScorePolicy = Literal["constant", "confidence", "given"]
+"""Where a prediction's score comes from: nowhere, its coord tokens, or the file that it was read from."""
 IOU_THRESHOLD = 0.5
 """Lowest IoU at which a prediction counts as the object it is compared with."""
 NO_ANSWER = ParsedRollout((), 0, NO_CUT, False, False, False, None)
@@ -31,11 +33,17 @@ NO_ANSWER = ParsedRollout((), 0, NO_CUT, False, False, False, None)
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object: its description in NFC, its box in pixels, and how sure the model is (1.0 for ground truth)."""
+    """One object: its description in NFC, its box in pixels, and how sure the model is (1.0 for ground truth).
+
+    `said` is what was written where `desc` is a category's name for it, None where it is what was written. `bbox` is
+    the box as a results file has it: x, y, width, height.
+    """
 
     desc: str
     box: Box
     score: float = 1.0
+    said: str | None = None
+    bbox: Box | None = None
 
     def __post_init__(self) -> None:
         # The one place: whatever compares or groups by description sees one name for one text.
@@ -107,7 +115,9 @@ class ImagePrediction:
     """What one answer yielded: the valid objects of its `parse`, which also says what was dropped and cut.
 
     `token_limit` says that the answer ran into its token limit, which is not the same as being truncated.
-    `generated_tokens` is its length with the end token, None where nobody counted.
+    `generated_tokens` is its length with the end token, None where nobody counted. `unmapped` are descriptions in it
+    that mean no category of an annotation file, None where nobody asked. Boxes `made_elsewhere` were never written as
+    an answer: there is nothing to parse, and equal scores rank as given.
     """
 
     sample_id: str
@@ -115,6 +125,8 @@ class ImagePrediction:
     parse: ParsedRollout = NO_ANSWER
     token_limit: bool = False
     generated_tokens: int | None = None
+    unmapped: frozenset[str] | None = None
+    made_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +316,17 @@ class SampledRecall:
 
 
 @dataclass(frozen=True, slots=True)
+class NameCounts:
+    """How predictions found their category in an annotation file: `exact` by an equal name; by what was said, those
+    with a name that is alike in writing, and those `unmapped`.
+    """
+
+    exact: int
+    normalized: Mapping[str, int]
+    unmapped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class DetectionReport:
     """The outcome over one set of images.
 
@@ -312,7 +335,8 @@ class DetectionReport:
     predictions whose description no annotation of the set has (false positives, and outside COCO's categories).
     `regions` are not scored; `left_out` predictions are of a category that nobody looked for in their image. `truth`
     says what was compared with, and `ceiling` what could be reached, where that was computed. `samples` is there when
-    answers were sampled too. `splits` holds a report per split name.
+    answers were sampled too, `names` when descriptions were looked up in an annotation file. `splits` holds a report
+    per split name.
     """
 
     images: int
@@ -321,7 +345,7 @@ class DetectionReport:
     parses: ParseTally
     token_limit: int
     unknown_desc: int
-    score_mode: str
+    score_mode: ScorePolicy
     measures: Measures
     localization: MatchCounts
     class_measures: Mapping[str, Measures]
@@ -332,6 +356,7 @@ class DetectionReport:
     truth: TruthKind
     ceiling: Ceiling | None = None
     samples: SampledRecall | None = None
+    names: NameCounts | None = None
     splits: Mapping[str, DetectionReport] = field(default_factory=dict)
 
     @property
@@ -346,18 +371,18 @@ class DetectionReport:
 
     @property
     def parse_failure_rate(self) -> float | None:
-        """Share of answers that are not strictly well-formed; None without images."""
+        """Share of answers that are not strictly well-formed; None without answers."""
         return None if self.parse_rate is None else 1.0 - self.parse_rate
 
     @property
     def parse_rate(self) -> float | None:
-        """Share of answers that are strictly well-formed; None without images."""
-        return _ratio(self.parses.strict, self.images)
+        """Share of answers that are strictly well-formed; None without answers."""
+        return _ratio(self.parses.strict, self.parses.answers)
 
     @property
     def truncated_rate(self) -> float | None:
-        """Share of answers whose text ends before the outermost brace; None without images."""
-        return _ratio(self.parses.truncated, self.images)
+        """Share of answers whose text ends before the outermost brace; None without answers."""
+        return _ratio(self.parses.truncated, self.parses.answers)
 
 
 def _nfc(text: str) -> str:

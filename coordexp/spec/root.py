@@ -6,6 +6,7 @@ The environment variable COORDEXP_CONTRACTS_ROOT replaces the root (the mutation
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from coordexp.spec.types import ContractFileError
@@ -20,6 +21,12 @@ def contracts_root() -> Path:
     Raises `ContractFileError` when none of them holds the meta-schemas.
     """
     named = os.environ.get(ROOT_VARIABLE)
+    return _find_root(os.path.abspath(named) if named else None)
+
+
+@lru_cache(maxsize=8)
+def _find_root(named: str | None) -> Path:
+    # Once a root: every check asks, and a file of answers is checked line by line.
     candidates = [Path(named)] if named else [_PACKAGE.parent / "contracts", _PACKAGE / "contracts"]
     for candidate in candidates:
         if (candidate / "meta").is_dir():

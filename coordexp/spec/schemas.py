@@ -14,6 +14,7 @@ from referencing.jsonschema import DRAFT202012
 
 from coordexp.spec.documents import read_json
 from coordexp.spec.explain import explain, nearest_of
+from coordexp.spec.quick import QuickCheck, Verdict
 from coordexp.spec.root import contracts_root
 from coordexp.spec.types import ContractFileError, ContractViolation, Violation
 
@@ -45,7 +46,10 @@ def schema_path(schema_id: str) -> Path:
 
 def check(schema_id: str, obj: T) -> T:
     """Return `obj` when it fits the contract; raise `ContractViolation` for its first violation otherwise."""
-    validator, full_id = _index(contracts_root()).validator(schema_id)
+    index = _index(contracts_root())
+    if index.surely_fits(schema_id, obj):
+        return obj
+    validator, full_id = index.validator(schema_id)
     error = next(validator.iter_errors(obj), None)
     if error is not None:
         raise ContractViolation(next(explain(full_id, [error])))
@@ -77,6 +81,8 @@ class _Index:
         resources = [(key, DRAFT202012.create_resource(value)) for key, value in self.schemas.items()]
         self._registry: Registry[Any] = Registry().with_resources(resources)
         self._validators: dict[str, Draft202012Validator] = {}
+        self._quick = QuickCheck(self._referred)
+        self._verdicts: dict[str, Verdict] = {}
 
     def resolve(self, schema_id: str) -> str:
         full_id = schema_id if schema_id.startswith(SCHEME) else SCHEME + schema_id
@@ -90,6 +96,22 @@ class _Index:
         if full_id not in self._validators:
             self._validators[full_id] = Draft202012Validator(self.schemas[full_id], registry=self._registry)
         return self._validators[full_id], full_id
+
+    def surely_fits(self, schema_id: str, obj: object) -> bool:
+        """Whether no validator needs to be asked."""
+        full_id = self.resolve(schema_id)
+        if full_id not in self._verdicts:
+            self._verdicts[full_id] = self._quick.build(self.schemas[full_id], full_id)
+        return self._verdicts[full_id](obj)
+
+    def _referred(self, reference: str, own: str) -> tuple[str, Any]:
+        """The id and content of the schema that `reference`, in the schema `own`, means."""
+        name, _, pointer = reference.partition("#")
+        meant = self.resolve(name) if name else own
+        part: Any = self.schemas[meant]
+        for key in pointer.split("/")[1:]:
+            part = part[key.replace("~1", "/").replace("~0", "~")]
+        return meant, part
 
 
 @lru_cache(maxsize=8)

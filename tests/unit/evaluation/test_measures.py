@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from coordexp.evaluation.matching import match_pairs
+from coordexp.evaluation.measures import matched_rows
 from coordexp.evaluation.report import evaluate_detections, render_report
 from coordexp.evaluation.types import THRESHOLDS, Detection, ImagePrediction, ImageTruth
 
@@ -59,3 +64,16 @@ def test_without_predictions_and_objects_nothing_is_a_number():
     measures = report([], []).measures
     assert (measures.f1_mean, measures.near_duplicate_rate, measures.image_size_rate) == (None, None, None)
     assert report([("cat", (0, 0, 9, 9))], []).measures.f1_mean == 0.0
+
+
+@pytest.mark.invariant("EVAL-086")
+@settings(max_examples=300)
+@given(st.data())
+def test_every_iou_is_matched_as_if_it_were_asked_for_alone(data):
+    """Matrices in which some have a choice at every threshold, some at the low ones, and some at none."""
+    shape = data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    values = st.sampled_from([-1.0, 0.2, 0.5, 0.55, 0.6, 0.75, 0.9, 0.95, 1.0])
+    iou = np.array(data.draw(st.lists(values, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])))
+    iou = iou.reshape(shape)
+    alone = [sorted(row for row, _ in match_pairs(iou, threshold)) for threshold in THRESHOLDS]
+    assert [sorted(rows) for rows in matched_rows(iou)] == alone
