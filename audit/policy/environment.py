@@ -37,6 +37,7 @@ COPY_HOPS = 3
 ENVIRONMENT_HANDED_ON: dict[str, str] = {
     "coordexp/bridges/__init__.py": "to child processes, with the start-up hook added",
     "coordexp/bridges/process_state.py": "to nobody: put back as it was after an engine is built",
+    "coordexp/artifacts/given_answers.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/data/run_inputs.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/evaluation/job.py": "to image_root, which reads ROOT_IMAGE_DIR",
     "coordexp/entrypoints/check_data.py": "to image_root, which reads ROOT_IMAGE_DIR",
