@@ -8,7 +8,6 @@ Contract ids: DATA-042.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from coordexp.data.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from coordexp.data.annotation_text import JsonText
-
 COCO_FORM = 'COCO-style annotations, {"images": […], "annotations": […], "categories": […]}'
 RESULTS_FORM = 'COCO results, a list of {"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}'
-_LISTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
+"""Keys of the file that are read."""
 _OTHER_FORMS = (
     (("shapes", "imagePath"), "LabelMe's form for one image"),
     (("_via_img_metadata",), "a project of the VGG Image Annotator"),
@@ -30,7 +28,6 @@ _OTHER_FORMS = (
     (("flags", "shapes"), "LabelMe's form for one image"),
     (("images", "width", "height", "objects"), "a record that is cooked already, and trained on as it is"),
 )
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 PIXEL_LIMIT = 10**9
 """No size and no coordinate is beyond it; sums of two stay exact."""
 _COUNTED_FAULTS = 1000
@@ -76,14 +73,14 @@ def _first_fault(found: Iterator[CocoFault], source: str, otherwise: str) -> Dat
 
 def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
     """Every fault in reading order: the lists, then images, categories, annotations."""
-    missing = [key for key in _LISTS if key not in payload]
+    missing = [key for key in LISTS if key not in payload]
     if missing:
         form = next((name for keys, name in _OTHER_FORMS if all(key in payload for key in keys)), "")
         has = ", ".join(map(repr, list(payload)[:12])) or "no key"
         looks = f"; it looks like {form}" if form else ""
         remedy = f"Write {COCO_FORM}; lists may be empty"
         yield CocoFault(", ".join(missing), "", f"missing; the file has {has}{looks}", remedy)
-    for key in _LISTS:
+    for key in LISTS:
         entries = payload.get(key, [])
         if not isinstance(entries, list):
             yield CocoFault(key, "", f"it is a list, got {kind_of(entries)}", "Write a list of objects")
@@ -115,31 +112,6 @@ def result_faults(payload: list[Any]) -> Iterator[CocoFault]:
             yield CocoFault(f"{at}.score", ids, "missing", "Write how sure the detector was: COCO ranks by it")
         elif not _is_number(entry["score"]):
             yield CocoFault(f"{at}.score", ids, f"a score is a number, got {kind_of(entry['score'])}", "Write a number")
-
-
-def check_top_keys(text: JsonText) -> None:
-    """Raise `DataError` where a list of the file is written twice: decoders keep one of them without a word."""
-    for key in _LISTS:
-        written = f'"{key}"'.encode()
-        if text.content.count(written) > 1:
-            _refuse_second(text, key, written)
-
-
-def _refuse_second(text: JsonText, key: str, written: bytes) -> None:
-    """Walk the brackets; quick, since only files that hold the word elsewhere come here."""
-    depth = 0
-    seen = False
-    for match in _BRACKETS.finditer(text.content):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and token == written and text.content[match.end() : match.end() + 200].lstrip()[:1] == b":":
-            if seen:
-                place = text.place(match.start())
-                raise DataError(f"{text.source}: {place}: {key!r} is written a second time. Keep one list of them")
-            seen = True
 
 
 def _image_faults(image: dict[str, Any], at: str) -> Iterator[CocoFault]:

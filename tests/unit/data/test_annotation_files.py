@@ -212,3 +212,33 @@ def test_a_list_that_is_written_twice_is_refused(kitchen: Kitchen) -> None:
     assert cooked.code == 1
     assert "line 2, column 2" in cooked.err
     assert "'images' is written a second time" in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            '"bbox": [10, 10, 20, 20]',
+            '"bbox": [10, 10, 20, 20],\n "bbox" : [1, 1, 2, 2]',
+            "line 2, column 2 (byte 159): 'bbox' is written a second time in one entry of annotations. Keep one of",
+        ),
+        ('"width": 64', '"width": 64, "wi\\u0064th": 32', "'width' is written a second time in one entry of images"),
+        ('"name": "cell"', '"name": "cell", "x": [{"a": {"b": 1, "b": 1}}]', "'b' is written a second time in one"),
+        ('"name": "cell"', '"name": "cell", "x": ' + "9" * 5000 + ', "x": 1', "'x' is written a second time"),
+    ],
+)
+def test_a_key_that_an_entry_has_twice_is_refused(kitchen: Kitchen, old: str, new: str, says: str) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=json.dumps(GOOD).replace(old, new).encode())
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    "more", ['"info": {"a": 1, "a": 2}', '"x": "\\"a\\": 1, \\"a\\": ", "a": 3', '"x": ' + "9" * 5000]
+)
+def test_keys_that_are_not_read_and_texts_like_keys_are_let_through(kitchen: Kitchen, more: str) -> None:
+    kitchen.add("a.png")
+    assert kitchen.cook(content=(json.dumps(GOOD)[:-1] + f", {more}}}").encode()).code == 0
