@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import shutil
 import time
 import unicodedata
@@ -9,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from coordexp.data.outputs import build_folder
 from coordexp.data.records import read_records
 from coordexp.data.regions import read_scope
 from tests.plugins.found_files import GOOD, Kitchen, check_balance, kitchen
@@ -269,3 +273,50 @@ def test_paths_are_printed_as_they_are(kitchen: Kitchen, tmp_path: Path) -> None
     kitchen.folder = folder
     cooked = kitchen.cook(content=b"[", images=folder)
     assert cooked.err.startswith(f"cook: {folder}/annotations.json: ")
+
+
+@pytest.mark.invariant("DATA-011")
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("file", "file: is a file, not a folder"),
+        ("file/out", "file is a file, not a folder"),
+        ("/proc/cooked", "/proc/cooked: cannot be written into (No such file or directory)"),
+        ("n" * 300, "cannot be written into (File name too long)"),
+        ("images", "images: exists and is not an empty folder"),
+    ],
+)
+def test_a_target_that_cannot_be_made_is_told_before_anything_is_read(kitchen: Kitchen, out: str, says: str) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    (kitchen.folder / "file").touch()
+    cooked = kitchen.run(kitchen.folder / "absent.json", kitchen.folder / "images", "--out", str(kitchen.folder / out))
+    assert cooked.code == 1
+    assert says in cooked.err
+    assert cooked.err.count("\n") == 1
+
+
+@pytest.mark.invariant("DATA-011")
+@pytest.mark.parametrize("room", [0, 200, 4000])
+def test_a_disk_that_takes_no_more_is_one_message_and_nothing_is_left(kitchen: Kitchen, room: int) -> None:
+    """Played by the limit on a file's size, at which the system refuses as it does on a full disk."""
+    kitchen.add("a.png", [1, 1, 9, 9], size=(300, 300))
+    Image.effect_noise((300, 300), 90).convert("RGB").save(kitchen.folder / "images/a.png")
+    path = kitchen.folder / "annotations.json"
+    path.write_text(json.dumps(kitchen.coco))
+    before = sorted(kitchen.folder.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        cooked = kitchen.run(path, kitchen.folder / "images")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert cooked.code == 1
+    assert "could not be written (File too large); nothing of it is left" in cooked.err
+    assert sorted(kitchen.folder.iterdir()) == before
+
+
+@pytest.mark.invariant("DATA-011")
+def test_a_target_with_a_long_name_is_made(tmp_path: Path) -> None:
+    with build_folder(tmp_path / ("é" * 127)) as folder:
+        (folder / "a").touch()
+    assert (tmp_path / ("é" * 127) / "a").is_file()
