@@ -42,6 +42,8 @@ _MAGICS = (
     (b"PAR1", "a Parquet file", "Convert it to COCO's JSON"),
     (b"SQLite format 3", "an SQLite database", "Convert it to COCO's JSON"),
     (b"\x89HDF", "an HDF5 or MATLAB file", "Convert it to COCO's JSON"),
+    (b"\x93NUMPY", "a NumPy array", "Convert it to COCO's JSON"),
+    (b"\xd0\xcf\x11\xe0", "a document of an older Excel or Word", "Convert it to COCO's JSON"),
     (b"\x80\x04", "a Python pickle", "Convert it to COCO's JSON"),
     (b"\x89PNG", "a PNG image", "Name the annotation file"),
     (b"\xff\xd8\xff", "a JPEG image", "Name the annotation file"),
@@ -51,6 +53,9 @@ _MAGICS = (
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE]-?\d+)?){4,}\s*(?:\n|\r|\Z)")
 _CSV_LINE = re.compile(rb"[^\n{}\[\]]*(?:[,;\t][^\n{}\[\],;\t]*){3,}(?:\n|\r|\Z)")
+_QUOTED_CELL = re.compile(rb'"(?:[^"\n]|"")*"[ \t]*[,;\t]')
+"""A text and a separator: how a table begins, and no JSON value."""
+_BINARY_HEAD = 4096
 _TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.)*"|[-+]?\d[\w.+-]*|[-+]?[A-Za-z_]\w*', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _WORDS = {b"true", b"false", b"null"}
@@ -98,6 +103,10 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
         if not body.isascii():
             body.decode("utf-8")
     except UnicodeDecodeError as error:
+        if b"\0" in body[:_BINARY_HEAD]:
+            raise DataError(
+                f"{source}: it is binary data and no text, not {wanted}. Name the annotation file"
+            ) from error
         raise DataError(
             f"{source}: {text.place(error.start)} holds 0x{body[error.start]:02x}, which is not UTF-8 (Latin-1 or "
             "Windows-1252 perhaps). Save the file as UTF-8"
@@ -131,7 +140,7 @@ def _check_form(text: JsonText) -> None:
         what += ", as Pascal VOC writes it for one image" if b"<annotation" in body[:2000] else ""
     elif _YOLO_LINE.match(body):
         what = "lines of numbers, as YOLO writes them for one image"
-    elif body[:1] not in b'{["' and _CSV_LINE.match(body):
+    elif _QUOTED_CELL.match(body) or (body[:1] not in b'{["' and _CSV_LINE.match(body)):
         what = "a table of separated values (CSV)"
     if what:
         raise DataError(f"{text.source}: it is {what}, not {text.wanted}. Convert it to COCO's JSON")
@@ -217,8 +226,11 @@ def _parser_fault(text: JsonText) -> tuple[int, str] | None:
 def _parser_words(shown: str, error: json.JSONDecodeError) -> str:
     rest = shown[error.pos :].strip()
     before = shown[: error.pos].rstrip()
+    if error.msg == "Extra data" and rest[0] == "\0":
+        return "zero bytes follow the end of the JSON value, as a copy leaves them that did not finish. Copy it again"
     if error.msg == "Extra data":
-        lines = "a second JSON value begins here; one a line is JSON Lines. " if before.count("\n") == 0 else ""
+        begins = rest[0] in '{["' and before.count("\n") == 0
+        lines = "a second JSON value begins here; one a line is JSON Lines. " if begins else ""
         cooked = '"objects"' in before[:2000] and '"annotations"' not in before[:2000]
         advice = (
             "Records that are cooked already are trained on as they are" if cooked else "The file is one JSON value"

@@ -28,6 +28,10 @@ _OTHER_FORMS = (
     (("flags", "shapes"), "LabelMe's form for one image"),
     (("images", "width", "height", "objects"), "a record that is cooked already, and trained on as it is"),
 )
+_OTHER_ANNOTATIONS = (
+    ("segments_info", "COCO's panoptic form (segments_info)"),
+    ("caption", "COCO's captions"),
+)
 PIXEL_LIMIT = 10**9
 """No size and no coordinate is beyond it; sums of two stay exact."""
 _COUNTED_FAULTS = 1000
@@ -76,6 +80,7 @@ def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
     missing = [key for key in LISTS if key not in payload]
     if missing:
         form = next((name for keys, name in _OTHER_FORMS if all(key in payload for key in keys)), "")
+        form = form or _annotation_form(payload)
         has = ", ".join(map(repr, list(payload)[:12])) or "no key"
         looks = f"; it looks like {form}" if form else ""
         remedy = f"Write {COCO_FORM}; lists may be empty"
@@ -91,6 +96,14 @@ def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
                 yield from _ENTRY_RULES[key](entry, at)
             else:
                 yield CocoFault(at, "", f"it is an object, got {kind_of(entry)}", "Write it as COCO does")
+
+
+def _annotation_form(payload: dict[str, Any]) -> str:
+    """What the first annotation tells of the file; empty where that is nothing."""
+    entries = payload.get("annotations")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    forms = (form for key, form in _OTHER_ANNOTATIONS if isinstance(first, dict) and key in first)
+    return next(forms, "")
 
 
 def result_faults(payload: list[Any]) -> Iterator[CocoFault]:
@@ -150,6 +163,10 @@ def _size_faults(image: dict[str, Any], key: str, at: str, ids: str) -> Iterator
 
 def _annotation_faults(found: dict[str, Any], at: str) -> Iterator[CocoFault]:
     ids = ", ".join(text for text in (_ids(found, "annotation"), _ids(found, "image", "image_id")) if text)
+    form = next((form for key, form in _OTHER_ANNOTATIONS if key in found), None)
+    if form is not None and found.get("bbox") is None:
+        yield CocoFault(at, ids, f"it has no bbox; it looks like {form}", "Name the file of instances in place of it")
+        return
     yield from _id_faults(found, "image_id", at, ids)
     yield from _id_faults(found, "category_id", at, ids)
     for key in ("iscrowd", "ignore"):
@@ -168,10 +185,6 @@ def _box_faults(found: dict[str, Any], at: str, ids: str) -> Iterator[CocoFault]
         if found.get("segmentation"):
             message += ", though there is a segmentation: no box is guessed"
             remedy += "; pycocotools' COCO.annToRLE and mask.toBbox give it"
-        elif "segments_info" in found:
-            message += "; segments_info is COCO's panoptic form"
-        elif "caption" in found:
-            message += "; the annotation is a caption"
         yield CocoFault(at, ids, message, remedy)
     elif not isinstance(box, list):
         yield CocoFault(at, ids, f"it is a list of four numbers, got {kind_of(box)}", remedy)

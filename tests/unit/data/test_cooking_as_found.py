@@ -185,6 +185,9 @@ def test_forty_thousand_repeats_take_linear_time(kitchen: Kitchen, what: str) ->
         {"file_name": "", "coco_url": "https://host/o/train%2Fa%20b.png?alt=media"},
         {"file_name": "https://host/x/a%20b.png"},
         {"file_name": "sub\\..\\a b.png"},
+        {"file_name": "a%20b.png"},
+        {"file_name": " a b.png\n"},
+        {"file_name": "sub\\..\\a%20b.png "},
     ],
 )
 def test_an_image_is_found_by_its_address_or_with_backslashes(kitchen: Kitchen, entry: dict[str, Any]) -> None:
@@ -202,6 +205,38 @@ def test_names_in_other_spellings_of_unicode_and_absolute_ones_are_found(kitchen
     assert kitchen.cook().code == 0
     kitchen.add("b.png", [1, 1, 9, 9])["file_name"] = str(kitchen.folder / "images/b.png")
     assert kitchen.cook().manifest["records"]["kept"] == 2
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize("name", ["a%20b.png", " a b.png", "a\\b.png"])
+def test_a_file_that_is_called_as_written_comes_first(kitchen: Kitchen, name: str) -> None:
+    for other in ("a b.png", "a/b.png"):
+        path = kitchen.folder / "images" / other
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    kitchen.add(name, [1, 1, 9, 9])
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-042")
+def test_an_escaped_name_of_another_form_of_unicode_is_found(kitchen: Kitchen) -> None:
+    kitchen.add(unicodedata.normalize("NFD", "été.png"), [1, 1, 9, 9])
+    kitchen.coco["images"][0]["file_name"] = "%C3%A9t%C3%A9.png"
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-049")
+def test_a_name_of_another_case_is_advised_before_another_folder(kitchen: Kitchen) -> None:
+    for folder in ("images", "copies"):
+        kitchen.add(f"../{folder}/a.png", [1, 1, 9, 9])
+    (kitchen.folder / "images/a.png").rename(kitchen.folder / "images/A.PNG")
+    kitchen.coco["images"] = [kitchen.coco["images"][0] | {"file_name": "a.png"}]
+    folder = kitchen.folder
+    advice = "'A.PNG' is there in place of 'a.png': write file_name as the file is called; or --images"
+    assert (
+        f"images are missing under {folder}/images: {advice} {folder}/copies would find 1 of the 1"
+        in kitchen.cook().err
+    )
 
 
 @pytest.mark.invariant("DATA-049")
