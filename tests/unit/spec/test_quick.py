@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,7 +97,7 @@ def test_half_of_a_surrogate_pair_is_a_text(text: str) -> None:
 
 
 @pytest.mark.invariant("EVAL-092")
-@pytest.mark.parametrize("number", [float("inf"), 10**40, True, "64", 64.5])
+@pytest.mark.parametrize("number", [float("inf"), 10**40, True, "64", 64.5, np.int64(64), Path("64")])
 def test_numbers_are_those_of_the_validator(number: Any) -> None:
     value = LINE | {"width": number}
     if violations("evaluation-prediction", value):
