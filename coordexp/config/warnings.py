@@ -85,7 +85,7 @@ def _self_context_weight(config: Config) -> Iterator[Problem]:
     for index, entry in enumerate(two_channel.pipeline.objective):
         if entry.name != "coord_reg" or not entry.enabled or not entry.weight or "A" not in entry.channels:
             continue
-        written = entry.config["soft_ce_weight"] if "soft_ce_weight" in entry.config else 0.0
+        written = {"soft_ce_weight": 0.0, **entry.config}["soft_ce_weight"]
         if written > 0 and written != default and "self_context_soft_ce_weight" not in entry.config:
             text = f"is {written} in Channel B alone: Channel A takes self_context_soft_ce_weight, which is {default} "
             text += f"unless it is written; write self_context_soft_ce_weight: {written} for the same in both, or "
