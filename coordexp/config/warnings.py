@@ -1,18 +1,19 @@
 """What in a configuration does not mean what it seems to. In: a `Config`; out: warnings, no errors.
 
-Contract ids: CONFIG-023, CONFIG-026.
+Contract ids: CONFIG-023, CONFIG-026, CONFIG-034.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordexp.config.problems import Problem
+from coordexp.config.rules import build_rule
 from coordexp.config.trainable import FLOAT32_ADVICE, build_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from coordexp.config.problems import Problem
     from coordexp.config.types import Config
 
 # Rounding of a sum of three written decimals; no knob is meant that finely.
@@ -75,4 +76,27 @@ def _has_masters(config: Config) -> bool:
     return config.deepspeed.enabled and (config.training.bf16 or config.deepspeed.config != "zero0")
 
 
-_CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (_overridden_gate, _rounded_weights, _rounded_offsets)
+def _self_context_weight(config: Config) -> Iterator[Problem]:
+    """An authored soft CE of another weight in Channel A, where a default that is not written takes its place."""
+    two_channel = config.stage2_ab
+    if two_channel is None or two_channel.pipeline is None or two_channel.schedule.b_ratio >= 1:
+        return
+    default = (build_rule("coordexp:losses/coord_reg").properties or {})["self_context_soft_ce_weight"].default
+    for index, entry in enumerate(two_channel.pipeline.objective):
+        if entry.name != "coord_reg" or not entry.enabled or not entry.weight or "A" not in entry.channels:
+            continue
+        written = {"soft_ce_weight": 0.0, **entry.config}["soft_ce_weight"]
+        if written > 0 and written != default and "self_context_soft_ce_weight" not in entry.config:
+            text = f"is {written} in Channel B alone: Channel A takes self_context_soft_ce_weight, which is {default} "
+            text += f"unless it is written; write self_context_soft_ce_weight: {written} for the same in both, or "
+            text += f"{default} to keep it"
+            key = "stage2_ab.pipeline.objective"
+            yield Problem((*key.split("."), index, "config", "soft_ce_weight"), text, config.sources.where(key))
+
+
+_CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _overridden_gate,
+    _rounded_weights,
+    _rounded_offsets,
+    _self_context_weight,
+)

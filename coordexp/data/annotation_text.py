@@ -13,48 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordexp.data.errors import DataError
+from coordexp.data.file_forms import NOT_UTF8, UTF8_BOM, FileWords, encoding_fault, foreign_file, foreign_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_UTF8_BOM = b"\xef\xbb\xbf"
-_BOMS = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
-_ZERO_PATTERNS = {
-    (False, True, True, True): "UTF-32 without a BOM",
-    (True, True, True, False): "UTF-32 without a BOM",
-    (False, True, False, True): "UTF-16 without a BOM",
-    (True, False, True, False): "UTF-16 without a BOM",
-}
-_MAGICS = (
-    (b"\x1f\x8b", "a gzip archive", "Unpack it: gunzip -k"),
-    (b"PK\x03\x04", "a zip archive", "Unpack it and name the annotation file in it"),
-    (b"BZh", "a bzip2 archive", "Unpack it: bunzip2 -k"),
-    (b"\xfd7zXZ\x00", "an xz archive", "Unpack it: unxz -k"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "Unpack it: unzstd"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it and name the annotation file in it"),
-    (b"Rar!", "a rar archive", "Unpack it and name the annotation file in it"),
-    (b"PAR1", "a Parquet file", "Convert it to COCO's JSON"),
-    (b"SQLite format 3", "an SQLite database", "Convert it to COCO's JSON"),
-    (b"\x89HDF", "an HDF5 or MATLAB file", "Convert it to COCO's JSON"),
-    (b"\x93NUMPY", "a NumPy array", "Convert it to COCO's JSON"),
-    (b"\xd0\xcf\x11\xe0", "a document of an older Excel or Word", "Convert it to COCO's JSON"),
-    (b"\x80\x04", "a Python pickle", "Convert it to COCO's JSON"),
-    (b"\x89PNG", "a PNG image", "Name the annotation file"),
-    (b"\xff\xd8\xff", "a JPEG image", "Name the annotation file"),
-    (b"%PDF", "a PDF", "Name the annotation file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull"),
-)
-_TAR_MARK, _TAR_MARK_AT = b"ustar", 257
-_YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE]-?\d+)?){4,}\s*(?:\n|\r|\Z)")
-_CSV_LINE = re.compile(rb"[^\n{}\[\]]*(?:[,;\t][^\n{}\[\],;\t]*){3,}(?:\n|\r|\Z)")
-_QUOTED_CELL = re.compile(rb'"(?:[^"\n]|"")*"[ \t]*[,;\t]')
-"""A text and a separator: how a table begins, and no JSON value."""
+    from coordexp.data.file_forms import Foreign
+
+_WORDS_OF_FILE = FileWords("the annotation file", "COCO's JSON")
 _BINARY_HEAD = 4096
 _TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.)*"|[-+]?\d[\w.+-]*|[-+]?[A-Za-z_]\w*', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -91,14 +58,15 @@ def read_bytes(path: Path, wanted: str) -> bytes:
 
 def check_text(content: bytes, source: str, wanted: str) -> JsonText:
     """The text of a JSON file, or `DataError` that says what the file is instead."""
-    body = content.removeprefix(_UTF8_BOM)
+    body = content.removeprefix(UTF8_BOM)
     text = JsonText(body, source, wanted, len(content) - len(body))
-    for magic, what, remedy in _MAGICS:
-        if body.startswith(magic):
-            raise DataError(f"{source}: it is {what}, not {wanted}. {remedy}")
-    if body[_TAR_MARK_AT : _TAR_MARK_AT + len(_TAR_MARK)] == _TAR_MARK:
-        raise DataError(f"{source}: it is a tar archive, not {wanted}. Unpack it and name the annotation file in it")
-    _check_encoding(text)
+    _refuse_foreign(text, foreign_file(body, _WORDS_OF_FILE))
+    encoding = encoding_fault(body)
+    if encoding is None and not body.strip():
+        what = "is empty" if not body else "holds nothing but blanks"
+        raise DataError(f"{source}: the file {what}; it is to hold {wanted}")
+    if encoding is not None:
+        raise DataError(f"{source}: {encoding[0]}: {encoding[1]}")
     try:
         if not body.isascii():
             body.decode("utf-8")
@@ -108,42 +76,15 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
                 f"{source}: it is binary data and no text, not {wanted}. Name the annotation file"
             ) from error
         raise DataError(
-            f"{source}: {text.place(error.start)} holds 0x{body[error.start]:02x}, which is not UTF-8 (Latin-1 or "
-            "Windows-1252 perhaps). Save the file as UTF-8"
+            f"{source}: {text.place(error.start)} holds 0x{body[error.start]:02x}, {NOT_UTF8}. Save the file as UTF-8"
         ) from error
-    _check_form(text)
+    _refuse_foreign(text, foreign_text(body, _WORDS_OF_FILE))
     return text
 
 
-def _check_encoding(text: JsonText) -> None:
-    body = text.content
-    for mark, name in _BOMS:
-        if body.startswith(mark):
-            raise DataError(f"{text.source}: it is {name}; JSON is UTF-8: save the file as UTF-8")
-    if not body.strip():
-        what = "is empty" if not body else "holds nothing but blanks"
-        raise DataError(f"{text.source}: the file {what}; it is to hold {text.wanted}")
-    head = body[:4]
-    if b"\0" in head:
-        pattern = tuple(byte == 0 for byte in head)
-        found = _ZERO_PATTERNS.get((pattern + (False,) * 4)[:4])  # type: ignore[arg-type]
-        what = f"it is {found}; JSON is UTF-8: save" if found else "it begins with zero bytes: it is damaged; write"
-        raise DataError(f"{text.source}: {what} the file as UTF-8")
-
-
-def _check_form(text: JsonText) -> None:
-    """Refuse texts of other forms than JSON by name."""
-    body = text.content.lstrip()
-    what = ""
-    if body.startswith(b"<"):
-        what = "an HTML page, perhaps that of a failed download" if b"<html" in body[:2000].lower() else "XML"
-        what += ", as Pascal VOC writes it for one image" if b"<annotation" in body[:2000] else ""
-    elif _YOLO_LINE.match(body):
-        what = "lines of numbers, as YOLO writes them for one image"
-    elif _QUOTED_CELL.match(body) or (body[:1] not in b'{["' and _CSV_LINE.match(body)):
-        what = "a table of separated values (CSV)"
-    if what:
-        raise DataError(f"{text.source}: it is {what}, not {text.wanted}. Convert it to COCO's JSON")
+def _refuse_foreign(text: JsonText, found: Foreign | None) -> None:
+    if found is not None:
+        raise DataError(f"{text.source}: it is {found[0]}, not {text.wanted}. {found[1]}")
 
 
 def syntax_error(text: JsonText, reported: str) -> DataError:

@@ -24,6 +24,14 @@ class ImagePathError(DataError):
     """An image path that leaves its root, or a root that is no folder."""
 
 
+class OutsideRootError(ImagePathError):
+    """An image path that leaves its root: `fault` says so without its `file:line`, `remedy` what to do."""
+
+    def __init__(self, source: Path | str, fault: str, remedy: str) -> None:
+        super().__init__(f"{source}: {fault}; {remedy}")
+        self.fault, self.remedy = fault, remedy
+
+
 def image_root(jsonl: Path | str, environ: Mapping[str, str], configured: Path | None = None) -> Path:
     """The folder that image paths of `jsonl` are relative to.
 
@@ -50,13 +58,13 @@ def resolve_image(source: Path | str, image: str, root: Path | str | None = None
 
     `source` is the record's `file:line` or its JSONL; its folder is the root unless `root` is given; `remedy` is what
     an error advises. Symlinks are
-    followed before the check, so a link may not lead outside either. Raises `ImagePathError` when the path leaves the
+    followed before the check, so a link may not lead outside either. Raises `OutsideRootError` when the path leaves the
     root.
     """
     base = Path(os.path.realpath(root if root is not None else _jsonl_of(source).absolute().parent))
     found = Path(os.path.realpath(base / image))
     if not found.is_relative_to(base):
-        raise ImagePathError(f"{source}: image {image!r} is {found}, outside its root {base}; {remedy}")
+        raise OutsideRootError(source, f"image {image!r} is {found}, outside its root {base}", remedy)
     return found
 
 

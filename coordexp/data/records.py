@@ -15,6 +15,7 @@ from msgspec import UNSET
 from coordexp.coords.codec import pixel_to_bin
 from coordexp.coords.types import CoordObject
 from coordexp.data.errors import DataError, Finding, RecordError, RecordProblem
+from coordexp.data.record_files import file_finding
 from coordexp.data.rules import find_problems
 from coordexp.data.types import Record
 from coordexp.data.wire import BinObject, PixelObject, PixelRecord, WireRecord, decode_line
@@ -38,7 +39,17 @@ def iter_records(path: Path | str) -> Iterator[Record]:
     """Records of a JSONL file in file order; raises `RecordError` at the first bad line."""
     absolute = Path(path).absolute()
     for number, line in iter_lines(path):
-        yield parse_record(line, f"{absolute}:{number}")
+        try:
+            record = parse_record(line, f"{absolute}:{number}")
+        except RecordError as error:
+            raise RecordError(told_of_file(error, absolute, number)) from error
+        yield record
+
+
+def told_of_file(error: RecordError, path: Path, number: int) -> tuple[RecordProblem, ...]:
+    """Problems of a line, or the one of the file where the first line shows that it is no JSONL at all."""
+    finding = file_finding(path) if number == 1 else None
+    return error.problems if finding is None else (RecordProblem(str(path), finding),)
 
 
 def iter_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.coords.codec import MAX_BIN, parse_coord_token
 from coordexp.data.errors import Finding
+from coordexp.data.file_forms import NOT_UTF8
 from coordexp.data.regions import scope_findings
 from coordexp.data.texts import desc_fault
 from coordexp.spec import RepeatedKeyError, unique_pairs
@@ -41,13 +42,23 @@ def find_problems(line: bytes) -> list[Finding]:
         message = f"the key {error.keys[0]!r} is written twice in one object"
         return [Finding("duplicate_key", "", message, "Keep one of them.")]
     except (ValueError, RecursionError) as error:
-        return [
-            Finding("invalid_json", "", f"not one UTF-8 JSON value: {error}", "Write one strict JSON object a line.")
-        ]
+        return [_json_finding(error)]
     if not isinstance(payload, dict):
         message = f"a record is a JSON object, got {_kind(payload)}"
         return [Finding("record_type", "", message, 'Write {"images": …, "width": …, "height": …, "objects": …}.')]
     return list(_record_findings(payload))
+
+
+def _json_finding(error: ValueError | RecursionError) -> Finding:
+    if isinstance(error, UnicodeDecodeError):
+        message = f"byte {error.start + 1} of the line is 0x{error.object[error.start]:02x}, {NOT_UTF8}"
+        return Finding("invalid_json", "", message, "Save the file as UTF-8.")
+    if isinstance(error, UnicodeEncodeError):
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        message = f"{half} is half of a surrogate pair, which is no character"
+        return Finding("invalid_json", "", message, "Write the character itself, or remove it.")
+    reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return Finding("invalid_json", "", f"not one JSON value: {reason}", "Write one strict JSON object a line.")
 
 
 def _refuse_constant(text: str) -> Any:

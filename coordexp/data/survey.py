@@ -16,9 +16,9 @@ from msgspec import UNSET
 
 from coordexp.data.errors import Finding, RecordError, RecordProblem
 from coordexp.data.image_sizes import size_finding
-from coordexp.data.paths import ImagePathError, resolve_image
+from coordexp.data.paths import OutsideRootError, resolve_image
 from coordexp.data.pictures import PictureError, check_header, read_picture
-from coordexp.data.records import build_record, check_line, iter_lines
+from coordexp.data.records import build_record, check_line, iter_lines, told_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +80,10 @@ def survey_file(
         try:
             record = check_line(line, where)
         except RecordError as error:
-            survey.problems.extend(error.problems)
+            problems = told_of_file(error, path, number)
+            survey.problems.extend(problems)
+            if problems != error.problems:
+                return survey
         else:
             size = size_finding(record.images[0], (record.width, record.height))
             if size is not None:
@@ -108,8 +111,8 @@ def _image_findings(record: WireRecord, path: Path, images: ImageCheck, root: Pa
         at = f"images[{index}]"
         try:
             found = resolve_image(path, image, root)
-        except ImagePathError as error:
-            yield Finding("image_outside_root", at, str(error), "Keep images under their root.")
+        except OutsideRootError as error:
+            yield Finding("image_outside_root", at, error.fault, f"{error.remedy[:1].upper()}{error.remedy[1:]}.")
             continue
         # Unlike Path.is_file, which raises for a name that is too long.
         if not os.path.isfile(found):

@@ -9,9 +9,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from coordexp.spec import ContractFileError, read_json
+from coordexp.spec import ContractFileError, RepeatedKeyError, read_json
 
 CONFIG_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+TOKENIZER, VOCABULARY = "tokenizer.json", "vocab.json"
+OTHER_JSON_FILES = ("added_tokens.json", "special_tokens_map.json", "chat_template.json", "generation_config.json")
+"""What transformers reads too where it is there; of a broken generation config it takes defaults without a word."""
+COPY_AGAIN = "copy or download it again"
 PARTIAL_PREFIX = ".partial-"
 """How the name of a folder begins while it is written (ART-020): a kill leaves it, and nothing reads it."""
 ADAPTER_CONFIG, OFFSETS_CONFIG = "adapter_config.json", "coord_offset.json"
@@ -26,8 +30,8 @@ class CheckpointFolderError(ValueError):
 def check_checkpoint_folder(folder: Path | str) -> Path:
     """Return `folder` if loading it runs no code of its own; else raise `CheckpointFolderError`.
 
-    Refused: what a killed save has left, `auto_map` in a config of transformers, Python files, and pickled weights
-    without safetensors beside them.
+    Refused: what a killed save has left, `auto_map` in a config of transformers, a JSON file that loading reads and
+    that is none, Python files, and pickled weights without safetensors beside them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -43,6 +47,9 @@ def check_checkpoint_folder(folder: Path | str) -> Path:
                 f"{folder / name}: auto_map names code that loading would run; delete the key, Qwen3-VL's classes are "
                 "those of transformers"
             )
+    # A slow tokenizer's vocabulary is read in place of a fast one's, and never beside it.
+    for name in (TOKENIZER if (folder / TOKENIZER).is_file() else VOCABULARY, *OTHER_JSON_FILES):
+        read_checkpoint_json(folder / name)
     scripts = sorted(path.name for path in folder.glob("*.py"))
     if scripts:
         raise CheckpointFolderError(f"{folder}: holds code ({', '.join(scripts)}), which loading could run; delete it")
@@ -83,7 +90,12 @@ def read_checkpoint_json(path: Path) -> dict[str, object]:
     try:
         content = read_json(path)
     except ContractFileError as error:
-        raise CheckpointFolderError(str(error)) from error
+        if isinstance(error.__cause__, OSError | RepeatedKeyError):
+            raise CheckpointFolderError(str(error)) from error
+        reason = " ".join(str(error.__cause__).split())
+        raise CheckpointFolderError(
+            f"{path}: is cut short or no JSON ({path.stat().st_size} bytes; {reason}); {COPY_AGAIN}"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointFolderError(f"{path}: holds no JSON object")
+        raise CheckpointFolderError(f"{path}: holds no JSON object; {COPY_AGAIN}")
     return content

@@ -16,7 +16,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from coordexp.encode.checkpoint import check_checkpoint_folder
+from coordexp.encode.checkpoint import COPY_AGAIN, TOKENIZER, VOCABULARY, check_checkpoint_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ MERGE = 2
 TEMPORAL_PATCH = 2
 SIZE_MULTIPLE = PATCH * MERGE
 PROCESSOR_FILES = (
-    ("tokenizer.json", "vocab.json"),
+    (TOKENIZER, VOCABULARY),
     ("tokenizer_config.json",),
     ("processor_config.json", "preprocessor_config.json"),
 )
@@ -81,8 +81,9 @@ def load_processor(checkpoint: Path | str) -> ProcessorMixin:
             raise ProcessorError(f"{folder}: holds no {' or '.join(names)}; copy it from the model's original folder")
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ProcessorError(f"{folder}: its processor cannot be loaded: {' '.join(str(error).split())}") from error
+    except Exception as error:  # tokenizers raises bare exceptions for what is JSON and no tokenizer
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ProcessorError(f"{folder}: its processor cannot be loaded ({reason}); {COPY_AGAIN}") from error
     return check_processor(processor)
 
 

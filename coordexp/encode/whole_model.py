@@ -16,6 +16,7 @@ from transformers import Qwen3VLConfig
 
 from coordexp.config.layers import EMBEDDING, HEAD, Depths, module_kinds
 from coordexp.encode.checkpoint import (
+    COPY_AGAIN,
     CheckpointFolderError,
     check_checkpoint_folder,
     check_no_adapter,
@@ -32,7 +33,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PREFIX = re.compile(r"^((base_model|model|language_model|visual)\.)+")
 _LAYER = re.compile(r"(layers|blocks|deepstack_merger_list)\.(\d+)\.")
 _SHOWN = 3
-_AGAIN = "copy or download it again"
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -120,21 +120,23 @@ def _read_shapes(folder: Path) -> Shapes:
     if not index.is_file():
         parts = sorted(path.name for path in folder.glob("*.safetensors"))
         beside = f" beside {_list(parts)}" if parts else ""
-        raise CheckpointFolderError(f"{folder}: holds no weights: neither {WEIGHTS} nor {INDEX}{beside}; {_AGAIN}")
+        raise CheckpointFolderError(f"{folder}: holds no weights: neither {WEIGHTS} nor {INDEX}{beside}; {COPY_AGAIN}")
     parts_of = {"weight_map": None, **read_checkpoint_json(index)}["weight_map"]
     if not isinstance(parts_of, dict) or not all(isinstance(name, str) for name in parts_of.values()):
-        raise CheckpointFolderError(f"{index}: has no weight_map from tensors to files; {_AGAIN}")
+        raise CheckpointFolderError(f"{index}: has no weight_map from tensors to files; {COPY_AGAIN}")
     files = sorted(set(parts_of.values()))
     gone = [name for name in files if not (folder / name).is_file()]
     if gone:
         text = f"lacks {len(gone)} of {len(files)} weight files: {_list(gone)}"
-        raise CheckpointFolderError(f"{folder}: {text}; {_AGAIN}")
+        raise CheckpointFolderError(f"{folder}: {text}; {COPY_AGAIN}")
     shapes: Shapes = {}
     for name in files:
         shapes |= _read_header(folder / name)
     lost = sorted(set(parts_of) - set(shapes))
     if lost:
-        raise CheckpointFolderError(f"{index}: names {len(lost)} tensors that its files lack: {_list(lost)}; {_AGAIN}")
+        raise CheckpointFolderError(
+            f"{index}: names {len(lost)} tensors that its files lack: {_list(lost)}; {COPY_AGAIN}"
+        )
     return shapes
 
 
@@ -144,7 +146,7 @@ def _read_header(path: Path) -> Shapes:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointFolderError(
-            f"{path}: is cut short or no safetensors file ({path.stat().st_size} bytes; {error}); {_AGAIN}"
+            f"{path}: is cut short or no safetensors file ({path.stat().st_size} bytes; {error}); {COPY_AGAIN}"
         ) from error
 
 
@@ -167,7 +169,7 @@ def _check_complete(folder: Path, depths: Depths, shapes: Iterable[str], *, tied
     if lost:
         raise CheckpointFolderError(
             f"{folder}: lacks the weights of {len(lost)} of {len(needed)} layers, which loading would fill with random "
-            f"numbers: {_list(lost)}; {_AGAIN}"
+            f"numbers: {_list(lost)}; {COPY_AGAIN}"
         )
 
 

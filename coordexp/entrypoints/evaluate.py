@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scores",
         choices=("confidence", "constant"),
-        help="what ranks predictions in AP: mean coord-token probability (default), or nothing",
+        help="what ranks predictions in AP: geometric mean of coord-token probabilities (default), or nothing",
     )
     parser.add_argument(
         "--coco-engine",

@@ -1,7 +1,7 @@
 """How sure the model was of each object it wrote. Contract id: EVAL-008.
 
 An answer with the log-probabilities of its tokens, and its parse, enter; one score in [0, 1] per object leaves: the
-mean probability of the object's coord tokens.
+geometric mean of the probabilities of the object's coord tokens, so that one unsure corner costs the object its rank.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def score_by_coords(output: RolloutOutput, parsed: ParsedRollout) -> tuple[float
             "ask the backend for them (logprobs=True)"
         )
     return tuple(
-        sum(math.exp(logprobs[at]) for at in found.coord_positions) / len(found.coord_positions)
+        math.exp(sum(logprobs[at] for at in found.coord_positions) / len(found.coord_positions))
         for found in parsed.objects
     )

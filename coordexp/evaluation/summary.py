@@ -107,7 +107,7 @@ def render_truth(report: DetectionReport, annotations: Path | None = None) -> st
 def render_given(report: DetectionReport) -> str:
     """Where the scores of answers that were there already come from, in one line."""
     origin = {
-        "confidence": "mean probability of the coord tokens, as the file has it",
+        "confidence": "geometric mean probability of the coord tokens, as the file has it",
         "constant": "constant, as in the file",
         "given": "given by the file",
     }

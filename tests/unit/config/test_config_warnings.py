@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coordexp.config import config_warnings, load_config
 from coordexp.entrypoints import check_config, train
-from tests.unit.config.minimal import ALIGNED, STAGE1, with_values, write
+from tests.unit.config.minimal import ALIGNED, STAGE1, TWO_CHANNEL, with_values, write
 
 pytestmark = pytest.mark.invariant("CONFIG-023")
 
@@ -60,6 +61,45 @@ def test_a_default_gate_is_warned_about_where_the_cost_is_written(tmp_path):
 
 def test_stage_1_matches_nothing_and_is_not_warned(tmp_path):
     assert config_warnings(load_config(write(tmp_path, STAGE1))) == ()
+
+
+def coord_warnings(folder: Path, entry: dict[str, Any], b_ratio: float = 0.5) -> list[str]:
+    objective = [{"name": "token_ce"}, {"name": "coord_reg", **entry}]
+    values = {"stage2_ab.schedule.b_ratio": b_ratio, "stage2_ab.pipeline": {"objective": objective}}
+    path = write(folder, with_values(TWO_CHANNEL, values))
+    return [str(warning).replace(f"{folder.resolve()}/", "") for warning in config_warnings(load_config(path))]
+
+
+@pytest.mark.invariant("CONFIG-034")
+def test_a_soft_ce_that_channel_a_weighs_by_a_default_is_named(tmp_path):
+    (warning,) = coord_warnings(tmp_path, {"config": {"soft_ce_weight": 1.0}})
+    place, _, text = warning.partition(": ")
+    assert place.startswith("run.yaml:")
+    assert text == (
+        "stage2_ab.pipeline.objective[1].config.soft_ce_weight: is 1.0 in Channel B alone: Channel A takes "
+        "self_context_soft_ce_weight, which is 0.05 unless it is written; write self_context_soft_ce_weight: 1.0 for "
+        "the same in both, or 0.05 to keep it"
+    )
+
+
+@pytest.mark.invariant("CONFIG-034")
+@pytest.mark.parametrize(
+    ("entry", "b_ratio"),
+    [
+        ({"config": {"soft_ce_weight": 1.0, "self_context_soft_ce_weight": 1.0}}, 0.5),
+        ({"config": {"soft_ce_weight": 1.0, "self_context_soft_ce_weight": 0.05}}, 0.5),
+        ({"config": {"soft_ce_weight": 0.05}}, 0.5),
+        ({"config": {"soft_ce_weight": 0.0}}, 0.5),
+        ({"config": {"w1_weight": 1.0}}, 0.5),
+        ({}, 0.5),
+        ({"config": {"soft_ce_weight": 1.0}}, 1.0),
+        ({"config": {"soft_ce_weight": 1.0}, "channels": ["B"]}, 0.5),
+        ({"config": {"soft_ce_weight": 1.0}, "enabled": False}, 0.5),
+        ({"config": {"soft_ce_weight": 1.0}, "weight": 0.0}, 0.5),
+    ],
+)
+def test_a_soft_ce_that_is_written_or_not_read_in_channel_a_is_not_named(tmp_path, entry, b_ratio):
+    assert coord_warnings(tmp_path, entry, b_ratio) == []
 
 
 def test_no_shipped_configuration_is_warned_about():

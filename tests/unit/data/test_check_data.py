@@ -69,6 +69,15 @@ def test_images_are_looked_at_as_far_as_asked(tmp_path: Path, image: Path) -> No
 
 
 @pytest.mark.invariant("DATA-020")
+@pytest.mark.parametrize("name", ["../up.png", "/etc/hosts"])
+def test_an_image_outside_its_root_is_told_with_one_path_of_the_file(tmp_path: Path, name: str) -> None:
+    jsonl = write(tmp_path / "a.jsonl", LINE | {"images": [name]})
+    (problem,) = survey_file(jsonl, images="exists").problems
+    assert str(problem).count(str(jsonl)) == 1
+    assert "Move it there, or set ROOT_IMAGE_DIR to a folder that holds it. [image_outside_root]" in str(problem)
+
+
+@pytest.mark.invariant("DATA-020")
 def test_a_file_without_records_is_a_problem(tmp_path: Path) -> None:
     (problem,) = survey_file(write(tmp_path / "a.jsonl")).problems
     assert problem.rule == "no_records"

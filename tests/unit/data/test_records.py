@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import inspect
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from coordexp.data.errors import DataError, RecordError
 from coordexp.data.records import iter_records, parse_record, read_records
 from coordexp.data.regions import ImageScope, read_scope
 from coordexp.data.rules import find_problems
+from coordexp.data.survey import survey_file
 from coordexp.data.wire import decode_line
 from coordexp.spec import Case, load_cases
 
@@ -175,3 +177,78 @@ def test_regions_and_absent_categories_are_read_from_the_metadata() -> None:
     assert [found.as_json() for found in scope.ignore] == metadata["ignore"]
     assert scope.verified_absent == {"dog"}
     assert read_scope(parse_record(json.dumps(record).encode(), "x:1")) == ImageScope()
+
+
+RECORD = {"images": ["a.png"], "width": 64, "height": 64, "objects": []}
+PLAIN = json.dumps(RECORD).encode() + b"\n"
+COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+OTHER_FORMS = {
+    "UTF-16": (PLAIN.decode().encode("utf-16"), "it is UTF-16; JSON is UTF-8. Save the file as UTF-8."),
+    "UTF-16-bare": (PLAIN.decode().encode("utf-16-be"), "it is UTF-16 without a BOM; JSON is UTF-8. Save the file"),
+    "gzip": (gzip.compress(PLAIN), "it is a gzip archive, not JSONL records. Unpack it: gunzip -k."),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer, not the file itself, not JSONL"),
+    "BOM": (b"\xef\xbb\xbf" + PLAIN * 2, "it begins with a byte order mark (UTF-8 with BOM). Save it as UTF-8 without"),
+    "CR": (PLAIN.replace(b"\n", b"\r") * 2, "its lines end in CR alone, so all of it is one line. Write it with"),
+    "pretty": (json.dumps(RECORD, indent=1).encode() * 2, "it is pretty-printed JSON, and a record is one line. Write"),
+    "pretty-large": (json.dumps(RECORD | {"summary": "a" * (1 << 20)}, indent=1).encode(), "it is pretty-printed JSON"),
+    "list": (json.dumps([RECORD] * 2, indent=1).encode(), "it is one JSON list over several lines. Write each record"),
+    "COCO": (json.dumps(COCO).encode(), "it holds COCO annotations, not JSONL records. Cook them with `python -m"),
+    "COCO-pretty": (json.dumps(COCO, indent=1).encode(), "it holds COCO annotations, not JSONL records. Cook them"),
+    "CSV": (b"file,x1,y1,x2,y2\na.png,1,1,5,5\n", "it is a table of separated values (CSV), not JSONL records."),
+}
+
+
+@pytest.mark.invariant("DATA-095")
+@pytest.mark.parametrize(("content", "words"), OTHER_FORMS.values(), ids=OTHER_FORMS)
+def test_a_file_that_is_no_jsonl_is_one_problem_that_names_it(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(content)
+    (problem,) = survey_file(path).problems
+    assert str(problem).startswith(f"{path}: {words}")
+    with pytest.raises(RecordError) as caught:
+        read_records(path)
+    assert str(caught.value) == str(problem)
+
+
+@pytest.mark.invariant("DATA-095")
+@pytest.mark.parametrize(
+    "first",
+    [
+        '{"images": ["a.png"], "width": 64,',
+        '{"images": ["a.png"], "width": 64, "height": 64, "objects": [], "annotations": [{"id": 1}]}',
+        '{"images": ["a.png"], "width": 64, "height": 64, "metadata": {"annotations": [{"id": 1}]}}',
+        '{"images": ["a.png',
+        "[]",
+        "",
+        "[" * 100_000,
+    ],
+    ids=["cut", "spare-key", "metadata", "cut-text", "list", "empty", "deep"],
+)
+def test_a_bad_first_line_of_a_jsonl_is_told_with_its_line(tmp_path: Path, first: str) -> None:
+    path = write(tmp_path, first, json.dumps(RECORD))
+    survey = survey_file(path)
+    assert {problem.where for problem in survey.problems} == {f"{path}:1"}
+    assert (survey.lines, survey.records) == (2, 1)
+
+
+@pytest.mark.invariant("DATA-095")
+def test_a_file_in_order_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordexp.data.records.file_finding", None)
+    path = write(tmp_path, json.dumps(RECORD))
+    assert len(read_records(path)) == survey_file(path).records == 1
+
+
+@pytest.mark.invariant("DATA-003")
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"a": "caf\xe9"}', "byte 11 of the line is 0xe9, which is not UTF-8 (Latin-1 or Windows-1252 perhaps)"),
+        (b'{"a": "x\\ud800"}', r"\ud800 is half of a surrogate pair, which is no character"),
+        (b'{"a" 1}', "not one JSON value: Expecting ':' delimiter at column 6"),
+        (b'{"a": NaN}', "not one JSON value: NaN is not a JSON number"),
+    ],
+    ids=["latin-1", "surrogate", "syntax", "nan"],
+)
+def test_broken_json_is_told_without_the_words_of_a_decoder(line: bytes, words: str) -> None:
+    (finding,) = find_problems(line)
+    assert (finding.rule, finding.message) == ("invalid_json", words)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from coordexp.encode.checkpoint import CheckpointFolderError, check_checkpoint_folder
+from coordexp.encode.checkpoint import CONFIG_FILES, OTHER_JSON_FILES, CheckpointFolderError, check_checkpoint_folder
 from coordexp.encode.processor import load_processor
 
 pytestmark = pytest.mark.invariant("ENC-018")
@@ -52,10 +53,37 @@ def test_pickled_weights_alone_are_refused(folder: Path) -> None:
         check_checkpoint_folder(folder)
 
 
-@pytest.mark.parametrize(("text", "words"), [("[]", "holds no JSON object"), ("{", "config.json:1: Expecting")])
-def test_a_broken_config_is_named(folder: Path, text: str, words: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(CheckpointFolderError, match=words):
+@pytest.mark.invariant("ENC-020")
+@pytest.mark.parametrize("name", [*CONFIG_FILES, "tokenizer.json", *OTHER_JSON_FILES])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[]", "holds no JSON object; copy or"),
+        (b"", "is cut short or no JSON (0 bytes; "),
+        (b'{"a":{', "is cut short or no JSON (6 bytes; "),
+        (b"\x1f\x8b\x08", "is cut short or no JSON (3 bytes; "),
+    ],
+    ids=["list", "empty", "cut", "gzip"],
+)
+def test_a_broken_file_is_named_with_what_to_do(folder: Path, name: str, content: bytes, words: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointFolderError, match=re.escape(f"{folder / name}: {words}")) as caught:
+        check_checkpoint_folder(folder)
+    assert str(caught.value).endswith("; copy or download it again")
+
+
+@pytest.mark.invariant("ENC-020")
+def test_a_vocabulary_counts_only_where_it_is_the_tokenizer(folder: Path) -> None:
+    (folder / "vocab.json").write_text("{")
+    assert check_checkpoint_folder(folder) == folder
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointFolderError, match=r"vocab.json: is cut short or no JSON"):
+        check_checkpoint_folder(folder)
+
+
+def test_a_key_that_is_written_twice_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text('{"a": 1, "a": 2}')
+    with pytest.raises(CheckpointFolderError, match=r"config.json: duplicate key 'a'$"):
         check_checkpoint_folder(folder)
 
 

@@ -78,9 +78,10 @@ def test_transformers_would_fill_what_is_missing_with_random_numbers(stage1_kit,
         ({"remove": ["tokenizer.json"]}, "holds no tokenizer.json or vocab.json"),
         ({"remove": ["tokenizer_config.json"]}, "holds no tokenizer_config.json"),
         ({"remove": ["processor_config.json"]}, "holds no processor_config.json or preprocessor_config.json"),
-        ({"cut": {"tokenizer.json": 0.5}}, "its processor cannot be loaded: Expecting"),
+        ({"set": {"tokenizer.json": {"model": {}}}}, "its processor cannot be loaded (Exception: "),
+        ({"set": {"tokenizer.json": {"model": {}, "added_tokens": None}}}, "its processor cannot be loaded ("),
     ],
-    ids=["tokenizer", "tokenizer-config", "processor-config", "cut-tokenizer"],
+    ids=["tokenizer", "tokenizer-config", "processor-config", "no-model", "no-added-tokens"],
 )
 def test_a_processor_that_is_not_whole_is_named(stage1_kit, tmp_path, change, words):
     folder = change_checkpoint(stage1_kit.checkpoint, tmp_path / "checkpoint", change)

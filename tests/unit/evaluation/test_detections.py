@@ -124,20 +124,21 @@ def answered(tokenizer: Qwen2TokenizerFast, text: str, chances: Mapping[int, flo
 
 
 CHANCES = {0: 0.9, 111: 0.7, 999: 0.5, 888: 0.3, 100: 0.2, 200: 0.2, 300: 0.4, 400: 0.4, 5: 0.01}
+FIRST, SECOND = (0.9 * 0.7 * 0.5 * 0.3) ** 0.25, (0.2 * 0.2 * 0.4 * 0.4) ** 0.25
 
 
 @pytest.mark.invariant("EVAL-008")
 @pytest.mark.parametrize(
     ("damage", "scores"),
     [
-        (lambda text: text, [0.6, 0.3]),
-        (lambda text: text.replace("<|coord_999|>", "17"), [0.3]),
-        (lambda text: text.replace("black cat", "cat <|coord_5|>"), [0.6, 0.3]),
-        (lambda text: text.replace("<|coord_400|>]}", "<|coord_400|>], "), [0.6]),
+        (lambda text: text, [FIRST, SECOND]),
+        (lambda text: text.replace("<|coord_999|>", "17"), [SECOND]),
+        (lambda text: text.replace("black cat", "cat <|coord_5|>"), [FIRST, SECOND]),
+        (lambda text: text.replace("<|coord_400|>]}", "<|coord_400|>], "), [FIRST]),
     ],
     ids=["both sound", "the first is dropped", "a coord token in a desc", "the second is cut off"],
 )
-def test_confidence_is_the_mean_probability_of_an_objects_coord_tokens(
+def test_confidence_is_the_geometric_mean_of_the_probabilities_of_an_objects_coord_tokens(
     cut_tokenizer: Qwen2TokenizerFast, parser: RolloutParser, damage: Callable[[str], str], scores: list[float]
 ) -> None:
     output = answered(cut_tokenizer, damage(render_answer((CAT, DOG))), CHANCES)
