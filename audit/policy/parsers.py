@@ -50,6 +50,8 @@ JSON_READERS: dict[tuple[str, str], str] = {
         "_parser_fault",
     ): "annotations that no decoder takes, for the place of the fault",
     ("coordexp/data/coco.py", "parse_coco"): "annotations in COCO's form",
+    ("coordexp/data/coco_keys.py", "_may_repeat"): "annotations in COCO's form, for keys that are written twice",
+    ("coordexp/data/coco_keys.py", "_repeated_keys"): "a key of theirs, its escapes decoded",
     ("coordexp/data/coco_results.py", "parse_results"): "results in COCO's form",
     ("coordexp/data/coco_results.py", "check_no_annotations"): "a file in the place of results, to say what it is",
     ("coordexp/data/cooking_names.py", "load_category_map"): "a category map",
