@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from coordexp.data.file_forms import Foreign
 
 _WORDS_OF_FILE = FileWords("the annotation file", "COCO's JSON")
+_BINARY_HEAD = 4096
 _TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.)*"|[-+]?\d[\w.+-]*|[-+]?[A-Za-z_]\w*', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _WORDS = {b"true", b"false", b"null"}
@@ -70,6 +71,10 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
         if not body.isascii():
             body.decode("utf-8")
     except UnicodeDecodeError as error:
+        if b"\0" in body[:_BINARY_HEAD]:
+            raise DataError(
+                f"{source}: it is binary data and no text, not {wanted}. Name the annotation file"
+            ) from error
         raise DataError(
             f"{source}: {text.place(error.start)} holds 0x{body[error.start]:02x}, {NOT_UTF8}. Save the file as UTF-8"
         ) from error
@@ -162,8 +167,11 @@ def _parser_fault(text: JsonText) -> tuple[int, str] | None:
 def _parser_words(shown: str, error: json.JSONDecodeError) -> str:
     rest = shown[error.pos :].strip()
     before = shown[: error.pos].rstrip()
+    if error.msg == "Extra data" and rest[0] == "\0":
+        return "zero bytes follow the end of the JSON value, as a copy leaves them that did not finish. Copy it again"
     if error.msg == "Extra data":
-        lines = "a second JSON value begins here; one a line is JSON Lines. " if before.count("\n") == 0 else ""
+        begins = rest[0] in '{["' and before.count("\n") == 0
+        lines = "a second JSON value begins here; one a line is JSON Lines. " if begins else ""
         cooked = '"objects"' in before[:2000] and '"annotations"' not in before[:2000]
         advice = (
             "Records that are cooked already are trained on as they are" if cooked else "The file is one JSON value"

@@ -2,7 +2,7 @@
 
 Read as found: UTF-8 with BOM; `iscrowd` and `ignore` as 0, 1 or booleans; annotation ids in any form or none; image and
 category ids as integers (2.0 is 2) or texts; an image named by `coco_url`. Other keys than those read here are COCO's
-own business and are let through. Contract ids: DATA-009, DATA-040, DATA-042.
+own business and are let through. Contract ids: DATA-009, DATA-040..DATA-042.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from coordexp.data.annotation_text import check_text, read_bytes, syntax_error
-from coordexp.data.coco_rules import COCO_FORM, PIXEL_LIMIT, check_top_keys, coco_error, shown
+from coordexp.data.coco_keys import check_keys
+from coordexp.data.coco_rules import COCO_FORM, PIXEL_LIMIT, coco_error, shown
 from coordexp.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def parse_coco(content: bytes, source: str) -> CocoFile:
         except (msgspec.DecodeError, RecursionError) as error:
             raise syntax_error(text, str(error)) from error
         raise coco_error(payload, source, reported)
-    check_top_keys(text)
+    check_keys(text)
     coco = _with_integers(coco)
     _check_unique("images", [image.id for image in coco.images], source)
     _check_unique("categories", [category.id for category in coco.categories], source)

@@ -8,7 +8,6 @@ Contract ids: DATA-042.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from coordexp.data.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from coordexp.data.annotation_text import JsonText
-
 COCO_FORM = 'COCO-style annotations, {"images": […], "annotations": […], "categories": […]}'
 RESULTS_FORM = 'COCO results, a list of {"image_id": …, "category_id": …, "bbox": [x, y, width, height], "score": …}'
-_LISTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
+"""Keys of the file that are read."""
 _OTHER_FORMS = (
     (("shapes", "imagePath"), "LabelMe's form for one image"),
     (("_via_img_metadata",), "a project of the VGG Image Annotator"),
@@ -30,7 +28,10 @@ _OTHER_FORMS = (
     (("flags", "shapes"), "LabelMe's form for one image"),
     (("images", "width", "height", "objects"), "a record that is cooked already, and trained on as it is"),
 )
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_OTHER_ANNOTATIONS = (
+    ("segments_info", "COCO's panoptic form (segments_info)"),
+    ("caption", "COCO's captions"),
+)
 PIXEL_LIMIT = 10**9
 """No size and no coordinate is beyond it; sums of two stay exact."""
 _COUNTED_FAULTS = 1000
@@ -76,14 +77,15 @@ def _first_fault(found: Iterator[CocoFault], source: str, otherwise: str) -> Dat
 
 def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
     """Every fault in reading order: the lists, then images, categories, annotations."""
-    missing = [key for key in _LISTS if key not in payload]
+    missing = [key for key in LISTS if key not in payload]
     if missing:
         form = next((name for keys, name in _OTHER_FORMS if all(key in payload for key in keys)), "")
+        form = form or _annotation_form(payload)
         has = ", ".join(map(repr, list(payload)[:12])) or "no key"
         looks = f"; it looks like {form}" if form else ""
         remedy = f"Write {COCO_FORM}; lists may be empty"
         yield CocoFault(", ".join(missing), "", f"missing; the file has {has}{looks}", remedy)
-    for key in _LISTS:
+    for key in LISTS:
         entries = payload.get(key, [])
         if not isinstance(entries, list):
             yield CocoFault(key, "", f"it is a list, got {kind_of(entries)}", "Write a list of objects")
@@ -94,6 +96,14 @@ def coco_faults(payload: dict[str, Any]) -> Iterator[CocoFault]:
                 yield from _ENTRY_RULES[key](entry, at)
             else:
                 yield CocoFault(at, "", f"it is an object, got {kind_of(entry)}", "Write it as COCO does")
+
+
+def _annotation_form(payload: dict[str, Any]) -> str:
+    """What the first annotation tells of the file; empty where that is nothing."""
+    entries = payload.get("annotations")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    forms = (form for key, form in _OTHER_ANNOTATIONS if isinstance(first, dict) and key in first)
+    return next(forms, "")
 
 
 def result_faults(payload: list[Any]) -> Iterator[CocoFault]:
@@ -115,31 +125,6 @@ def result_faults(payload: list[Any]) -> Iterator[CocoFault]:
             yield CocoFault(f"{at}.score", ids, "missing", "Write how sure the detector was: COCO ranks by it")
         elif not _is_number(entry["score"]):
             yield CocoFault(f"{at}.score", ids, f"a score is a number, got {kind_of(entry['score'])}", "Write a number")
-
-
-def check_top_keys(text: JsonText) -> None:
-    """Raise `DataError` where a list of the file is written twice: decoders keep one of them without a word."""
-    for key in _LISTS:
-        written = f'"{key}"'.encode()
-        if text.content.count(written) > 1:
-            _refuse_second(text, key, written)
-
-
-def _refuse_second(text: JsonText, key: str, written: bytes) -> None:
-    """Walk the brackets; quick, since only files that hold the word elsewhere come here."""
-    depth = 0
-    seen = False
-    for match in _BRACKETS.finditer(text.content):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and token == written and text.content[match.end() : match.end() + 200].lstrip()[:1] == b":":
-            if seen:
-                place = text.place(match.start())
-                raise DataError(f"{text.source}: {place}: {key!r} is written a second time. Keep one list of them")
-            seen = True
 
 
 def _image_faults(image: dict[str, Any], at: str) -> Iterator[CocoFault]:
@@ -178,6 +163,10 @@ def _size_faults(image: dict[str, Any], key: str, at: str, ids: str) -> Iterator
 
 def _annotation_faults(found: dict[str, Any], at: str) -> Iterator[CocoFault]:
     ids = ", ".join(text for text in (_ids(found, "annotation"), _ids(found, "image", "image_id")) if text)
+    form = next((form for key, form in _OTHER_ANNOTATIONS if key in found), None)
+    if form is not None and found.get("bbox") is None:
+        yield CocoFault(at, ids, f"it has no bbox; it looks like {form}", "Name the file of instances in place of it")
+        return
     yield from _id_faults(found, "image_id", at, ids)
     yield from _id_faults(found, "category_id", at, ids)
     for key in ("iscrowd", "ignore"):
@@ -196,10 +185,6 @@ def _box_faults(found: dict[str, Any], at: str, ids: str) -> Iterator[CocoFault]
         if found.get("segmentation"):
             message += ", though there is a segmentation: no box is guessed"
             remedy += "; pycocotools' COCO.annToRLE and mask.toBbox give it"
-        elif "segments_info" in found:
-            message += "; segments_info is COCO's panoptic form"
-        elif "caption" in found:
-            message += "; the annotation is a caption"
         yield CocoFault(at, ids, message, remedy)
     elif not isinstance(box, list):
         yield CocoFault(at, ids, f"it is a list of four numbers, got {kind_of(box)}", remedy)

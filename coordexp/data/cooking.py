@@ -26,7 +26,7 @@ from coordexp.data.cooking_images import cook_images
 from coordexp.data.cooking_names import category_names
 from coordexp.data.cooking_plan import Dish, Plan, check_options
 from coordexp.data.errors import DataError
-from coordexp.data.outputs import build_folder, write_json
+from coordexp.data.outputs import build_folder, check_free, write_json
 from coordexp.data.records import check_line
 from coordexp.spec import check
 
@@ -58,6 +58,7 @@ def cook(
     """
     check_options(options)
     _check_request(source, workers)
+    check_free(out)
     coco, content = load_coco(source.annotations)
     names = category_names(coco, options.category_map, source.annotations)
     warnings = [*names.warnings, *check_references(coco), *check_boxes(coco, str(source.annotations))]

@@ -187,6 +187,8 @@ def check_anything_left(counts: DropCounts, options: CookOptions, source: str) -
     """Raise `DataError` when no record is left, or records without one object, unless they are meant as background."""
     if counts.records_kept and (counts.objects_kept or options.background):
         return
+    if not counts.records_input:
+        raise DataError(f"{source}: images is empty: there is no image to cook. Name a file with images")
     objects = f"{counts.objects_input} objects: {_listed(counts.objects_ignored, counts.objects_dropped)}"
     records = f"{counts.records_input} images: {_listed(counts.records_dropped)}"
     if not counts.records_kept:

@@ -6,11 +6,10 @@ Contract ids: DATA-009, DATA-010, DATA-044, DATA-045.
 from __future__ import annotations
 
 import os
-import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coordexp.data.cooking_folders import advise_on_missing
+from coordexp.data.cooking_folders import advise_on_missing, spellings
 from coordexp.data.cooking_images import ImageJob
 from coordexp.data.cooking_objects import Frame, cook_objects
 from coordexp.data.cooking_types import CookedObjects, CookOptions, CookSource, DropCounts, DropExample
@@ -99,18 +98,18 @@ class Plan:
         return list(plates.values())
 
     def _locate(self, image: CocoImage) -> Path:
-        """Where the file lies: as named, or, where no such file is, with slashes for backslashes, in NFC or in NFD."""
+        """Where the file lies: as named, or, where no such file is, in the first of the other spellings that is there.
+
+        Where none is, slashes stand for backslashes.
+        """
         where = f"{self.source.annotations}: image id {image.id}"
-        spellings = [image.name]
-        if "\\" in image.name:
-            spellings.append(image.name.replace("\\", "/"))
-        if not image.name.isascii():
-            spellings += [unicodedata.normalize(form, spellings[-1]) for form in ("NFC", "NFD")]
-        if len(spellings) > 1:
-            there = (name for name in spellings if os.path.isfile(self.source.images / name))
-            spellings = [next(there, spellings[1] if "\\" in image.name else image.name)]
+        ways = spellings(image.name)
+        name = ways[0]
+        if len(ways) > 1:
+            there = (way for way in ways if os.path.isfile(self.source.images / way))
+            name = next(there, ways[1] if "\\" in image.name else image.name)
         try:
-            found = resolve_image(where, spellings[0], self.source.images, remedy=OUTSIDE_REMEDY)
+            found = resolve_image(where, name, self.source.images, remedy=OUTSIDE_REMEDY)
         except DataError as error:
             advice = advise_on_missing(self.source.images, [image.name], self.source.annotations)
             raise DataError(f"{error}" + (f". {advice}" if advice else "")) from error

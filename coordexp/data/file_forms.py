@@ -32,6 +32,8 @@ _MAGICS = (
     (b"PAR1", "a Parquet file", "Convert it to {form}"),
     (b"SQLite format 3", "an SQLite database", "Convert it to {form}"),
     (b"\x89HDF", "an HDF5 or MATLAB file", "Convert it to {form}"),
+    (b"\x93NUMPY", "a NumPy array", "Convert it to {form}"),
+    (b"\xd0\xcf\x11\xe0", "a document of an older Excel or Word", "Convert it to {form}"),
     (b"\x80\x04", "a Python pickle", "Convert it to {form}"),
     (b"\x89PNG", "a PNG image", "Name {file}"),
     (b"\xff\xd8\xff", "a JPEG image", "Name {file}"),
@@ -42,6 +44,8 @@ _SAVE = "save the file as UTF-8"
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _YOLO_LINE = re.compile(rb"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE]-?\d+)?){4,}\s*(?:\n|\r|\Z)")
 _CSV_LINE = re.compile(rb"[^\n{}\[\]]*(?:[,;\t][^\n{}\[\],;\t]*){3,}(?:\n|\r|\Z)")
+_QUOTED_CELL = re.compile(rb'"(?:[^"\n]|"")*"[ \t]*[,;\t]')
+"""A text and a separator: how a table begins, and no JSON value."""
 NOT_UTF8 = "which is not UTF-8 (Latin-1 or Windows-1252 perhaps)"
 
 
@@ -91,6 +95,6 @@ def foreign_text(body: bytes, words: FileWords) -> Foreign | None:
         what += ", as Pascal VOC writes it for one image" if b"<annotation" in body[:2000] else ""
     elif _YOLO_LINE.match(body):
         what = "lines of numbers, as YOLO writes them for one image"
-    elif body[:1] not in b'{["' and _CSV_LINE.match(body):
+    elif _QUOTED_CELL.match(body) or (body[:1] not in b'{["' and _CSV_LINE.match(body)):
         what = "a table of separated values (CSV)"
     return (what, f"Convert it to {words.form}") if what else None

@@ -15,25 +15,34 @@ from coordexp.data.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_NAME_PART = 40
+"""Characters of a folder's name that its partial one begins with: names end at 255 bytes."""
+
 
 @contextmanager
 def build_folder(target: Path) -> Iterator[Path]:
     """A sibling folder that takes the name `target` when the block ends without an error, else vanishes.
 
-    Raises `DataError` when `target` exists and holds anything.
+    Raises `DataError` when `target` exists and holds anything, and where the system refuses to write.
     """
     check_free(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    partial: Path | None = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:_NAME_PART]}.partial-", dir=target.parent))
         yield partial
         check_free(target)
         if target.exists():
             target.rmdir()
         partial.chmod(0o755)
         os.replace(partial, target)
+    except OSError as error:
+        raise DataError(
+            f"{target}: could not be written ({error.strerror or error}); nothing of it is left. Make room there, or "
+            "choose another --out"
+        ) from error
     finally:
-        if partial.exists():
+        if partial is not None and partial.exists():
             shutil.rmtree(partial)
 
 

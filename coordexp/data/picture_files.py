@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-AGAIN = "Fetch or copy the file again, or take its image out of the annotations"
+AGAIN = "Fetch or copy the file again, or leave it out"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURES = {
     "PNG": (_PNG,),
@@ -39,9 +39,9 @@ _OTHERS = (
     (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
     (b"\xff\x0a", "a JPEG XL picture"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (b"\0\x05\x16\x07", "macOS's note about another file (its name begins with ._)"),
     (b"\x1a\x45\xdf\xa3", "a video"),
 )
+_COMPANION = b"\0\x05\x16\x07"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MARKUP = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"))
 _SHOWN = 40
@@ -72,9 +72,12 @@ def file_kind(content: bytes) -> FileKind:
             remedy = "Convert it to JPEG or PNG, such as with `heif-convert IN OUT.jpg`, at the size that is declared"
             return FileKind("an HEIC picture, which is not read", remedy)
         return FileKind("a video")
+    if content.startswith(_COMPANION):
+        what = "what macOS keeps beside another file, under its name with ._ before it, and no picture"
+        return FileKind(what, "Delete it, and name the picture itself, without ._")
     for start, what in _OTHERS:
         if content.startswith(start):
-            return FileKind(what, "Convert it to PNG or JPEG, or take its image out of the annotations")
+            return FileKind(what, "Convert it to PNG or JPEG, or leave it out")
     return _text_kind(content) or FileKind(f"no picture; it begins with the bytes {content[:8].hex(' ')}")
 
 

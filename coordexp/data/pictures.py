@@ -7,9 +7,11 @@ read soundly is refused by name, never guessed at. Contract ids: DATA-030..DATA-
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import struct
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -41,6 +43,8 @@ UNDECIDED: Reason = "exif_ambiguous"
 COOK = "python -m coordexp.entrypoints.cook"
 LARGEST_PIXELS = 178_956_970
 """Width times height that is decoded: half a gigabyte of RGB. Pillow and vLLM stop there too."""
+# Pillow warns of half as many. A filter around each picture would be neither thread-safe nor quick.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ORIENTATION = 0x0112
 # In the order they are tried. Left out of Pillow's: what runs other programs (EPS), what holds no picture that Pillow
 # can draw (WMF, GRIB, HDF5, MPEG), and what only science uses.
@@ -119,10 +123,15 @@ class PictureError(DataError):
 
     def __init__(self, reason: Reason, path: Path, words: str, remedy: str = AGAIN) -> None:
         super().__init__(reason, path, words, remedy)
-        self.reason, self.fault, self.remedy = reason, f"{path} {words}", remedy
+        self.reason, self.fault, self.remedy = reason, f"{_quoted(path)} {words}", remedy
 
     def __str__(self) -> str:
         return f"{self.fault}. {self.remedy}"
+
+
+def _quoted(path: Path) -> str:
+    """The path, in quotes where its name's ends would not be seen."""
+    return str(path) if path.name == path.name.strip() else repr(str(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +219,8 @@ def _stream(path: Path) -> Iterator[BinaryIO]:
 
 def _denied(path: Path, error: OSError) -> PictureError:
     remedy = "Make the file readable for whoever runs this"
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "Shorten its name, here and where it is named: most systems take 255 bytes"
     return PictureError("unreadable_image", path, f"cannot be read ({error.strerror})", remedy)
 
 
@@ -239,7 +250,7 @@ def _open(stream: BinaryIO, path: Path) -> tuple[Image.Image, _Facts]:
 
 
 def _bomb(path: Path, said: str) -> PictureError:
-    remedy = "Cut it into smaller images before it is annotated, or take it out of the annotations"
+    remedy = "Cut it into smaller images before it is annotated, or leave it out"
     found = re.search(r"\d+", said)
     count = f"{int(found[0]):,}" if found else "too many"
     return PictureError(

@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 on success, 1 with a line on stderr for bad input."""
     args = build_parser().parse_args(argv)
+    from coordexp.artifacts.folders import FolderError, check_writable
     from coordexp.data.cooking import cook
     from coordexp.data.cooking_names import load_category_map
     from coordexp.data.cooking_types import CookOptions, CookSource
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     from coordexp.data.reports import named_drops, progress, render_manifest
 
     try:
+        check_writable(args.out)
         mapping = load_category_map(args.category_map) if args.category_map else None
         options = CookOptions(
             args.max_pixels,
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         with progress("cooking", "images") as advance:
             source = CookSource(args.annotations, args.images)
             manifest = cook(source, args.out, options, workers=args.workers, strict=args.strict, on_image=advance)
-    except DataError as error:
+    except (DataError, FolderError) as error:
         sys.stderr.write(f"cook: {error}\n")
         return 1
     sys.stdout.write(render_manifest(manifest) + "\n")

@@ -108,6 +108,18 @@ def test_a_polygon_does_not_stand_in_for_a_box(kitchen: Kitchen) -> None:
     [
         ({"images": [], "categories": []}, "annotations: missing; the file has 'images', 'categories'"),
         ({"shapes": [], "imagePath": "a.png"}, "it looks like LabelMe's form for one image"),
+        (
+            {**GOOD, "annotations": [{"id": 4, "image_id": 1, "caption": "a cell"}] * 2},
+            "annotations[0] (annotation id 4, image id 1): it has no bbox; it looks like COCO's captions. Name",
+        ),
+        (
+            {"images": [], "annotations": [{"id": 4, "image_id": 1, "caption": "a cell"}]},
+            "categories: missing; the file has 'images', 'annotations'; it looks like COCO's captions",
+        ),
+        (
+            {**GOOD, "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": []}]},
+            "annotations[0] (image id 1): it has no bbox; it looks like COCO's panoptic form (segments_info)",
+        ),
         ([], "a list of 0 entries"),
         ([{"image_id": 1, "category_id": 1, "bbox": [], "score": 1}], "COCO's results format"),
         (GOOD["annotations"], "a list of annotations alone"),
@@ -146,6 +158,10 @@ def test_another_form_than_coco_is_told_by_name(kitchen: Kitchen, payload: Any, 
         (b"<!DOCTYPE html><html></html>", "it is an HTML page"),
         (b"0 0.5 0.5 0.1 0.2\n1 0.1 0.1 0.1 0.1\n", "lines of numbers, as YOLO writes them"),
         (b"file,x,y,w,h\na.png,1,2,3,4\n", "a table of separated values (CSV)"),
+        (b'"file","x"\n"a.png",1\n', "a table of separated values (CSV)"),
+        (b'"bbox[0]" ;"the ""x"""\n1;2\n', "a table of separated values (CSV)"),
+        (b"\x93NUMPY\x01\0v\0", "it is a NumPy array"),
+        (b"\x0a\x93\x01\x02\x00\x01", "it is binary data and no text, not COCO-style"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
         (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
     ],
@@ -176,6 +192,8 @@ def test_a_file_that_is_no_json_is_told_what_it_is(kitchen: Kitchen, content: by
         (b"{'a': 1}", "texts are written in double quotes"),
         (b'{"images": []}\n{"images": []}', "line 2, column 1 (byte 15): a second JSON value begins here"),
         (b'{"images": [], "objects": []}\n{}', "Records that are cooked already are trained on as they are"),
+        (b'{"images": []}\n\0\0', "line 2, column 1 (byte 15): zero bytes follow the end of the JSON value"),
+        (b'{"images": []};', "column 15 (byte 14): text follows the end of the JSON value"),
         (b'{"a": 1 "b": 2}', "column 9 (byte 8): not JSON"),
         (b"[" * 100_000, "nested too deep"),
     ],
@@ -212,3 +230,33 @@ def test_a_list_that_is_written_twice_is_refused(kitchen: Kitchen) -> None:
     assert cooked.code == 1
     assert "line 2, column 2" in cooked.err
     assert "'images' is written a second time" in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            '"bbox": [10, 10, 20, 20]',
+            '"bbox": [10, 10, 20, 20],\n "bbox" : [1, 1, 2, 2]',
+            "line 2, column 2 (byte 159): 'bbox' is written a second time in one entry of annotations. Keep one of",
+        ),
+        ('"width": 64', '"width": 64, "wi\\u0064th": 32', "'width' is written a second time in one entry of images"),
+        ('"name": "cell"', '"name": "cell", "x": [{"a": {"b": 1, "b": 1}}]', "'b' is written a second time in one"),
+        ('"name": "cell"', '"name": "cell", "x": ' + "9" * 5000 + ', "x": 1', "'x' is written a second time"),
+    ],
+)
+def test_a_key_that_an_entry_has_twice_is_refused(kitchen: Kitchen, old: str, new: str, says: str) -> None:
+    kitchen.add("a.png")
+    cooked = kitchen.cook(content=json.dumps(GOOD).replace(old, new).encode())
+    assert cooked.code == 1
+    assert says in cooked.err
+
+
+@pytest.mark.invariant("DATA-041")
+@pytest.mark.parametrize(
+    "more", ['"info": {"a": 1, "a": 2}', '"x": "\\"a\\": 1, \\"a\\": ", "a": 3', '"x": ' + "9" * 5000]
+)
+def test_keys_that_are_not_read_and_texts_like_keys_are_let_through(kitchen: Kitchen, more: str) -> None:
+    kitchen.add("a.png")
+    assert kitchen.cook(content=(json.dumps(GOOD)[:-1] + f", {more}}}").encode()).code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import shutil
 import time
 import unicodedata
@@ -9,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from coordexp.data.outputs import build_folder
 from coordexp.data.records import read_records
 from coordexp.data.regions import read_scope
 from tests.plugins.found_files import GOOD, Kitchen, check_balance, kitchen
@@ -181,6 +185,9 @@ def test_forty_thousand_repeats_take_linear_time(kitchen: Kitchen, what: str) ->
         {"file_name": "", "coco_url": "https://host/o/train%2Fa%20b.png?alt=media"},
         {"file_name": "https://host/x/a%20b.png"},
         {"file_name": "sub\\..\\a b.png"},
+        {"file_name": "a%20b.png"},
+        {"file_name": " a b.png\n"},
+        {"file_name": "sub\\..\\a%20b.png "},
     ],
 )
 def test_an_image_is_found_by_its_address_or_with_backslashes(kitchen: Kitchen, entry: dict[str, Any]) -> None:
@@ -198,6 +205,38 @@ def test_names_in_other_spellings_of_unicode_and_absolute_ones_are_found(kitchen
     assert kitchen.cook().code == 0
     kitchen.add("b.png", [1, 1, 9, 9])["file_name"] = str(kitchen.folder / "images/b.png")
     assert kitchen.cook().manifest["records"]["kept"] == 2
+
+
+@pytest.mark.invariant("DATA-042")
+@pytest.mark.parametrize("name", ["a%20b.png", " a b.png", "a\\b.png"])
+def test_a_file_that_is_called_as_written_comes_first(kitchen: Kitchen, name: str) -> None:
+    for other in ("a b.png", "a/b.png"):
+        path = kitchen.folder / "images" / other
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    kitchen.add(name, [1, 1, 9, 9])
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-042")
+def test_an_escaped_name_of_another_form_of_unicode_is_found(kitchen: Kitchen) -> None:
+    kitchen.add(unicodedata.normalize("NFD", "été.png"), [1, 1, 9, 9])
+    kitchen.coco["images"][0]["file_name"] = "%C3%A9t%C3%A9.png"
+    assert kitchen.cook().code == 0
+
+
+@pytest.mark.invariant("DATA-049")
+def test_a_name_of_another_case_is_advised_before_another_folder(kitchen: Kitchen) -> None:
+    for folder in ("images", "copies"):
+        kitchen.add(f"../{folder}/a.png", [1, 1, 9, 9])
+    (kitchen.folder / "images/a.png").rename(kitchen.folder / "images/A.PNG")
+    kitchen.coco["images"] = [kitchen.coco["images"][0] | {"file_name": "a.png"}]
+    folder = kitchen.folder
+    advice = "'A.PNG' is there in place of 'a.png': write file_name as the file is called; or --images"
+    assert (
+        f"images are missing under {folder}/images: {advice} {folder}/copies would find 1 of the 1"
+        in kitchen.cook().err
+    )
 
 
 @pytest.mark.invariant("DATA-049")
@@ -269,3 +308,50 @@ def test_paths_are_printed_as_they_are(kitchen: Kitchen, tmp_path: Path) -> None
     kitchen.folder = folder
     cooked = kitchen.cook(content=b"[", images=folder)
     assert cooked.err.startswith(f"cook: {folder}/annotations.json: ")
+
+
+@pytest.mark.invariant("DATA-011")
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("file", "file: is a file, not a folder"),
+        ("file/out", "file is a file, not a folder"),
+        ("/proc/cooked", "/proc/cooked: cannot be written into (No such file or directory)"),
+        ("n" * 300, "cannot be written into (File name too long)"),
+        ("images", "images: exists and is not an empty folder"),
+    ],
+)
+def test_a_target_that_cannot_be_made_is_told_before_anything_is_read(kitchen: Kitchen, out: str, says: str) -> None:
+    kitchen.add("a.png", [1, 1, 9, 9])
+    (kitchen.folder / "file").touch()
+    cooked = kitchen.run(kitchen.folder / "absent.json", kitchen.folder / "images", "--out", str(kitchen.folder / out))
+    assert cooked.code == 1
+    assert says in cooked.err
+    assert cooked.err.count("\n") == 1
+
+
+@pytest.mark.invariant("DATA-011")
+@pytest.mark.parametrize("room", [0, 200, 4000])
+def test_a_disk_that_takes_no_more_is_one_message_and_nothing_is_left(kitchen: Kitchen, room: int) -> None:
+    """Played by the limit on a file's size, at which the system refuses as it does on a full disk."""
+    kitchen.add("a.png", [1, 1, 9, 9], size=(300, 300))
+    Image.effect_noise((300, 300), 90).convert("RGB").save(kitchen.folder / "images/a.png")
+    path = kitchen.folder / "annotations.json"
+    path.write_text(json.dumps(kitchen.coco))
+    before = sorted(kitchen.folder.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        cooked = kitchen.run(path, kitchen.folder / "images")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert cooked.code == 1
+    assert "could not be written (File too large); nothing of it is left" in cooked.err
+    assert sorted(kitchen.folder.iterdir()) == before
+
+
+@pytest.mark.invariant("DATA-011")
+def test_a_target_with_a_long_name_is_made(tmp_path: Path) -> None:
+    with build_folder(tmp_path / ("é" * 127)) as folder:
+        (folder / "a").touch()
+    assert (tmp_path / ("é" * 127) / "a").is_file()

@@ -160,3 +160,11 @@ def test_less_than_one_worker_is_refused(kitchen: Kitchen) -> None:
     cooked = kitchen.cook("--workers", "0")
     assert cooked.code == 1
     assert "--workers is 0" in cooked.err
+
+
+@pytest.mark.invariant("DATA-047")
+def test_a_file_without_images_is_named_so(kitchen: Kitchen) -> None:
+    (kitchen.folder / "images").mkdir()
+    cooked = kitchen.cook("--background")
+    assert cooked.code == 1
+    assert "images is empty: there is no image to cook. Name a file with images" in cooked.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,16 @@ def test_a_bomb_is_refused_before_it_is_decoded(
     error = refused(tmp_path, png_of_size(*size), size)
     assert error.reason == "decompression_bomb"
     assert f"{size[0] * size[1]:,} pixels" in str(error) and f"{LARGEST_PIXELS:,}" in str(error)
+
+
+@pytest.mark.invariant("DATA-032")
+def test_pillow_does_not_warn_of_a_size_that_is_read(tmp_path: Path) -> None:
+    """In a process of its own, since pytest has its own filters of warnings."""
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_000)).save(path)
+    code = (
+        "import pathlib, sys; from coordexp.data.pictures import check_header as c; c(pathlib.Path(sys.argv[1]), SIZE)"
+    )
+    command = [sys.executable, "-W", "always", "-c", code.replace("SIZE", "(10000, 9000)"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -126,7 +126,7 @@ OTHERS = {
     "text": ("Zugriff verweigert: Ä".encode(), "text and no picture; it begins 'Zugriff verweigert: Ä'"),
     "XML error": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "text and no picture"),
     "JSON": (b'{"message": "Not Found"}', "text and no picture"),
-    "macOS": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ", "macOS's note"),
+    "macOS": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ", "what macOS keeps beside another file"),
     "noise": (bytes(range(128, 256)), "no picture; it begins with the bytes 80 81"),
 }
 
@@ -139,7 +139,7 @@ def test_what_is_no_picture_is_told_by_what_it_is(file: Path, name: str) -> None
     error = fault(file)
     assert error.reason == "not_an_image"
     assert words in str(error)
-    remedy = {"LFS": "git lfs pull", "HEIC": "heif-convert", "HEIF": "heif-convert"}
+    remedy = {"LFS": "git lfs pull", "HEIC": "heif-convert", "HEIF": "heif-convert", "macOS": "Delete it, and name the"}
     assert remedy.get(name, "") in str(error)
 
 
@@ -153,6 +153,11 @@ def test_what_is_not_there_or_not_to_be_opened_is_told(tmp_path: Path) -> None:
     assert fault(tmp_path).reason == "unreadable_image"
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     assert fault(tmp_path / "loop.png").reason == "unreadable_image"
+    too_long = fault(tmp_path / ("a" * 300))
+    assert too_long.reason == "unreadable_image"
+    assert "(File name too long). Shorten its name" in str(too_long)
+    with pytest.raises(PictureError, match=f"^'{tmp_path}/ a.png ' does not exist"):
+        read_picture(tmp_path / " a.png ", SIZE)
     os.mkfifo(tmp_path / "pipe.png")
     assert fault(tmp_path / "pipe.png").reason == "unreadable_image"
 
