@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordexp.config.problems import Problem
+from coordexp.config.problems import Problem, render_path
 from coordexp.config.rules import build_rule
 from coordexp.config.trainable import FLOAT32_ADVICE, build_problem
 
@@ -85,13 +85,14 @@ def _self_context_weight(config: Config) -> Iterator[Problem]:
     for index, entry in enumerate(two_channel.pipeline.objective):
         if entry.name != "coord_reg" or not entry.enabled or not entry.weight or "A" not in entry.channels:
             continue
+        # An entry that leaves soft_ce_weight out asks for none.
         written = {"soft_ce_weight": 0.0, **entry.config}["soft_ce_weight"]
         if written > 0 and written != default and "self_context_soft_ce_weight" not in entry.config:
             text = f"is {written} in Channel B alone: Channel A takes self_context_soft_ce_weight, which is {default} "
             text += f"unless it is written; write self_context_soft_ce_weight: {written} for the same in both, or "
             text += f"{default} to keep it"
-            key = "stage2_ab.pipeline.objective"
-            yield Problem((*key.split("."), index, "config", "soft_ce_weight"), text, config.sources.where(key))
+            path = ("stage2_ab", "pipeline", "objective", index, "config", "soft_ce_weight")
+            yield Problem(path, text, config.sources.where(render_path(path)))
 
 
 _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
