@@ -44,7 +44,7 @@ JSON_READERS: dict[tuple[str, str], str] = {
     ("coordexp/config/source.py", "read_source"): "configuration files, as YAML",
     ("coordexp/config/source.py", "_check_depth"): "configuration files, as YAML, before they are read",
     ("coordexp/data/rules.py", "find_problems"): "lines of a record file",
-    ("coordexp/data/record_files.py", ""): "the head of a record file whose first line is none",
+    ("coordexp/data/record_files.py", "_layout"): "the head of a record file whose first line is none",
     ("coordexp/data/wire.py", ""): "lines of a record file, fast",
     (
         "coordexp/data/annotation_text.py",

@@ -23,7 +23,6 @@ _HEAD = 1 << 20
 _WORDS = FileWords("the JSONL file of records", f"COCO's JSON, and cook that with `{COOK}`")
 _COCO = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[\s*\{')
 _RECORD = re.compile(rb'"objects"\s*:|"images"\s*:\s*\[\s*"')
-_decode = json.JSONDecoder().raw_decode
 
 
 def file_finding(path: Path) -> Finding | None:
@@ -64,7 +63,7 @@ def _layout(body: bytes) -> Foreign | None:
     """JSON over several lines, or several values on what counts as one line."""
     text = body.decode("utf-8", errors="replace").lstrip()
     try:
-        end = _decode(text)[1]
+        end = json.JSONDecoder().raw_decode(text)[1]
     except json.JSONDecodeError as error:
         # The head may end within the value, in a text too; a fault before its end is one of the line.
         at_end = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
