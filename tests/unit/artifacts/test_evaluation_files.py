@@ -62,7 +62,7 @@ CHANCES = (
     | {756: 0.2, 900: 0.3, 810: 0.2, 990: 0.1}
     | {81: 0.95, 108: 0.85, 729: 0.75, 360: 0.65}
 )
-"""Probability of each predicted bin's token; the mean of an object's four is its score."""
+"""Probability of each predicted bin's token; the geometric mean of an object's four is its score."""
 EXPECTED = (
     {
         "sample_id": "b.jsonl:7",
@@ -72,8 +72,8 @@ EXPECTED = (
         "finish_reason": "stop",
         "truncated": False,
         "predictions": [
-            {"desc": "red circle", "box": [33.0, 31.0, 106.0, 63.0], "score": 0.6},
-            {"desc": "white diamond", "box": [252.0, 100.0, 270.0, 110.0], "score": 0.2},
+            {"desc": "red circle", "box": [33.0, 31.0, 106.0, 63.0], "score": 0.554},
+            {"desc": "white diamond", "box": [252.0, 100.0, 270.0, 110.0], "score": 0.186},
         ],
         "ground_truth": [
             {"desc": "blue square", "box": [200.0, 21.0, 300.0, 90.0], "score": 1.0},
@@ -99,7 +99,7 @@ EXPECTED = (
         "height": 38,
         "finish_reason": "length",
         "truncated": True,
-        "predictions": [{"desc": "black cross", "box": [9.0, 4.0, 81.0, 13.333], "score": 0.8}],
+        "predictions": [{"desc": "black cross", "box": [9.0, 4.0, 81.0, 13.333], "score": 0.792}],
         "ground_truth": [{"desc": "black cross", "box": [6.0, 3.667, 78.0, 12.333], "score": 1.0}],
         "dropped": [{"reason": "missing_desc", "offending": '""'}],
     },

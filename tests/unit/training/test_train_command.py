@@ -305,6 +305,7 @@ FAULTS = {
     "Unreachable": "the same",
     "ContractFileError": "a contract file of the package; files of the user's are told by those who read them",
     "ContractViolation": "a document that the package itself has made",
+    "PredictionError": "of the command that answers pictures; its entry point tells it",
     "ExportError": "of the command that exports a run; its entry point tells it",
     "EngineError": "of the engine in the learner's process; its backend makes a RolloutError of it",
     "Interrupted": "the launcher's, of a signal; it becomes the exit code",
