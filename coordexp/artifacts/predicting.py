@@ -21,7 +21,7 @@ from coordexp.evaluation.gallery import render_answer
 from coordexp.evaluation.plain_text import plain
 from coordexp.evaluation.prediction import Predictor, Unanswered
 from coordexp.evaluation.types import Detection
-from coordexp.rollout.server_plugin.repeats import digest_limits
+from coordexp.rollout.server_plugin.repeats import digest_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,7 +96,6 @@ def _answer_all(
 
 def _settings(predictor: Predictor) -> dict[str, Any]:
     job, prompt = predictor.job, predictor.encoder.prompt_text
-    guarded = job.repeats is not None and job.repeats.enabled
     return {
         "schema_version": 1,
         "checkpoint": str(job.checkpoint),
@@ -112,7 +111,7 @@ def _settings(predictor: Predictor) -> dict[str, Any]:
             "dtype": job.dtype,
             "max_new_tokens": job.decoding.max_new_tokens,
             "grammar": None if job.decoding.grammar is None else _digest(job.decoding.grammar),
-            "repeat_terminate": digest_limits(job.repeats) if job.repeats is not None and guarded else None,
+            "repeat_terminate": digest_in_force(job.repeats),
         },
     }
 

@@ -10,17 +10,20 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from coordexp.data.errors import DataError
 from coordexp.data.file_forms import NOT_UTF8, UTF8_BOM, FileWords, encoding_fault, foreign_file, foreign_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from coordexp.data.file_forms import Foreign
 
+T = TypeVar("T")
 _WORDS_OF_FILE = FileWords("the annotation file", "COCO's JSON")
 _BINARY_HEAD = 4096
 _TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.)*"|[-+]?\d[\w.+-]*|[-+]?[A-Za-z_]\w*', re.DOTALL)
@@ -61,12 +64,11 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
     body = content.removeprefix(UTF8_BOM)
     text = JsonText(body, source, wanted, len(content) - len(body))
     _refuse_foreign(text, foreign_file(body, _WORDS_OF_FILE))
-    encoding = encoding_fault(body)
-    if encoding is None and not body.strip():
+    if (encoding := encoding_fault(body)) is not None:
+        raise DataError(f"{source}: {encoding[0]}: {encoding[1]}")
+    if not body.strip():
         what = "is empty" if not body else "holds nothing but blanks"
         raise DataError(f"{source}: the file {what}; it is to hold {wanted}")
-    if encoding is not None:
-        raise DataError(f"{source}: {encoding[0]}: {encoding[1]}")
     try:
         if not body.isascii():
             body.decode("utf-8")
@@ -80,6 +82,29 @@ def check_text(content: bytes, source: str, wanted: str) -> JsonText:
         ) from error
     _refuse_foreign(text, foreign_text(body, _WORDS_OF_FILE))
     return text
+
+
+def decode_typed(
+    text: JsonText, kind: type[T], is_sound: Callable[[T], bool], explain: Callable[[Any, str, str], DataError]
+) -> T:
+    """The value of a text as `kind`, for which `is_sound` holds. Raises `DataError` for what is no JSON, and otherwise
+    what `explain` makes of the untyped value, the source and the decoder's own words.
+    """
+    reported = "a value is out of its range"
+    try:
+        value = msgspec.json.decode(text.content, type=kind)
+        if is_sound(value):
+            return value
+    except msgspec.ValidationError as error:
+        reported = str(error)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise syntax_error(text, str(error)) from error
+    # The typed decoder only gives the verdict; the words come from the rules, on the untyped payload.
+    try:
+        payload = msgspec.json.decode(text.content)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise syntax_error(text, str(error)) from error
+    raise explain(payload, text.source, reported)
 
 
 def _refuse_foreign(text: JsonText, found: Foreign | None) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from coordexp.data.annotation_text import check_text, read_bytes, syntax_error
+from coordexp.data.annotation_text import check_text, decode_typed, read_bytes
 from coordexp.data.coco_keys import check_keys
 from coordexp.data.coco_rules import COCO_FORM, PIXEL_LIMIT, coco_error, shown
 from coordexp.data.errors import DataError
@@ -101,21 +101,7 @@ _Entry = TypeVar("_Entry", CocoImage, CocoAnnotation, CocoCategory)
 def parse_coco(content: bytes, source: str) -> CocoFile:
     """Annotations from JSON bytes; raises `DataError` naming `source` and the place."""
     text = check_text(content, source, COCO_FORM)
-    try:
-        coco = msgspec.json.decode(text.content, type=CocoFile)
-        sound = _is_sound(coco)
-        reported = "a value is out of its range"
-    except msgspec.ValidationError as error:
-        sound, reported = False, str(error)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise syntax_error(text, str(error)) from error
-    if not sound:
-        # The quick decoder only gives the verdict; the words come from the rules, on the untyped payload.
-        try:
-            payload = msgspec.json.decode(text.content)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise syntax_error(text, str(error)) from error
-        raise coco_error(payload, source, reported)
+    coco = decode_typed(text, CocoFile, _is_sound, coco_error)
     check_keys(text)
     coco = _with_integers(coco)
     _check_unique("images", [image.id for image in coco.images], source)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordexp.data.annotation_text import syntax_error
+from coordexp.data.annotation_text import decode_typed
 from coordexp.data.coco import Identifier
 from coordexp.data.coco_rules import PIXEL_LIMIT, RESULTS_FORM, results_error
 from coordexp.data.errors import DataError
@@ -30,21 +30,7 @@ class CocoResult(msgspec.Struct, frozen=True):
 
 def parse_results(text: JsonText) -> list[CocoResult]:
     """The results of a file; none is a legitimate outcome. Raises `DataError` with the first fault's place."""
-    try:
-        results = msgspec.json.decode(text.content, type=list[CocoResult])
-        sound, reported = all(map(_is_sound, results)), "a value is out of its range"
-    except msgspec.ValidationError as error:
-        results, sound, reported = [], False, str(error)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise syntax_error(text, str(error)) from error
-    if not sound:
-        # As for annotations: the typed decoder gives the verdict, the rules the words.
-        try:
-            payload = msgspec.json.decode(text.content)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise syntax_error(text, str(error)) from error
-        raise results_error(payload, text.source, reported)
-    return results
+    return decode_typed(text, list[CocoResult], lambda results: all(map(_is_sound, results)), results_error)
 
 
 def check_no_annotations(content: bytes, source: str) -> None:

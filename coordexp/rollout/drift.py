@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordexp.rollout.server_flags import server_dtype
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE
-from coordexp.rollout.server_plugin.repeats import digest_limits
+from coordexp.rollout.server_plugin.repeats import digest_in_force
 from coordexp.rollout.wire import RolloutServerError
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ def expected_of(
             "logprobs_mode": (LOGPROBS_MODE, "the server plugin"),
             "engine_type": ("sync", "one seed a request"),
             "per_request_seeds": (True, "one seed a request"),
-            "repeat_terminate": (
-                digest_limits(section.repeat_terminate) if section.repeat_terminate.enabled else None,
-                "rollout_matching.repeat_terminate",
-            ),
+            "repeat_terminate": (digest_in_force(section.repeat_terminate), "rollout_matching.repeat_terminate"),
             **{f"{_NAMED}{name}": (version, "the learner's environment") for name, version in versions.items()},
         },
         tokenizer,

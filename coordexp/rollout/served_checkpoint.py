@@ -14,7 +14,7 @@ from coordexp.encode.vocabulary import fingerprint_tokenizer
 from coordexp.rollout.canary import NOISE, Canary
 from coordexp.rollout.drift import Expected
 from coordexp.rollout.server_plugin.liveness import LOGPROBS_MODE
-from coordexp.rollout.server_plugin.repeats import digest_limits
+from coordexp.rollout.server_plugin.repeats import digest_in_force
 from coordexp.rollout.types import BackendSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class ServedCheckpoint:
 
 def expected_checkpoint(served: ServedCheckpoint, tokenizer: PreTrainedTokenizerBase) -> Expected:
     """What a server of this checkpoint says of itself."""
-    guarded = served.repeats is not None and served.repeats.enabled
     facts: dict[str, tuple[Any, str]] = {
         "model": (str(served.folder.resolve()), "the checkpoint that was named"),
         "weight_loads": (0, "weights were pushed to it, so it runs the checkpoint no more"),
@@ -58,10 +57,7 @@ def expected_checkpoint(served: ServedCheckpoint, tokenizer: PreTrainedTokenizer
         "enable_lora": (False, "a whole checkpoint answers"),
         "logprobs_mode": (LOGPROBS_MODE, "the server plugin"),
         "per_request_seeds": (True, "the server plugin"),
-        "repeat_terminate": (
-            digest_limits(served.repeats) if served.repeats is not None and guarded else None,
-            "rollout_matching.repeat_terminate",
-        ),
+        "repeat_terminate": (digest_in_force(served.repeats), "rollout_matching.repeat_terminate"),
     }
     return Expected(facts, fingerprint_tokenizer(tokenizer))
 

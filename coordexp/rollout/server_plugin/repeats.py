@@ -29,6 +29,11 @@ def digest_limits(limits: RepeatTerminateConfig) -> str:
     return hashlib.sha256(json.dumps(asdict(limits), sort_keys=True).encode()).hexdigest()
 
 
+def digest_in_force(limits: RepeatTerminateConfig | None) -> str | None:
+    """`digest_limits` of limits that are enabled; None where nothing ends answers that repeat themselves."""
+    return digest_limits(limits) if limits is not None and limits.enabled else None
+
+
 class BraceTable:
     """Opening braces outside JSON strings in each token, which may be a part of a string or hold several of them."""
 
